@@ -1,0 +1,1 @@
+"""Claims and verdicts, recorded results with provenance, and the one figure style."""

@@ -1,0 +1,1 @@
+"""Data sets, models, training and the curvature and gradient noise of real networks."""
