@@ -1,0 +1,286 @@
+"""Make, execute and check the notebooks of the book.
+
+The text of a chapter, ``chapters/src/NN_name.md``, is the source of truth; ``chapters/NN_name.ipynb`` is
+made from it, never the other way round.
+
+    python tools/notebooks.py update              text -> notebook, outputs of unchanged cells kept
+    python tools/notebooks.py execute [NAME ...]  run what is stale (or NAME, or --all), keep the outputs
+    python tools/notebooks.py check               say where text and notebook disagree (then exit status 1)
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+import yaml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = ROOT / "chapters"
+TIME_BUDGET = 90  # seconds a chapter may take on two cores
+
+# What every kernel of the book runs under: widgets draw once, one thread per linear-algebra call,
+# the same order in every set.
+ENVIRONMENT = {
+    "FLATMIN_STATIC": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
+# The one sanitising rule: what follows the sign ≈, a number with its sign, exponent, uncertainty and
+# percent sign, may differ in its last digits between machines and reads "≈ #" when outputs are compared.
+_GAP = r"(?:\s|&nbsp;)*"
+_EXPONENT = (
+    r"(?:[eE][+\-−]?\d+|" + _GAP + r"[×·]" + _GAP + r"10(?:<sup>[+\-−]?\d+</sup>|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
+)
+_NUMBER = r"[+\-−]?\d+(?:,\d{3})*(?:\.\d+)?"
+APPROXIMATE = (
+    rf"≈{_GAP}{_NUMBER}{_EXPONENT}(?:\(\d+(?:\.\d+)?\){_EXPONENT})?"
+    rf"(?:{_GAP}(?:±|&plusmn;){_GAP}{_NUMBER}{_EXPONENT})?(?:{_GAP}%)?"
+)
+
+
+def text_path(name):
+    """Return the path of a chapter's text, ``chapters/src/NAME.md``."""
+    return CHAPTERS / "src" / f"{name}.md"
+
+
+def notebook_path(name):
+    """Return the path of a chapter's notebook, ``chapters/NAME.ipynb``."""
+    return CHAPTERS / f"{name}.ipynb"
+
+
+def chapter_names():
+    """Return the names of all chapters (``01_valley``, ...) in order."""
+    return sorted(path.stem for path in (CHAPTERS / "src").glob("*.md"))
+
+
+def placeholders():
+    """Return what stands in the notebooks for each ``{{ name }}`` of the texts."""
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]["url"]
+    bootstrap = (ROOT / "tools" / "bootstrap.py").read_text("utf8").strip()
+    return {"repository": repository, "bootstrap": bootstrap.replace("{{ repository }}", repository)}
+
+
+def make_notebook(text):
+    """Return the unexecuted notebook of a chapter's MyST text.
+
+    Cell ids are hashes of the cells, so the same text always gives the same notebook.
+    Raises ValueError for a ``{{ name }}`` that is not one of :func:`placeholders`.
+    """
+    values = placeholders()
+
+    def value_of(match):
+        if match[1] not in values:
+            raise ValueError(f"unknown placeholder {match[0]}: allowed are {sorted(values)}")
+        return values[match[1]]
+
+    notebook = jupytext.reads(text, fmt="md:myst")
+    seen = Counter()
+    for cell in notebook.cells:
+        cell.source = re.sub(r"\{\{ (\w+) \}\}", value_of, cell.source)
+        key = f"{cell.cell_type}\n{cell.source}"
+        seen[key] += 1
+        cell.id = hashlib.sha256(f"{seen[key]}\n{key}".encode()).hexdigest()[:12]
+    notebook.metadata = NotebookNode(
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python", "file_extension": ".py", "pygments_lexer": "ipython3"},
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def read_notebook(path):
+    """Return the notebook at ``path``, or an empty one where there is none yet."""
+    return nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+
+
+def update(name):
+    """Make the notebook of a chapter from its text and write it; return it.
+
+    A cell whose source is unchanged keeps its outputs and its execution count.
+    """
+    notebook = make_notebook(text_path(name).read_text("utf8"))
+    kept = {cell.id: cell for cell in read_notebook(notebook_path(name)).cells}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.id in kept:
+            cell.outputs = kept[cell.id].outputs
+            cell.execution_count = kept[cell.id].execution_count
+    nbformat.validate(notebook)
+    nbformat.write(notebook, notebook_path(name))
+    return notebook
+
+
+def code_cells(notebook):
+    """Return the code cells of a notebook, in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execution_problems(notebook):
+    """Return what is wrong with the outputs of a notebook, as a list of sentences.
+
+    Every code cell must have run, in order from 1, and none may hold an error it does not announce by
+    the tag ``raises-exception``.
+    """
+    problems = []
+    for position, cell in enumerate(code_cells(notebook), start=1):
+        head = f"code cell {position} ({cell.source.strip().splitlines()[:1]})"
+        if cell.execution_count is None:
+            problems.append(f"{head} is not executed")
+        elif cell.execution_count != position:
+            problems.append(f"{head} was executed as number {cell.execution_count}, not in order from 1")
+        errors = [output.ename for output in cell.outputs if output.output_type == "error"]
+        if errors and "raises-exception" not in cell.metadata.get("tags", []):
+            problems.append(f"{head} holds an error: {errors[0]}")
+    return problems
+
+
+def sync_problems(text, notebook):
+    """Return where a notebook differs from the MyST text it is made from, as a list of sentences."""
+    wanted = make_notebook(text)
+    if len(wanted.cells) != len(notebook.cells):
+        return [f"the text has {len(wanted.cells)} cells, the notebook {len(notebook.cells)}"]
+    problems = []
+    for position, (one, other) in enumerate(zip(wanted.cells, notebook.cells, strict=True), start=1):
+        for part in ("cell_type", "source", "metadata", "id"):
+            if one[part] != other.get(part):
+                problems.append(f"cell {position}: {part} differs between text and notebook")
+                break
+    if wanted.metadata != notebook.metadata:
+        problems.append("the notebook's metadata is not what the text makes")
+    return problems
+
+
+def check(name):
+    """Return all problems of a chapter's notebook, as a list of sentences."""
+    if not notebook_path(name).exists():
+        return ["there is no notebook yet"]
+    notebook = read_notebook(notebook_path(name))
+    return sync_problems(text_path(name).read_text("utf8"), notebook) + execution_problems(notebook)
+
+
+def clean_outputs(notebook):
+    """Drop from the outputs what a machine or a moment put there; return what stood on stderr.
+
+    Removes stderr, execution timestamps and widget state, and joins neighbouring pieces of stdout.
+    """
+    said = []
+    for cell in code_cells(notebook):
+        cell.metadata.pop("execution", None)
+        outputs = []
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                said.append(output.text)
+            elif output.output_type == "stream" and outputs and outputs[-1].output_type == "stream":
+                outputs[-1].text += output.text
+            else:
+                outputs.append(output)
+        cell.outputs = outputs
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.language_info.pop("version", None)
+    return said
+
+
+def run_cells(notebook, name):
+    """Run all cells of a notebook in a new kernel in ``chapters/``, with a progress bar.
+
+    Raises nbclient's CellExecutionError when a cell fails.
+    """
+    metadata = NotebookNode({key: dict(value) for key, value in notebook.metadata.items()})
+    with tqdm(total=len(notebook.cells), desc=name, unit="cell", disable=None, leave=False) as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(CHAPTERS)}},
+            record_timing=False,
+            store_widget_state=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=40"],  # no notice that the kernel listens on a local port
+            on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
+        )
+        client.execute()
+    notebook.metadata = metadata  # nbclient writes the kernel's version into it
+
+
+def execute(name):
+    """Execute a chapter's notebook from its first cell, keep the outputs, and return the seconds it took.
+
+    Exits with the cell and its traceback when one fails; the notebook is then left as it was.
+    """
+    notebook = update(name)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    start = time.perf_counter()
+    try:
+        run_cells(notebook, name)
+    except CellExecutionError as error:
+        sys.exit(f"{name}: a cell failed\n{error}")
+    seconds = time.perf_counter() - start
+    for text in clean_outputs(notebook):
+        if "\r" not in text:  # progress bars rewrite their line; what is left is worth a look
+            print(f"{name}: on stderr (not kept): {text.strip()}")
+    nbformat.validate(notebook)
+    nbformat.write(notebook, notebook_path(name))
+    slow = f", over the budget of {TIME_BUDGET} s" if seconds > TIME_BUDGET else ""
+    print(f"{name}: {len(code_cells(notebook))} code cells in {seconds:.1f} s{slow}", flush=True)
+    return seconds
+
+
+def write_ledger():
+    """Collect the verdicts of all executed chapters and write the ledger's file and pages."""
+    from flatmin.ledger import claims, scoreboard
+
+    claims.write_verdicts(claims.collect([notebook_path(name) for name in chapter_names()]))
+    scoreboard.write_pages()
+
+
+def chosen(names):
+    """Return the names of the chapters given by name, file or path; ValueError for an unknown one."""
+    known = chapter_names()
+    picked = [Path(name).stem for name in names]
+    for name in picked:
+        if name not in known:
+            raise ValueError(f"there is no chapter {name!r}: allowed are {', '.join(known)}")
+    return picked
+
+
+def main(arguments=None):
+    """Run one of the commands ``update``, ``execute``, ``check``; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=["update", "execute", "check"])
+    parser.add_argument("names", nargs="*", help="chapters, such as 01_valley (default: all)")
+    parser.add_argument("--all", action="store_true", help="execute fresh notebooks too")
+    options = parser.parse_args(arguments)
+    names = chosen(options.names) or chapter_names()
+    if options.command == "check":
+        problems = [f"{name}: {problem}" for name in names for problem in check(name)]
+        print(
+            "\n".join(problems) or f"{len(names)} notebooks agree with their texts and are executed in order"
+        )
+        return 1 if problems else 0
+    for name in names:
+        update(name)
+    if options.command == "execute":
+        os.environ.update(ENVIRONMENT)
+        stale = [name for name in names if options.all or options.names or check(name)]
+        print(f"Executing {len(stale)} of {len(names)} notebooks ({len(names) - len(stale)} are up to date)")
+        for name in stale:
+            execute(name)
+        write_ledger()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
