@@ -1,0 +1,147 @@
+"""Gradient noise: what SGD adds to the gradient step, as covariance and as sampler.
+
+Each kind of noise gives its covariance C(θ) of the *gradient* symbolically, the diffusion matrix
+D = ηC/2 of the small-step limit (Y22 S10–S13), and the displacement one step adds to θ in terms of
+independent standard normal variables, from which :mod:`flatmin.theory.simulate` compiles its sampler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+
+from flatmin.theory.landscape import Landscape
+
+__all__ = ["HessianAligned", "Isotropic", "NoNoise", "Noise", "RandomShift", "TraceMatched"]
+
+#: the noise strength σ of Y23/Y22/Y26; σ ∝ 1/B
+SIGMA = sp.Symbol("sigma", nonnegative=True)
+ETA = sp.Symbol("eta", positive=True)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Base class: gradient noise of strength σ ≥ 0 (a number, or an array for a grid).
+
+    Raises
+    ------
+    ValueError
+        If sigma is negative or not finite.
+    """
+
+    sigma: float | np.ndarray = 1.0
+
+    def __post_init__(self):
+        values = np.asarray(self.sigma, dtype=float)
+        if not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise ValueError(f"sigma must be finite and not negative, got {self.sigma!r}")
+
+    def covariance(self, landscape: Landscape) -> sp.Matrix:
+        """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩, shape (d, d), in the landscape's symbols and ``sigma``."""
+        normals = self.normals(landscape)
+        kick = self.gradient_noise(landscape, normals)
+        products = (kick * kick.T).expand()
+        return products.applyfunc(lambda e: _expectation(e, normals))
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        """D = η C / 2, the diffusion matrix of the limit η → 0 in the time τ = ηt (Y22 S12)."""
+        return (ETA * self.covariance(landscape) / 2).applyfunc(sp.expand)
+
+    def normals(self, landscape: Landscape) -> tuple[sp.Symbol, ...]:
+        """Symbols of the independent standard normal variables one step uses."""
+        return tuple(sp.Symbol(f"z{i}", real=True) for i in range(landscape.dimension))
+
+    def gradient_noise(self, landscape: Landscape, normals: tuple[sp.Symbol, ...]) -> sp.Matrix:
+        """∇L^μ − ∇L for one draw of the normals, shape (d, 1)."""
+        raise NotImplementedError
+
+
+class RandomShift(Noise):
+    """The random-shift minibatch: L^μ(θ) = L(θ) − μ·∇L(θ), μᵢ of variance 2σ (Y22 S1–S4, Y23 Eq. 7).
+
+    Its covariance is C = 2σH², derived here from the minibatch loss and not typed in.
+    """
+
+    def gradient_noise(self, landscape, normals):
+        shift = sp.sqrt(2 * SIGMA) * sp.Matrix(normals)
+        minibatch = landscape.loss - (shift.T * landscape.gradient)[0]
+        difference = [sp.diff(minibatch - landscape.loss, q) for q in landscape.coordinates]
+        return sp.Matrix(difference).applyfunc(sp.expand)
+
+
+class Isotropic(Noise):
+    """Isotropic noise of constant strength, C = 2σ·1: gradient Langevin dynamics (GLD)."""
+
+    def gradient_noise(self, landscape, normals):
+        return sp.sqrt(2 * SIGMA) * sp.Matrix(normals)
+
+
+class TraceMatched(Noise):
+    """Isotropic noise with the trace of the random-shift noise at every point: C = (2σ/d) Tr(H²)·1.
+
+    GLD "of the same strength": it has the position dependence of SGD noise but not its direction.
+    """
+
+    def gradient_noise(self, landscape, normals):
+        trace = sum(h**2 for h in landscape.hessian) / landscape.dimension
+        return sp.sqrt(2 * SIGMA * trace) * sp.Matrix(normals)
+
+
+class HessianAligned(Noise):
+    """C = 2σH, H projected on its positive part where it is indefinite (Y26 Eq. 6); two coordinates.
+
+    The sampler is H₊^{1/2} z in closed form: for a symmetric 2×2 matrix with mean m of the diagonal and
+    half-gap d, H₊^{1/2} = ½(s₊ + s₋)·1 + ½(s₊ − s₋)(H − m)/d with s± = √max(m ± d, 0).
+    """
+
+    def covariance(self, landscape):
+        root = self._root(landscape)
+        return 2 * SIGMA * (root * root).applyfunc(sp.simplify)
+
+    def gradient_noise(self, landscape, normals):
+        return sp.sqrt(2 * SIGMA) * self._root(landscape) * sp.Matrix(normals)
+
+    @staticmethod
+    def _root(landscape):
+        if landscape.dimension != 2:
+            raise ValueError(
+                f"HessianAligned needs two coordinates, {landscape.name} has {landscape.dimension}"
+            )
+        a, b, c = landscape.hessian[0, 0], landscape.hessian[0, 1], landscape.hessian[1, 1]
+        mean = (a + c) / 2
+        # the smallest normal double keeps 0/0 away where both eigenvalues coincide
+        gap = sp.sqrt(((a - c) / 2) ** 2 + b**2 + sp.Float(2.3e-308))
+        plus, minus = sp.sqrt(sp.Max(mean + gap, 0)), sp.sqrt(sp.Max(mean - gap, 0))
+        along = (plus - minus) / (2 * gap)
+        return sp.Matrix(
+            [
+                [(plus + minus) / 2 + along * (a - mean), along * b],
+                [along * b, (plus + minus) / 2 + along * (c - mean)],
+            ]
+        )
+
+
+class NoNoise(Noise):
+    """Gradient descent (GD): C = 0."""
+
+    def __init__(self):
+        super().__init__(0.0)
+
+    def normals(self, landscape):
+        return ()
+
+    def gradient_noise(self, landscape, normals):
+        return sp.zeros(landscape.dimension, 1)
+
+
+def _expectation(polynomial: sp.Expr, normals: tuple[sp.Symbol, ...]) -> sp.Expr:
+    """Mean of a polynomial in independent standard normal variables, term by term."""
+    if not normals:
+        return polynomial
+    total = sp.Integer(0)
+    for powers, coefficient in sp.Poly(polynomial, *normals).terms():
+        if all(p % 2 == 0 for p in powers):
+            total += coefficient * sp.prod([sp.factorial2(p - 1) for p in powers if p])
+    return sp.expand(total)

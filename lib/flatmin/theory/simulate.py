@@ -1,0 +1,524 @@
+"""Ensembles of discrete SGD, θ ← θ − η(∇L + noise), compiled from the landscape's own expression.
+
+One call covers a grid of learning rates and noise strengths: arguments broadcast, every grid point gets
+the same number of independent trajectories, and what is asked for (time averages, histograms, first
+passages, hops, records) is gathered on the way, so nothing needs to be stored that is not wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import sympy as sp
+from tqdm.auto import tqdm
+
+from flatmin.theory.kernels import build
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.noise import Noise
+from flatmin.theory.rng import LANES, stream_key
+
+__all__ = ["Estimate", "Histogram", "Hops", "Passage", "Runs", "simulate"]
+
+#: results larger than this are refused before memory is asked for
+_LARGEST_RESULT = 4 << 30
+
+
+class Estimate(NamedTuple):
+    """A measured number (or array of them) with its standard error and the number of trajectories behind it."""
+
+    value: np.ndarray | float
+    error: np.ndarray | float
+    trajectories: np.ndarray | int
+
+
+class Histogram(NamedTuple):
+    """Counts of visits: ``edges`` (bins+1,), ``density`` and its standard ``error`` (…, bins), normalised per grid point."""
+
+    edges: np.ndarray
+    density: np.ndarray
+    error: np.ndarray
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Bin centres, shape (bins,)."""
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+
+class Passage(NamedTuple):
+    """First passage to ask for: ``observable`` reaches ``level`` from the side it starts on.
+
+    ``level`` broadcasts over the grid. With ``stop`` a block of trajectories ends when all have arrived.
+    """
+
+    level: float | np.ndarray
+    observable: str | sp.Expr = "x"
+    stop: bool = True
+
+
+@dataclass(frozen=True)
+class Hops:
+    """Changes of sign of an observable: last time, number, and where the point stood after the last one.
+
+    Arrays of shape grid + (trajectories,); ``position`` has the coordinate as its last axis. A trajectory
+    that never hops has ``last = 0``, ``number = 0`` and its start as position.
+    """
+
+    last: np.ndarray
+    number: np.ndarray
+    position: np.ndarray
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What an ensemble did. Arrays have the shape grid + (trajectories, …).
+
+    Attributes
+    ----------
+    landscape, noise, eta, steps, seed
+        What was run; ``eta`` and ``steps`` broadcast to the grid.
+    final : array, grid + (trajectories, d)
+        Where each trajectory ended (for a diverged one, the last point inside the bound).
+    lifetime : int array, grid + (trajectories,)
+        Steps made before divergence; equals ``steps`` if there was none (or fewer where the block had
+        already arrived at its first passage).
+    diverged : bool array, grid + (trajectories,)
+        Whether the trajectory left |θᵢ| ≤ ``bound``.
+    times : int array, (records,)
+        Iterations t of ``trajectories``, when ``record_every`` was given.
+    trajectories : array, grid + (trajectories, records, d)
+    passage_time : masked int array, grid + (trajectories,)
+        Steps to the first passage, masked where it did not happen in time.
+    hops : Hops or None
+    """
+
+    landscape: Landscape
+    noise: Noise
+    eta: np.ndarray
+    steps: np.ndarray
+    seed: int
+    final: np.ndarray
+    lifetime: np.ndarray
+    diverged: np.ndarray
+    times: np.ndarray | None
+    trajectories: np.ndarray | None
+    passage_time: np.ma.MaskedArray | None
+    hops: Hops | None
+    _sums: dict[str, np.ndarray]
+    _counts: dict[tuple[str, ...], tuple[tuple[np.ndarray, ...], np.ndarray]]
+
+    @property
+    def diverged_fraction(self) -> Estimate:
+        """Fraction of trajectories that diverged, with its binomial standard error."""
+        n = self.diverged.shape[-1]
+        p = self.diverged.mean(axis=-1)
+        # the rule-of-succession estimate keeps the error positive where none or all diverged
+        shrunk = (p * n + 1) / (n + 2)
+        return Estimate(p, np.sqrt(shrunk * (1 - shrunk) / n), np.full(np.shape(p), n))
+
+    def batch_means(self, observable: str) -> np.ma.MaskedArray:
+        """Time averages in consecutive batches, grid + (trajectories, batches); diverged trajectories are masked."""
+        if observable not in self._sums:
+            raise ValueError(
+                f"observable {observable!r} was not gathered: name it in simulate(observe=…), which had {list(self._sums)}"
+            )
+        values = self._sums[observable]
+        mask = np.broadcast_to(self.diverged[..., None], values.shape)
+        return np.ma.MaskedArray(np.where(mask, 0.0, values), mask)
+
+    def time_average(self, observable: str) -> Estimate:
+        """⟨observable⟩ after burn-in over the trajectories that did not diverge.
+
+        The standard error is that between trajectories where there are at least eight, otherwise that
+        between batches within them. Value and error are NaN-free: a grid point where every trajectory
+        diverged is masked.
+        """
+        batches = self.batch_means(observable)
+        means = batches.mean(axis=-1)
+        count = means.count(axis=-1)
+        if means.shape[-1] >= 8:
+            error = means.std(axis=-1, ddof=1) / np.sqrt(np.maximum(count, 1))
+        else:
+            flat = batches.reshape(*batches.shape[:-2], -1)
+            error = flat.std(axis=-1, ddof=1) / np.sqrt(np.maximum(flat.count(axis=-1), 1))
+        return Estimate(_plain(means.mean(axis=-1)), _plain(error), count)
+
+    def per_trajectory(self, observable: str) -> np.ma.MaskedArray:
+        """Time average of each trajectory, grid + (trajectories,); diverged ones are masked."""
+        return self.batch_means(observable).mean(axis=-1)
+
+    def histogram(self, *coordinates: str) -> Histogram:
+        """Stationary density of one coordinate, with a standard error from the spread between trajectories.
+
+        Diverged trajectories are left out. The density is per unit of the coordinate and counts what fell
+        outside the range as missing, so it integrates to the fraction inside.
+        """
+        counts, edges, visits = self._visits(coordinates)
+        if len(edges) != 1:
+            raise ValueError("histogram gives one coordinate; use density_2d for two")
+        per = counts / np.maximum(visits, 1)[..., None] / np.diff(edges[0])
+        keep = np.broadcast_to((~self.diverged)[..., None], per.shape)
+        per = np.ma.MaskedArray(per, ~keep)
+        number = np.maximum(per.count(axis=-2), 1)
+        return Histogram(
+            edges[0], _plain(per.mean(axis=-2)), _plain(per.std(axis=-2, ddof=1) / np.sqrt(number))
+        )
+
+    def density_2d(self, *coordinates: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges along each of two coordinates and the density, grid + (bins_0, bins_1)."""
+        counts, edges, visits = self._visits(coordinates)
+        if len(edges) != 2:
+            raise ValueError("density_2d gives two coordinates; use histogram for one")
+        shape = tuple(len(e) - 1 for e in edges)
+        alive = ~self.diverged
+        total = (counts * alive[..., None]).sum(axis=-2).reshape(*counts.shape[:-2], *shape)
+        number = np.maximum((visits * alive).sum(axis=-1), 1)
+        return (
+            edges[0],
+            edges[1],
+            total / number[..., None, None] / np.outer(np.diff(edges[0]), np.diff(edges[1])),
+        )
+
+    def _visits(self, coordinates):
+        if tuple(coordinates) not in self._counts:
+            asked = [", ".join(k) for k in self._counts]
+            raise ValueError(
+                f"histogram of {coordinates} was not gathered: simulate(histogram=…) had {asked}"
+            )
+        edges, counts, visits = self._counts[tuple(coordinates)]
+        return counts, edges, visits
+
+
+def _plain(values):
+    """An ordinary float or array where nothing is masked."""
+    if np.ma.is_masked(values):
+        return values
+    data = np.ma.getdata(values)
+    return data if data.ndim else float(data)
+
+
+def simulate(
+    landscape: Landscape,
+    noise: Noise,
+    *,
+    eta: float | np.ndarray,
+    steps: int | np.ndarray,
+    start: Sequence[float | np.ndarray],
+    trajectories: int = 1,
+    seed: int = 0,
+    burn_in: int | np.ndarray = 0,
+    observe: Sequence[str] = (),
+    batches: int = 8,
+    record_every: int = 0,
+    histogram: Mapping[str | tuple[str, ...], tuple] | None = None,
+    histogram_every: int = 16,
+    passage: Passage | None = None,
+    hops: str | None = None,
+    bound: float = 1e3,
+    threads: int | None = None,
+    progress: bool = False,
+) -> Runs:
+    """Run SGD, θ_{t+1} = θ_t − η(∇L(θ_t) + ξ_t), for an ensemble on a landscape.
+
+    Parameters
+    ----------
+    landscape : Landscape with numbers (``.at(...)``).
+    noise : Noise
+        Its ``sigma`` broadcasts with ``eta`` to the grid.
+    eta : float or array > 0
+        Learning rate(s); arrays span a grid.
+    steps, burn_in : int or array
+        Iterations in all, and those before averages and histograms begin; broadcast to the grid.
+    start : one entry per coordinate
+        Floats, or arrays that broadcast to grid + (trajectories,).
+    trajectories : int
+        Independent trajectories at each grid point.
+    seed : int
+        Same seed, same numbers, whatever the number of threads. Trajectory k of grid point i (in C order) has the stream
+        number i·trajectories + k.
+    observe : sequence of str
+        Expressions averaged over time, such as ``("x", "x**2")``; in ``batches`` consecutive batches.
+    record_every : int
+        Keep the points θ_t at t = 0, record_every, 2·record_every, …; 0 keeps none.
+    histogram : mapping, optional
+        ``{"x": (low, high, bins)}`` or ``{("x", "y"): ((low, high, bins), (low, high, bins))}``, sampled
+        every ``histogram_every`` iterations after burn-in.
+    passage : Passage, optional
+    hops : str, optional
+        Expression whose changes of sign are followed, such as ``"x"`` (≥ 0 is one side).
+    bound : float
+        A trajectory with some |θᵢ| > bound is reported as diverged and stays where it was.
+    threads : int, optional
+        numba threads; default all it was given.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Runs
+
+    Raises
+    ------
+    ValueError
+        Naming the argument: non-positive eta, negative sigma, steps, trajectories or bound below one,
+        unknown names, a start of the wrong length, results too large for memory.
+    """
+    landscape.require_numbers()
+    plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, passage, bound, batches)
+    observables = {name: landscape.expression(name) for name in observe}
+    spec = _histogram_spec(landscape, histogram, histogram_every)
+    watched = landscape.expression(passage.observable) if passage else None
+    if passage and passage.stop and (observables or spec.axes or record_every):
+        raise ValueError(
+            "passage with stop=True ends runs early and cannot be combined with observe, histogram or record_every"
+        )
+    _check_counts(record_every=(record_every, 0), batches=(batches, 1), seed=(seed, 0))
+    run = build(
+        landscape,
+        noise,
+        tuple(observables.values()),
+        watched,
+        landscape.expression(hops) if hops else None,
+        tuple(tuple(axis.coordinate for axis in axes) for axes in spec.axes),
+    )
+    gathered = _execute(run, plan, spec, len(observables), record_every, stream_key(seed), threads, progress)
+    return _package(
+        gathered, plan, spec, list(observables), seed, record_every, hops is not None, histogram_every
+    )
+
+
+class _Axis(NamedTuple):
+    coordinate: int
+    low: float
+    high: float
+    bins: int
+
+
+class _HistogramSpec(NamedTuple):
+    names: tuple[tuple[str, ...], ...]
+    axes: tuple[tuple[_Axis, ...], ...]
+    every: int
+
+
+def _check_counts(**arguments: tuple[int, int]):
+    for name, (value, least) in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def _histogram_spec(landscape, histogram, every) -> _HistogramSpec:
+    names, axes = [], []
+    order = [c.name for c in landscape.coordinates]
+    for key, ranges in (histogram or {}).items():
+        key = (key,) if isinstance(key, str) else tuple(key)
+        ranges = (ranges,) if len(key) == 1 and not isinstance(ranges[0], Sequence) else tuple(ranges)
+        entry = []
+        for name, (low, high, bins) in zip(key, ranges, strict=True):
+            if name not in order:
+                raise ValueError(f"histogram of {name!r}: the coordinates are {order}")
+            if not low < high or bins < 1:
+                raise ValueError(
+                    f"histogram range of {name} must be (low, high, bins) with low < high and bins ≥ 1, got {(low, high, bins)}"
+                )
+            entry.append(_Axis(order.index(name), float(low), float(high), int(bins)))
+        names.append(key)
+        axes.append(tuple(entry))
+    if axes:
+        _check_counts(histogram_every=(every, 1))
+    return _HistogramSpec(tuple(names), tuple(axes), every if axes else 0)
+
+
+class _Plan:
+    """Arguments checked, broadcast to the grid and laid out by trajectory."""
+
+    def __init__(self, landscape, noise, eta, steps, burn_in, start, trajectories, passage, bound, batches):
+        self.landscape, self.noise, self.bound = landscape, noise, float(bound)
+        self.trajectories, self.batches = trajectories, batches
+        _check_counts(trajectories=(trajectories, 1))
+        eta = np.asarray(eta, dtype=float)
+        if not np.all(np.isfinite(eta)) or np.any(eta <= 0):
+            raise ValueError(f"eta must be positive and finite, got {eta!r}")
+        if not self.bound > 0:
+            raise ValueError(f"bound must be positive, got {bound!r}")
+        if len(start) != landscape.dimension:
+            raise ValueError(
+                f"start must have {landscape.dimension} entries, one per coordinate, got {len(start)}"
+            )
+        steps, burn = np.asarray(steps), np.asarray(burn_in)
+        for name, value, least in (("steps", steps, 1), ("burn_in", burn, 0)):
+            if not np.issubdtype(value.dtype, np.integer) or np.any(value < least):
+                raise ValueError(f"{name} must be integers of at least {least}, got {value!r}")
+        level = np.asarray(passage.level if passage else 0.0, dtype=float)
+        self.grid = np.broadcast_shapes(
+            eta.shape, np.shape(noise.sigma), steps.shape, burn.shape, level.shape
+        )
+        self.eta, self.sigma, self.steps, self.burn = (
+            np.broadcast_to(v, self.grid) for v in (eta, np.asarray(noise.sigma, dtype=float), steps, burn)
+        )
+        if np.any(self.burn + batches > self.steps) and batches > 1 and np.any(self.burn > 0):
+            raise ValueError(
+                f"burn_in must leave at least {batches} of the steps for {batches} batches, got burn_in={burn_in} of steps={steps}"
+            )
+        self.level = np.broadcast_to(level, self.grid)
+        shape = (*self.grid, trajectories)
+        starts = []
+        for name, value in zip(landscape.coordinates, start, strict=True):
+            value = np.asarray(value, dtype=float)
+            if not np.all(np.isfinite(value)) or np.any(np.abs(value) > self.bound):
+                raise ValueError(
+                    f"start of {name} must be finite and within bound={self.bound:g}, got {value!r}"
+                )
+            starts.append(np.broadcast_to(value, shape))
+        self.start = np.stack(starts).reshape(landscape.dimension, -1)
+        self.side = np.zeros(math.prod(shape))
+        self.watches, self.stop = passage is not None, bool(passage and passage.stop)
+        if passage:
+            watched = landscape.function(landscape.expression(passage.observable))(*self.start)
+            self.side = np.sign(watched - self.per_trajectory(self.level))
+
+    @property
+    def size(self) -> int:
+        """Number of trajectories in all."""
+        return math.prod(self.grid) * self.trajectories
+
+    def per_trajectory(self, values):
+        """Repeat grid values for each trajectory, shape (size,)."""
+        return np.repeat(np.ravel(values), self.trajectories)
+
+    def groups(self):
+        """Trajectory numbers that share steps and burn-in, and can therefore share blocks."""
+        pair = np.stack([self.per_trajectory(self.steps), self.per_trajectory(self.burn)])
+        for steps, burn in np.unique(pair, axis=1).T:
+            yield int(steps), int(burn), np.flatnonzero((pair[0] == steps) & (pair[1] == burn))
+
+
+def _execute(run, plan: _Plan, spec, n_observables, record_every, key, threads, progress) -> dict:
+    """Call the kernel on each group of trajectories, in pieces if progress is to be shown."""
+    records = -(-int(plan.steps.max()) // record_every) if record_every else 0
+    if record_every and plan.steps.min() != plan.steps.max():
+        raise ValueError("record_every needs the same number of steps at every grid point")
+    out = _allocate(plan, spec, n_observables, records)
+    before = numba.get_num_threads()
+    if threads is not None:
+        _check_counts(threads=(threads, 1))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    pieces = []
+    for steps, burn, members in plan.groups():
+        # a piece holds a few blocks per thread: enough to share out, small enough to show progress
+        width = 16 * LANES * numba.get_num_threads() if progress else len(members)
+        pieces += [(steps, burn, members[i : i + width]) for i in range(0, len(members), width)]
+    try:
+        with tqdm(
+            total=sum(s * len(m) for s, _, m in pieces), unit="step", unit_scale=True, disable=not progress
+        ) as bar:
+            for steps, burn, members in pieces:
+                _run_piece(run, plan, spec, out, n_observables, record_every, key, steps, burn, members)
+                bar.update(steps * len(members))
+    finally:
+        numba.set_num_threads(before)
+    return out
+
+
+def _allocate(plan: _Plan, spec, n_observables, records) -> dict:
+    """Result arrays, one column per trajectory."""
+    n, d = plan.size, plan.landscape.dimension
+    bins = [math.prod(axis.bins for axis in axes) for axes in spec.axes]
+    wanted = 8 * n * (d * (records + 3) + n_observables * plan.batches + 6) + 4 * n * sum(bins)
+    if wanted > _LARGEST_RESULT:
+        raise ValueError(
+            f"the result would take {wanted / 2**30:.1f} GiB (limit {_LARGEST_RESULT >> 30} GiB): "
+            f"fewer trajectories, a larger record_every or fewer histogram bins"
+        )
+    return {
+        "final": np.empty((d, n)),
+        "life": np.zeros(n, np.int64),
+        "living": np.zeros(n, np.int64),
+        "sums": np.zeros((n_observables, plan.batches, n)),
+        "hit": np.full(n, -1, np.int64),
+        "last": np.zeros(n, np.int64),
+        "count": np.zeros(n, np.int64),
+        "where": np.zeros((d, n)),
+        "records": np.zeros((records, d, n)),
+        "counts": [np.zeros((n, b), np.uint32) for b in bins],
+    }
+
+
+def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, burn, members):
+    """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
+    n = len(members)
+    padded = np.concatenate([members, np.repeat(members[-1:], -n % LANES)])
+    d, width, records = plan.landscape.dimension, len(padded), len(out["records"])
+    axes = [axis for group in spec.axes for axis in group]
+    low = np.array([a.low for a in axes] or [0.0])
+    inverse = np.array([a.bins / (a.high - a.low) for a in axes] or [1.0])
+    bins = np.array([a.bins for a in axes] or [1], np.int64)
+    counts = tuple(np.zeros((width, c.shape[1]), np.uint32) for c in out["counts"]) or (
+        np.zeros((1, 1), np.uint32),
+    )
+    piece = {
+        "final": np.empty((d, width)),
+        "life": np.zeros(width, np.int64),
+        "living": np.zeros(width, np.int64),
+        "sums": np.zeros((n_observables, plan.batches, width)),
+        "hit": np.full(width, -1, np.int64),
+        "last": np.zeros(width, np.int64),
+        "count": np.zeros(width, np.int64),
+        "where": np.zeros((d, width)),
+        "records": np.zeros((records, d, width)),
+    }
+    numbers = np.array([plan.landscape.values[p.name] for p in plan.landscape.parameters] or [0.0])
+    run(
+        key, padded, np.ascontiguousarray(plan.start[:, padded]), plan.per_trajectory(plan.eta)[padded],
+        np.sqrt(2 * plan.per_trajectory(plan.sigma)[padded]), numbers, plan.bound, steps, burn, plan.batches, every, spec.every,
+        plan.per_trajectory(plan.level)[padded], plan.side[padded], plan.stop, low, inverse, bins,
+        *piece.values(), counts,
+    )  # fmt: skip
+    lengths = np.diff([burn + (b * (steps - burn)) // plan.batches for b in range(plan.batches + 1)])
+    piece["sums"] /= np.maximum(lengths, 1)[None, :, None]
+    for name, values in piece.items():
+        out[name][..., members] = values[..., :n]
+    for kept, values in zip(out["counts"], counts, strict=False):
+        kept[members] = values[:n]
+
+
+def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops, histogram_every) -> Runs:
+    """Raw columns to the shapes of :class:`Runs`."""
+    shape = (*plan.grid, plan.trajectories)
+
+    def last_axis(values):
+        return np.moveaxis(values, 0, -1).reshape(*shape, values.shape[0])
+
+    lifetime = out["life"].reshape(shape)
+    arrived = (out["hit"] >= 0).reshape(shape)
+    steps = np.broadcast_to(plan.steps[..., None], shape)
+    visits = np.maximum(steps - plan.burn[..., None], 0)
+    visits = -(-visits // histogram_every)
+    counts = {}
+    for names, axes, values in zip(spec.names, spec.axes, out["counts"], strict=True):
+        edges = tuple(np.linspace(a.low, a.high, a.bins + 1) for a in axes)
+        counts[names] = (edges, values.reshape(*shape, -1), np.broadcast_to(visits, shape))
+    records = np.moveaxis(out["records"], 2, 0).reshape(*shape, -1, plan.landscape.dimension)
+    return Runs(
+        landscape=plan.landscape,
+        noise=plan.noise,
+        eta=plan.eta,
+        steps=plan.steps,
+        seed=seed,
+        final=last_axis(out["final"]),
+        lifetime=lifetime,
+        diverged=(out["living"] == 0).reshape(shape),
+        times=np.arange(0, int(plan.steps.max()), record_every) if record_every else None,
+        trajectories=records if record_every else None,
+        passage_time=np.ma.MaskedArray(out["hit"].reshape(shape), ~arrived) if plan.watches else None,
+        hops=Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))
+        if has_hops
+        else None,
+        _sums={
+            name: np.moveaxis(out["sums"][k], 0, -1).reshape(*shape, -1) for k, name in enumerate(observables)
+        },
+        _counts=counts,
+    )
