@@ -1,0 +1,312 @@
+"""The claims of the papers and what the chapters found: ``check`` states one comparison and its verdict.
+
+``data/claims.yml`` lists every claim. A chapter calls :func:`check` with what it measured or proved; the
+verdict appears below the cell and is kept in the notebook, from where :func:`collect` reads it.
+"""
+
+import difflib
+import html
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import yaml
+
+from flatmin.ledger import paths
+from flatmin.ledger.collection import collect, load_verdicts, write_verdicts
+from flatmin.ledger.numbers import approx, exact, number
+from flatmin.ledger.verdicts import Verdict, badge, slug
+
+__all__ = [
+    "Claim",
+    "Verdict",
+    "approx",
+    "check",
+    "claim_of",
+    "collect",
+    "exact",
+    "load_claims",
+    "load_verdicts",
+    "verdict_table",
+    "write_verdicts",
+]
+
+PAPERS = ("Y23", "Y22", "W22", "M22", "Y26", "beyond")
+KINDS = ("D", "T", "N")
+
+_made = {}  # (id, part) -> Verdict: the checks made in this process, in order
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry of ``data/claims.yml``: a testable statement, where it stands, and why it is still open.
+
+    ``kind`` holds D (derivation), T (toy model), N (network); ``doubtful`` says that the printed form was
+    doubted beforehand; ``chapter`` is the chapter that examines it or is to.
+    """
+
+    id: str
+    paper: str
+    section: str
+    where: str | None
+    statement: str
+    kind: tuple
+    doubtful: bool = False
+    chapter: str | None = None
+    open: str | None = None
+
+
+def load_claims(path=None):
+    """Return the claims as a dict from id to :class:`Claim`, in the order of ``data/claims.yml``.
+
+    Raises ValueError, naming the entry, for a repeated id, an unknown or missing field, an unknown paper
+    or kind.
+    """
+    path = paths.data() / "claims.yml" if path is None else path
+    return dict(_read_claims(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _read_claims(path, _changed):
+    claims = {}
+    for entry in yaml.safe_load(path.read_text("utf8")):
+        try:
+            claim = Claim(**{**entry, "kind": tuple(entry["kind"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path.name}, entry {entry!r}: {error}") from None
+        if claim.id in claims:
+            raise ValueError(f"{path.name}: id {claim.id!r} appears twice")
+        if claim.paper not in PAPERS:
+            raise ValueError(f"{path.name}, {claim.id}: paper={claim.paper!r}: allowed are {PAPERS}")
+        if not claim.kind or not set(claim.kind) <= set(KINDS):
+            raise ValueError(f"{path.name}, {claim.id}: kind={list(claim.kind)!r}: allowed are {KINDS}")
+        claims[claim.id] = claim
+    return claims
+
+
+def claim_of(id):
+    """Return the claim of that id. Raises ValueError with the nearest ids when there is none."""
+    claims = load_claims()
+    if id not in claims:
+        near = difflib.get_close_matches(str(id), claims, n=3, cutoff=0)
+        raise ValueError(f"id={id!r}: no claim of data/claims.yml has it; the nearest are {', '.join(near)}")
+    return claims[id]
+
+
+def check(
+    id,
+    *,
+    measured=None,
+    error=None,
+    printed=None,
+    expected=None,
+    at_least=None,
+    at_most=None,
+    holds=None,
+    printed_holds=None,
+    tolerance=0.0,
+    sigmas=3.0,
+    resolve=None,
+    part=None,
+    note=None,
+):
+    """Compare what was found with claim ``id``; show the verdict, keep it and return it.
+
+    A call is one of three comparisons:
+
+    - *Measurement*: ``measured`` with its standard error ``error``, against ``printed`` (what the paper's
+      formula or figure gives) and ``expected`` (what our derivation gives). Two numbers agree when they
+      differ by at most ``sigmas * error + tolerance``. The printed one agrees: reproduced; else ours does:
+      corrected; else not reproduced. Without ``printed``, ``expected`` is what the paper says.
+    - *Bound*: ``measured`` against ``at_least``, ``at_most`` or both: reproduced when it keeps the bound by
+      ``sigmas * error``, not reproduced when it breaks it by as much, else open: not resolved.
+      ``tolerance`` counts in the bound's favour.
+    - *Derivation*: ``holds``, whether our statement was proved in the cell, and ``printed_holds``, whether
+      the printed one was (None where the two are the same).
+
+    ``error`` must be positive and may be left out only where ``tolerance`` is. A ``tolerance`` needs a
+    ``note`` that says where it comes from (a discretisation, a reading of a figure). ``resolve`` is a
+    difference that the measurement must be able to see. ``part`` names one of several checks of a claim.
+    Numbers are in the claim's own units and may be Python, NumPy or sympy numbers.
+
+    Raises ValueError for an unknown id, for other combinations of arguments, and for a measurement too
+    coarse to mean anything: its reach exceeds ``resolve``, or it agrees with both ``printed`` and
+    ``expected`` although these differ.
+    """
+    numbers = {
+        "measured": measured,
+        "error": error,
+        "printed": printed,
+        "expected": expected,
+        "at_least": at_least,
+        "at_most": at_most,
+        "tolerance": tolerance,
+        "sigmas": sigmas,
+    }
+    draft = _draft(id, part, note, numbers)
+    if holds is not None or printed_holds is not None:
+        verdict = _derivation(draft, _truth("holds", holds), _truth("printed_holds", printed_holds))
+    else:
+        verdict = _measurement(draft, resolve)
+    _made.pop((id, part), None)  # a cell run again goes to the end, like its output
+    _made[id, part] = verdict
+    verdict.show()
+    return verdict
+
+
+def _draft(id, part, note, numbers):
+    """Return the arguments of a check as a Verdict yet to be decided; ValueError for what cannot be one."""
+    claim_of(id)
+    if part is not None and not (isinstance(part, str) and slug(part)):
+        raise ValueError(f"part={part!r}: must be a text with a letter or a digit in it")
+    if note is not None and not (isinstance(note, str) and note.strip()):
+        raise ValueError(f"note={note!r}: must be a text that says something")
+    values = {name: number(name, value) for name, value in numbers.items() if value is not None}
+    return Verdict(id, part, "open", **values, note=note)
+
+
+def _truth(name, value):
+    """Return a Python, NumPy or sympy truth value as bool, or None for None; ValueError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "BooleanTrue", "BooleanFalse"):
+        return bool(value)
+    raise ValueError(f"{name}={value!r}: must be True or False (an unevaluated expression proves nothing)")
+
+
+def _derivation(draft, holds, printed_holds):
+    """Return the verdict of a derivation."""
+    numbers = (draft.measured, draft.error, draft.printed, draft.expected, draft.at_least, draft.at_most)
+    if any(value is not None for value in numbers) or draft.tolerance:
+        raise ValueError("holds is for derivations and takes no numbers; give these in a check of their own")
+    if holds is None:
+        raise ValueError("printed_holds needs holds: say whether our own statement was proved")
+    if printed_holds and not holds:
+        raise ValueError(
+            "holds=False with printed_holds=True: what holds as printed is checked by holds=True"
+        )
+    verdict = "corrected" if printed_holds is False else "reproduced"
+    return replace(
+        draft, verdict=verdict if holds else "not reproduced", holds=holds, printed_holds=printed_holds
+    )
+
+
+def _measurement(draft, resolve):
+    """Return the verdict of a measurement against values or bounds."""
+    _require_sound(draft)
+    reach = draft.sigmas * (draft.error or 0.0) + draft.tolerance
+    if resolve is not None and reach > number("resolve", resolve):
+        raise ValueError(f"resolve={resolve!r}: the measurement reaches no further than {reach:.3g}")
+    if draft.at_least is not None or draft.at_most is not None:
+        return replace(draft, verdict=_bounded(draft))
+    agreeing = [
+        value is not None and abs(draft.measured - value) <= reach
+        for value in (draft.printed, draft.expected)
+    ]
+    if all(agreeing) and not math.isclose(draft.printed, draft.expected, rel_tol=1e-9):
+        raise ValueError(
+            f"measured={draft.measured!r} agrees with printed={draft.printed!r} and with expected="
+            f"{draft.expected!r}, within {reach:.3g}: it must be precise enough to tell them apart"
+        )
+    if agreeing[0] or (draft.printed is None and agreeing[1]):
+        return replace(draft, verdict="reproduced")
+    return replace(draft, verdict="corrected" if agreeing[1] else "not reproduced")
+
+
+def _require_sound(draft):
+    """Raise ValueError unless the numbers of a measurement form a comparison with an error."""
+    bounds = (draft.at_least, draft.at_most)
+    values = (draft.printed, draft.expected)
+    if draft.measured is None:
+        raise ValueError("give measured (a number) or holds (a derivation)")
+    if all(value is None for value in bounds + values):
+        raise ValueError("measured needs something to compare with: printed, expected, at_least or at_most")
+    if any(value is not None for value in bounds) and any(value is not None for value in values):
+        raise ValueError("give printed/expected or at_least/at_most, not both: make two checks with part=")
+    if None not in bounds and draft.at_least > draft.at_most:
+        raise ValueError(f"at_least={draft.at_least!r}: must not exceed at_most={draft.at_most!r}")
+    if draft.sigmas <= 0:
+        raise ValueError(f"sigmas={draft.sigmas!r}: must be positive")
+    if draft.tolerance < 0:
+        raise ValueError(f"tolerance={draft.tolerance!r}: must be at least 0")
+    if draft.tolerance and not draft.note:
+        raise ValueError(f"tolerance={draft.tolerance!r} needs note= to say where it comes from")
+    if draft.error is None and not draft.tolerance:
+        raise ValueError("error: a measured number needs its standard error, or a tolerance with a note")
+    if draft.error is not None and draft.error <= 0:
+        raise ValueError(
+            f"error={draft.error!r}: must be positive (leave it out if a tolerance is all there is)"
+        )
+
+
+def _bounded(draft):
+    """Return the verdict of a measurement against bounds (None: no bound on that side)."""
+    spread = draft.sigmas * (draft.error or 0.0)
+    margins = []  # how far inside each bound the number lies
+    if draft.at_least is not None:
+        margins.append(draft.measured - draft.at_least + draft.tolerance)
+    if draft.at_most is not None:
+        margins.append(draft.at_most - draft.measured + draft.tolerance)
+    if all(margin >= spread for margin in margins):
+        return "reproduced"
+    return "not reproduced" if any(margin < -spread for margin in margins) else "open"
+
+
+class VerdictTable:
+    """The table of the checks made so far, as HTML and as plain text; see :func:`verdict_table`."""
+
+    def __init__(self, rows):
+        self.rows = rows  # (claim id, Verdict or None)
+
+    def __repr__(self):
+        # no columns: padding would depend on digits that may differ between machines
+        return "\n".join(str(verdict) if verdict else f"{id}: not checked" for id, verdict in self.rows)
+
+    def _repr_html_(self):
+        heads = ("claim", "where", "measured", "printed", "ours", "verdict")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        body = "".join(f"<tr>{_row(claim_of(id), verdict)}</tr>" for id, verdict in self.rows)
+        return f'<table class="flatmin-found"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _row(claim, verdict):
+    """Return the cells of one row of the table, as HTML."""
+    where = html.escape(claim.where or "")
+    if verdict is None:
+        return f"<td><code>{claim.id}</code></td><td>{where}</td>" + "<td></td>" * 3 + "<td>not checked</td>"
+    part = f"<br>{html.escape(verdict.part)}" if verdict.part else ""
+    link = f'<a href="#{verdict.anchor}"><code>{claim.id}</code></a>{part}'
+    cells = [link, where, *(html.escape(text) for text in columns(verdict)), badge(verdict.verdict)]
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def columns(verdict):
+    """Return the texts of the columns *measured*, *printed* and *ours* for a verdict."""
+    if verdict.holds is not None:
+        printed = {None: "", True: "holds", False: "does not hold"}[verdict.printed_holds]
+        return "derived", printed, "holds" if verdict.holds else "does not hold"
+    bounds = []
+    if verdict.at_least is not None:
+        bounds.append(f"≥ {exact(verdict.at_least)}")
+    if verdict.at_most is not None:
+        bounds.append(f"≤ {exact(verdict.at_most)}")
+    printed = exact(verdict.printed) if verdict.printed is not None else ", ".join(bounds)
+    ours = exact(verdict.expected) if verdict.expected is not None else ""
+    return approx(verdict.measured, verdict.error), printed, ours
+
+
+def verdict_table(chapter_ids=None):
+    """Return the table of the checks made so far in this kernel, one row a check, with links to them.
+
+    ``chapter_ids`` lists the claims to show, in that order; those without a check are shown as not checked.
+    By default all checks are shown in the order they were made. Raises ValueError for an unknown id.
+    """
+    if chapter_ids is None:
+        return VerdictTable([(verdict.id, verdict) for verdict in _made.values()])
+    if isinstance(chapter_ids, str):
+        raise ValueError(f"chapter_ids={chapter_ids!r}: must be a list of claim ids")
+    rows = []
+    for id in chapter_ids:
+        claim_of(id)
+        rows += [(id, verdict) for verdict in _made.values() if verdict.id == id] or [(id, None)]
+    return VerdictTable(rows)

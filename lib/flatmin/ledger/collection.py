@@ -1,0 +1,75 @@
+"""From the verdicts kept in executed notebooks to ``data/verdicts.json``."""
+
+import json
+import os
+from pathlib import Path
+
+from flatmin.ledger import paths
+from flatmin.ledger.verdicts import MIME, Verdict, overall
+
+_NUMBERS = ("measured", "error", "printed", "expected")
+
+
+def collect(notebooks):
+    """Return the verdicts stored in executed notebooks, as a dict from claim id to its entry, sorted.
+
+    An entry holds ``verdict`` (the overall one), the ``chapter`` (file stem) and the numbers ``measured``,
+    ``error``, ``printed``, ``expected`` of the part that decides it, and ``parts``: every check, with its
+    ``chapter``, its HTML ``anchor`` and the fields of :class:`~flatmin.ledger.verdicts.Verdict`.
+    Raises ValueError, naming the notebook, when it makes the same check twice.
+    """
+    found = {}
+    for path in sorted(Path(path) for path in notebooks):
+        anchors = set()
+        for verdict in stored_verdicts(path):
+            if verdict.anchor in anchors:
+                raise ValueError(
+                    f"{path.name} checks {verdict.name} twice: give each check of a claim its own part="
+                )
+            anchors.add(verdict.anchor)
+            part = verdict.as_dict() | {"chapter": path.stem, "anchor": verdict.anchor}
+            found.setdefault(part.pop("id"), []).append(part)
+    return {id: _entry(found[id]) for id in sorted(found)}
+
+
+def stored_verdicts(path):
+    """Return the verdicts in the outputs of one notebook, in order."""
+    cells = json.loads(Path(path).read_text("utf8"))["cells"]
+    bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return [Verdict.from_dict(bundle[MIME]) for bundle in bundles if MIME in bundle]
+
+
+def _entry(parts):
+    """Return the entry of one claim from its parts; a part with a number in it decides before others."""
+    verdict = overall(part["verdict"] for part in parts)
+    deciding = [part for part in parts if part["verdict"] == verdict]
+    decisive = next((part for part in deciding if part["measured"] is not None), deciding[0])
+    numbers = {name: decisive[name] for name in _NUMBERS}
+    return {"verdict": verdict, "chapter": decisive["chapter"], **numbers, "parts": parts}
+
+
+def write_verdicts(verdicts=None, path=None):
+    """Write the verdicts to ``data/verdicts.json`` (or ``path``) and return the path.
+
+    ``verdicts`` is what :func:`collect` returns; by default that of all notebooks in ``chapters/``. The
+    same verdicts always give the same file.
+    """
+    if verdicts is None:
+        verdicts = collect(paths.chapters().glob("*.ipynb"))
+    path = paths.data() / "verdicts.json" if path is None else Path(path)
+    text = json.dumps(verdicts, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+    return path
+
+
+def load_verdicts(path=None):
+    """Return the content of ``data/verdicts.json`` (or ``path``): a dict, empty if there is none."""
+    path = paths.data() / "verdicts.json" if path is None else Path(path)
+    return json.loads(path.read_text("utf8")) if path.exists() else {}
+
+
+def write_text(path, text):
+    """Write a text file in one step: a reader, or a kill, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf8")
+    temporary.replace(path)

@@ -1,0 +1,182 @@
+"""A verdict on one check of a claim: its words, its badge, and how it shows itself in a notebook."""
+
+import html
+import re
+import sys
+import unicodedata
+from dataclasses import asdict, dataclass, fields
+
+from flatmin.ledger.numbers import approx, exact
+
+VERDICTS = ("reproduced", "corrected", "not reproduced", "open")
+MIME = "application/vnd.flatmin.verdict+json"
+
+# The badge carries its colours along, so that it looks the same in Jupyter, on Colab and on the page.
+_BADGE_COLOURS = {
+    "reproduced": "#00664b",
+    "corrected": "#0b5a8f",
+    "not reproduced": "#a33c00",
+    "open": "#5a5a5a",
+}
+_WEIGHT = ("not reproduced", "open", "corrected", "reproduced")  # the first one present decides
+
+_shown = []  # the verdicts that the running cell has shown already
+
+
+def overall(verdicts):
+    """Return the verdict on a claim whose parts have the given ``verdicts``: the worst of them decides."""
+    verdicts = set(verdicts)
+    if not verdicts or not verdicts <= set(VERDICTS):
+        raise ValueError(f"verdicts={sorted(verdicts)!r}: must be one or more of {VERDICTS}")
+    return next(verdict for verdict in _WEIGHT if verdict in verdicts)
+
+
+def badge(verdict):
+    """Return the HTML of a verdict's badge. Raises ValueError for what is no verdict."""
+    if verdict not in VERDICTS:
+        raise ValueError(f"verdict={verdict!r}: allowed are {VERDICTS}")
+    style = f"background:{_BADGE_COLOURS[verdict]};color:#fff;padding:0.1em 0.5em;border-radius:0.6em"
+    name = verdict.replace(" ", "-")
+    return f'<span class="flatmin-verdict flatmin-{name}" style="{style};white-space:nowrap">{verdict}</span>'
+
+
+def slug(text):
+    """Return ``text`` as lower-case ASCII words joined by hyphens; Greek letters are spelt out."""
+
+    def spelt(letter):
+        name = unicodedata.name(letter, "")
+        return f" {name.split()[-1].lower()} " if name.startswith("GREEK") else letter
+
+    plain = "".join(spelt(letter) for letter in unicodedata.normalize("NFKD", text))
+    return "-".join(re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower()))
+
+
+def anchor(id, part=None):
+    """Return the HTML id under which the check of that claim and part stands on its page."""
+    return f"claim-{id}" + (f"-{slug(part)}" if part else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The outcome of one check: what was compared, and the verdict.
+
+    Numbers that were not given are None. In a notebook it shows itself as one line with a badge and is
+    stored as JSON under the MIME type ``MIME``; ``str()`` gives the same in plain text.
+    """
+
+    id: str
+    part: str | None
+    verdict: str
+    measured: float | None = None
+    error: float | None = None
+    printed: float | None = None
+    expected: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    tolerance: float = 0.0
+    sigmas: float = 3.0
+    holds: bool | None = None
+    printed_holds: bool | None = None
+    note: str | None = None
+
+    @classmethod
+    def from_dict(cls, values):
+        """Return the verdict with the fields found in ``values``; other keys are ignored."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    def as_dict(self):
+        """Return the verdict as a dict of JSON values; floats have 12 significant digits."""
+        return {name: short(value) for name, value in asdict(self).items()}
+
+    @property
+    def anchor(self):
+        """The HTML id of this verdict on its page."""
+        return anchor(self.id, self.part)
+
+    @property
+    def name(self):
+        """The claim's id, with the part in parentheses."""
+        return f"{self.id} ({self.part})" if self.part else self.id
+
+    def findings(self):
+        """Return in words what was compared: short phrases, those with digits that may vary after ≈."""
+        if self.holds is not None:
+            return [self._derivation()]
+        values = {
+            "printed": self.printed,
+            "ours": self.expected,
+            "at least": self.at_least,
+            "at most": self.at_most,
+        }
+        compared = [f"{word} {exact(value)}" for word, value in values.items() if value is not None]
+        return [f"measured {approx(self.measured, self.error)}", *compared, self._criterion()]
+
+    def _derivation(self):
+        if not self.holds:
+            return "derived: the statement does not hold"
+        if self.printed_holds is False:
+            return "derived: the printed statement does not hold, the corrected one does"
+        return "derived"
+
+    def _criterion(self):
+        counted = f"{self.sigmas:g} standard errors" if self.error is not None else ""
+        allowed = " + ".join(filter(None, [counted, f"{self.tolerance:g}" if self.tolerance else ""]))
+        if self.at_least is None and self.at_most is None:
+            words = {"not reproduced": "beyond"}.get(self.verdict, "within")
+        else:
+            words = {"reproduced": "kept", "not reproduced": "broken", "open": "not resolved"}[self.verdict]
+            words += " at"
+        return f"{words} {allowed}"
+
+    def __str__(self):
+        note = f"\n  ({self.note})" if self.note else ""
+        return f"{self.name}: {self.verdict}\n  {' · '.join(self.findings())}{note}"
+
+    def __repr__(self):
+        return f"<Verdict {self.name}: {self.verdict}>"
+
+    def _repr_html_(self):
+        part = f" <em>{html.escape(self.part)}</em>" if self.part else ""
+        note = f' <span class="flatmin-note">({html.escape(self.note)})</span>' if self.note else ""
+        return (
+            f'<div id="{self.anchor}" class="flatmin-check">{badge(self.verdict)} '
+            f"<code>{self.id}</code>{part}: {html.escape(' · '.join(self.findings()))}{note}</div>"
+        )
+
+    def show(self):
+        """Show the verdict now: on the page in IPython, as text elsewhere.
+
+        The value of the cell's last expression, it is not shown a second time by that cell.
+        """
+        shell = running_shell()
+        if shell is None:
+            print(self)
+            return
+        _publish(self)
+        _shown.append(self)
+        shell.events.register("post_execute", _shown.clear)
+
+    def _ipython_display_(self):
+        if not any(verdict is self for verdict in _shown):
+            _publish(self)
+
+
+def _publish(verdict):
+    from IPython.display import publish_display_data
+
+    bundle = {"text/plain": str(verdict), "text/html": verdict._repr_html_(), MIME: verdict.as_dict()}
+    publish_display_data(bundle)
+
+
+def running_shell():
+    """Return the IPython shell this code runs in, or None."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()
+
+
+def short(value):
+    """Return a float with 12 significant digits, so that rounding noise does not reach the files."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
