@@ -11,12 +11,13 @@ from flatmin.ledger.numbers import approx, exact
 VERDICTS = ("reproduced", "corrected", "not reproduced", "open")
 MIME = "application/vnd.flatmin.verdict+json"
 
-# The badge carries its colours along, so that it looks the same in Jupyter, on Colab and on the page.
+# For Jupyter and Colab, where the book's style sheet, which sets --flatmin-verdict, is absent: tones that
+# can be read on light and on dark.
 _BADGE_COLOURS = {
-    "reproduced": "#00664b",
-    "corrected": "#0b5a8f",
-    "not reproduced": "#a33c00",
-    "open": "#5a5a5a",
+    "reproduced": "#16835a",
+    "corrected": "#9a6a00",
+    "not reproduced": "#c9453b",
+    "open": "#737b8c",
 }
 _WEIGHT = ("not reproduced", "open", "corrected", "reproduced")  # the first one present decides
 
@@ -35,9 +36,10 @@ def badge(verdict):
     """Return the HTML of a verdict's badge. Raises ValueError for what is no verdict."""
     if verdict not in VERDICTS:
         raise ValueError(f"verdict={verdict!r}: allowed are {VERDICTS}")
-    style = f"background:{_BADGE_COLOURS[verdict]};color:#fff;padding:0.1em 0.5em;border-radius:0.6em"
+    colour = f"color:var(--flatmin-verdict,{_BADGE_COLOURS[verdict]})"
+    style = f"{colour};border:1px solid;border-radius:1em;padding:0 0.6em;white-space:nowrap"
     name = verdict.replace(" ", "-")
-    return f'<span class="flatmin-verdict flatmin-{name}" style="{style};white-space:nowrap">{verdict}</span>'
+    return f'<span class="flatmin-verdict flatmin-{name}" style="{style}">{verdict}</span>'
 
 
 def slug(text):
