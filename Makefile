@@ -1,0 +1,49 @@
+# Why SGD finds flat minima. `make` alone lists what can be made; every target sets up what it needs first.
+PYTHON ?= python3
+# cpu (light, the default) or cuda (several GB); a choice once made is kept
+TORCH ?=
+PORT ?= 8000
+CHAPTER ?= --all
+
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test serve bench notebooks experiments clean
+
+help: ## list the targets
+	@echo "make TARGET, one of:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.11 (which Python), TORCH=cpu|cuda (which build of torch),"
+	@echo "           CHAPTER=01_valley (for notebooks), PORT=8000 (for serve)"
+
+setup: ## make .venv and install the pinned packages (once; later runs find it done)
+	@$(PYTHON) tools/environment.py $(TORCH)
+
+book: setup ## build the site in _build/html from the executed notebooks
+	@$(RUN) tools/book.py
+
+test: setup ## lint, then run all tests and execute every chapter (pytest --nbval)
+	@echo "Checking the code's style"
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@echo "Running the tests and every chapter"
+	@$(RUN) -m pytest --nbval --durations=15 -rs
+
+serve: setup ## show the built site on a local address
+	@test -f _build/html/index.html || $(RUN) tools/book.py
+	@echo "The book is at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)"
+	@$(RUN) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+bench: setup ## compare with peers; prints times and ratios
+	@for file in benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file" || exit 1; done
+
+notebooks: setup ## make the notebooks from chapters/src and execute them (CHAPTER=NAME for one)
+	@$(RUN) tools/notebooks.py execute $(CHAPTER)
+
+experiments: setup ## run the full-scale experiments that are not done (hours; can be stopped and resumed)
+	@$(RUN) -m flatmin experiments run --all
+
+clean: ## remove what was built (not .venv, never data/)
+	@echo "Removing _build/ and the tools' caches; .venv/ and data/ stay"
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	@find chapters lib tests tools benchmarks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
