@@ -147,9 +147,8 @@ class Landscape:
         parsed = sp.sympify(text, locals=names) if isinstance(text, str) else sp.sympify(text)
         stray = parsed.free_symbols - set(names.values())
         if stray:
-            raise ValueError(
-                f"expression {text!r} has unknown symbols {sorted(map(str, stray))}; {self._suggest(str(text))}"
-            )
+            unknown = ", ".join(sorted(map(str, stray)))
+            raise ValueError(f"expression {text!r} has unknown symbols {unknown}; {self._suggest(unknown)}")
         return parsed
 
     def function(self, expression: str | sp.Expr | sp.Matrix) -> Callable[..., np.ndarray]:

@@ -65,6 +65,7 @@ class RandomShift(Noise):
     """
 
     def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
         shift = sp.sqrt(2 * SIGMA) * sp.Matrix(normals)
         minibatch = landscape.loss - (shift.T * landscape.gradient)[0]
         difference = [sp.diff(minibatch - landscape.loss, q) for q in landscape.coordinates]
@@ -75,6 +76,7 @@ class Isotropic(Noise):
     """Isotropic noise of constant strength, C = 2σ·1: gradient Langevin dynamics (GLD)."""
 
     def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
         return sp.sqrt(2 * SIGMA) * sp.Matrix(normals)
 
 
@@ -85,6 +87,7 @@ class TraceMatched(Noise):
     """
 
     def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
         trace = sum(h**2 for h in landscape.hessian) / landscape.dimension
         return sp.sqrt(2 * SIGMA * trace) * sp.Matrix(normals)
 
@@ -97,10 +100,12 @@ class HessianAligned(Noise):
     """
 
     def covariance(self, landscape):
+        """2σH₊, the projected Hessian in closed form."""
         root = self._root(landscape)
         return 2 * SIGMA * (root * root).applyfunc(sp.simplify)
 
     def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
         return sp.sqrt(2 * SIGMA) * self._root(landscape) * sp.Matrix(normals)
 
     @staticmethod
@@ -130,9 +135,11 @@ class NoNoise(Noise):
         super().__init__(0.0)
 
     def normals(self, landscape):
+        """None: the step is deterministic."""
         return ()
 
     def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
         return sp.zeros(landscape.dimension, 1)
 
 

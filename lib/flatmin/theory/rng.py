@@ -6,8 +6,9 @@ stream seeded by (key, trajectory number), and 64 of them advance side by side i
 correctly rounded operations (+, −, ×, √) are used and none is contracted, so a seed gives the same bits
 on every machine.
 
-Tail: the radius uses 38 random bits and the smallest uniform is 2⁻³⁹, so |z| reaches 7.35; beyond that a normal
-variate has probability 2·10⁻¹³, less than one in the 10¹¹ draws of the largest run in the book.
+Tail: the radius uses 38 random bits and the smallest uniform is 2⁻³⁹, so |z| reaches 7.35;
+a normal variate lies beyond that with probability 2·10⁻¹³, less than once in the 10¹¹ draws of the
+largest run in the book.
 """
 
 from __future__ import annotations

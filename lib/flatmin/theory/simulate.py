@@ -29,7 +29,7 @@ _LARGEST_RESULT = 4 << 30
 
 
 class Estimate(NamedTuple):
-    """A measured number (or array of them) with its standard error and the number of trajectories behind it."""
+    """A measured number (or array), its standard error and the number of trajectories behind it."""
 
     value: np.ndarray | float
     error: np.ndarray | float
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Counts of visits: ``edges`` (bins+1,), ``density`` and its standard ``error`` (…, bins), normalised per grid point."""
+    """A density from counts of visits: ``edges`` (bins+1,), ``density`` and its ``error``, grid + (bins,)."""
 
     edges: np.ndarray
     density: np.ndarray
@@ -121,10 +121,10 @@ class Runs:
         return Estimate(p, np.sqrt(shrunk * (1 - shrunk) / n), np.full(np.shape(p), n))
 
     def batch_means(self, observable: str) -> np.ma.MaskedArray:
-        """Time averages in consecutive batches, grid + (trajectories, batches); diverged trajectories are masked."""
+        """Averages in consecutive batches of time, grid + (trajectories, batches); diverged ones masked."""
         if observable not in self._sums:
             raise ValueError(
-                f"observable {observable!r} was not gathered: name it in simulate(observe=…), which had {list(self._sums)}"
+                f"observable {observable!r} was not gathered: simulate(observe=…) had {list(self._sums)}"
             )
         values = self._sums[observable]
         mask = np.broadcast_to(self.diverged[..., None], values.shape)
@@ -238,8 +238,8 @@ def simulate(
     trajectories : int
         Independent trajectories at each grid point.
     seed : int
-        Same seed, same numbers, whatever the number of threads. Trajectory k of grid point i (in C order) has the stream
-        number i·trajectories + k.
+        Same seed, same numbers, whatever the number of threads. Trajectory k of grid point i (in C
+        order) has the stream number i·trajectories + k.
     observe : sequence of str
         Expressions averaged over time, such as ``("x", "x**2")``; in ``batches`` consecutive batches.
     record_every : int
@@ -274,7 +274,7 @@ def simulate(
     watched = landscape.expression(passage.observable) if passage else None
     if passage and passage.stop and (observables or spec.axes or record_every):
         raise ValueError(
-            "passage with stop=True ends runs early and cannot be combined with observe, histogram or record_every"
+            "passage with stop=True ends runs early: no observe, histogram or record_every beside it"
         )
     _check_counts(record_every=(record_every, 0), batches=(batches, 1), seed=(seed, 0))
     run = build(
@@ -286,9 +286,7 @@ def simulate(
         tuple(tuple(axis.coordinate for axis in axes) for axes in spec.axes),
     )
     gathered = _execute(run, plan, spec, len(observables), record_every, stream_key(seed), threads, progress)
-    return _package(
-        gathered, plan, spec, list(observables), seed, record_every, hops is not None, histogram_every
-    )
+    return _package(gathered, plan, spec, list(observables), seed, record_every, hops is not None)
 
 
 class _Axis(NamedTuple):
@@ -322,7 +320,7 @@ def _histogram_spec(landscape, histogram, every) -> _HistogramSpec:
                 raise ValueError(f"histogram of {name!r}: the coordinates are {order}")
             if not low < high or bins < 1:
                 raise ValueError(
-                    f"histogram range of {name} must be (low, high, bins) with low < high and bins ≥ 1, got {(low, high, bins)}"
+                    f"histogram range of {name} needs low < high and bins, got {(low, high, bins)}"
                 )
             entry.append(_Axis(order.index(name), float(low), float(high), int(bins)))
         names.append(key)
@@ -359,10 +357,8 @@ class _Plan:
         self.eta, self.sigma, self.steps, self.burn = (
             np.broadcast_to(v, self.grid) for v in (eta, np.asarray(noise.sigma, dtype=float), steps, burn)
         )
-        if np.any(self.burn + batches > self.steps) and batches > 1 and np.any(self.burn > 0):
-            raise ValueError(
-                f"burn_in must leave at least {batches} of the steps for {batches} batches, got burn_in={burn_in} of steps={steps}"
-            )
+        if np.any(self.burn >= self.steps):
+            raise ValueError(f"burn_in must be below steps, got burn_in={burn_in} of steps={steps}")
         self.level = np.broadcast_to(level, self.grid)
         shape = (*self.grid, trajectories)
         starts = []
@@ -473,7 +469,8 @@ def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, bu
     numbers = np.array([plan.landscape.values[p.name] for p in plan.landscape.parameters] or [0.0])
     run(
         key, padded, np.ascontiguousarray(plan.start[:, padded]), plan.per_trajectory(plan.eta)[padded],
-        np.sqrt(2 * plan.per_trajectory(plan.sigma)[padded]), numbers, plan.bound, steps, burn, plan.batches, every, spec.every,
+        np.sqrt(2 * plan.per_trajectory(plan.sigma)[padded]), numbers, plan.bound,
+        steps, burn, plan.batches, every, spec.every,
         plan.per_trajectory(plan.level)[padded], plan.side[padded], plan.stop, low, inverse, bins,
         *piece.values(), counts,
     )  # fmt: skip
@@ -485,7 +482,7 @@ def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, bu
         kept[members] = values[:n]
 
 
-def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops, histogram_every) -> Runs:
+def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops) -> Runs:
     """Raw columns to the shapes of :class:`Runs`."""
     shape = (*plan.grid, plan.trajectories)
 
@@ -496,11 +493,17 @@ def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops, 
     arrived = (out["hit"] >= 0).reshape(shape)
     steps = np.broadcast_to(plan.steps[..., None], shape)
     visits = np.maximum(steps - plan.burn[..., None], 0)
-    visits = -(-visits // histogram_every)
+    visits = -(-visits // max(spec.every, 1))
     counts = {}
     for names, axes, values in zip(spec.names, spec.axes, out["counts"], strict=True):
         edges = tuple(np.linspace(a.low, a.high, a.bins + 1) for a in axes)
         counts[names] = (edges, values.reshape(*shape, -1), np.broadcast_to(visits, shape))
+    hit = np.ma.MaskedArray(out["hit"].reshape(shape), ~arrived)
+    hop = Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))
+    sums = {
+        name: np.moveaxis(s, 0, -1).reshape(*shape, -1)
+        for name, s in zip(observables, out["sums"], strict=True)
+    }
     records = np.moveaxis(out["records"], 2, 0).reshape(*shape, -1, plan.landscape.dimension)
     return Runs(
         landscape=plan.landscape,
@@ -513,12 +516,8 @@ def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops, 
         diverged=(out["living"] == 0).reshape(shape),
         times=np.arange(0, int(plan.steps.max()), record_every) if record_every else None,
         trajectories=records if record_every else None,
-        passage_time=np.ma.MaskedArray(out["hit"].reshape(shape), ~arrived) if plan.watches else None,
-        hops=Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))
-        if has_hops
-        else None,
-        _sums={
-            name: np.moveaxis(out["sums"][k], 0, -1).reshape(*shape, -1) for k, name in enumerate(observables)
-        },
+        passage_time=hit if plan.watches else None,
+        hops=hop if has_hops else None,
+        _sums=sums,
         _counts=counts,
     )
