@@ -1,0 +1,45 @@
+"""The power-law fit: exact laws, and an error that is the spread of repeated experiments."""
+
+import numpy as np
+import pytest
+
+from flatmin.networks.fits import log_log_slope
+
+
+def test_an_exact_power_law_is_found_without_error():
+    x = np.geomspace(1, 100, 20)
+    fit = log_log_slope([x, x], [3 * x**1.7, 3 * x**1.7])
+    assert fit.value == pytest.approx(1.7)
+    assert np.exp(fit.intercept) == pytest.approx(3)
+    assert fit.error == pytest.approx(0, abs=1e-12)
+    assert (fit.groups, fit.points) == (2, 40)
+
+
+def test_the_window_and_positivity_choose_the_points():
+    x = np.array([0.1, 1, 10, 100, -5, 10])
+    y = np.array([50, 1, 10, 100, 2, -1])
+    fit = log_log_slope([x, x], [y, y], window=(0.5, 200))
+    assert fit.value == pytest.approx(1)
+    assert fit.points == 6
+    assert fit.window == pytest.approx((1, 100))
+
+
+def test_the_error_is_the_spread_of_repeated_experiments():
+    """Points of a group share their deviation: the error must not shrink with the points in a group."""
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 100, 50)
+    fits = []
+    for _ in range(200):
+        exponents = 1 + 0.2 * rng.standard_normal(12)
+        fits.append(log_log_slope([x] * 12, [x**e for e in exponents], resamples=200))
+    spread = np.std([fit.value for fit in fits])
+    assert spread == pytest.approx(0.2 / 12**0.5, rel=0.15)
+    assert np.mean([fit.error for fit in fits]) == pytest.approx(spread, rel=0.15)
+
+
+def test_one_group_or_an_empty_window_is_refused():
+    x = np.arange(1.0, 5)
+    with pytest.raises(ValueError, match="at least two independent groups, got 1"):
+        log_log_slope([x], [x])
+    with pytest.raises(ValueError, match="window must leave"):
+        log_log_slope([x, x], [x, x], window=(10, 20))
