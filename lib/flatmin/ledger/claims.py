@@ -14,7 +14,7 @@ import yaml
 
 from flatmin.ledger import paths
 from flatmin.ledger.collection import collect, load_verdicts, write_verdicts
-from flatmin.ledger.numbers import approx, exact, number
+from flatmin.ledger.decimals import approx, exact, number
 from flatmin.ledger.verdicts import Verdict, badge, slug
 
 __all__ = [

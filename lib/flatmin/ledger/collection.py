@@ -1,10 +1,10 @@
 """From the verdicts kept in executed notebooks to ``data/verdicts.json``."""
 
 import json
-import os
 from pathlib import Path
 
 from flatmin.ledger import paths
+from flatmin.ledger.arrays import write_bytes
 from flatmin.ledger.verdicts import MIME, Verdict, overall
 
 _NUMBERS = ("measured", "error", "printed", "expected")
@@ -58,7 +58,7 @@ def write_verdicts(verdicts=None, path=None):
         verdicts = collect(paths.chapters().glob("*.ipynb"))
     path = paths.data() / "verdicts.json" if path is None else Path(path)
     text = json.dumps(verdicts, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_bytes(path, text.encode())
     return path
 
 
@@ -66,10 +66,3 @@ def load_verdicts(path=None):
     """Return the content of ``data/verdicts.json`` (or ``path``): a dict, empty if there is none."""
     path = paths.data() / "verdicts.json" if path is None else Path(path)
     return json.loads(path.read_text("utf8")) if path.exists() else {}
-
-
-def write_text(path, text):
-    """Write a text file in one step: a reader, or a kill, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf8")
-    temporary.replace(path)

@@ -10,14 +10,15 @@ from collections import Counter
 from pathlib import Path
 
 from flatmin.ledger import paths
+from flatmin.ledger.arrays import write_bytes
 from flatmin.ledger.claims import load_claims
-from flatmin.ledger.collection import load_verdicts, write_text
+from flatmin.ledger.collection import load_verdicts
 from flatmin.ledger.verdicts import VERDICTS, Verdict, badge
 
 PAPER_NAMES = {
-    "Y23": "Yang, Tang & Tu 2023",
-    "Y22": "Yang, Tang & Tu 2022",
-    "W22": "Wu, Wang & Su 2022",
+    "Y23": "Yang, Tang &amp; Tu 2023",
+    "Y22": "Yang, Tang &amp; Tu 2022",
+    "W22": "Wu, Wang &amp; Su 2022",
     "M22": "Mori et al. 2022",
     "Y26": "Yang et al. 2026",
     "beyond": "beyond the papers",
@@ -80,13 +81,13 @@ def pages(claims, verdicts):
 
 
 def write_pages(root=None):
-    """Write the two pages into ``chapters/`` of the book at ``root`` (default: this one); return their paths."""
+    """Write the pages into ``chapters/`` of the book at ``root`` (by default this one); return their paths."""
     root = paths.root() if root is None else Path(root)
     claims = load_claims(root / "data" / "claims.yml")
     verdicts = load_verdicts(root / "data" / "verdicts.json")
     written = []
     for name, text in pages(claims, verdicts).items():
-        write_text(root / "chapters" / name, text)
+        write_bytes(root / "chapters" / name, text.encode())
         written.append(root / "chapters" / name)
     return written
 

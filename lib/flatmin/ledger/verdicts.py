@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from dataclasses import asdict, dataclass, fields
 
-from flatmin.ledger.numbers import approx, exact
+from flatmin.ledger.decimals import approx, exact
 
 VERDICTS = ("reproduced", "corrected", "not reproduced", "open")
 MIME = "application/vnd.flatmin.verdict+json"

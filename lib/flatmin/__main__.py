@@ -1,0 +1,95 @@
+"""The command line: ``python -m flatmin experiments list | run NAME ... | status``."""
+
+import argparse
+import difflib
+import sys
+import time
+from pathlib import Path
+
+from flatmin.experiments import discover, status
+from flatmin.ledger import paths
+from flatmin.ledger.record import RecordError, SweepError
+
+
+def main(arguments=None):
+    """Run one command and return the exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        folder = paths.results() if options.folder is None else options.folder
+        experiments = discover()
+        if options.action == "run":
+            return _run(_chosen(parser, options, experiments), options.quick, folder)
+        (_list if options.action == "list" else _status)(experiments, folder)
+    except (FileNotFoundError, RecordError, SweepError, ValueError) as error:
+        print(f"flatmin: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m flatmin", description="Why SGD finds flat minima")
+    wings = parser.add_subparsers(required=True, metavar="experiments")
+    actions = wings.add_parser("experiments", help="the measurements at the papers' scale").add_subparsers(
+        required=True, dest="action", metavar="list|run|status"
+    )
+    actions.add_parser("list", help="what there is, how long it takes and what it needs")
+    actions.add_parser("status", help="what is recorded, begun or absent")
+    run = actions.add_parser("run", help="compute and record; goes on where an earlier run was stopped")
+    run.add_argument("names", nargs="*", metavar="NAME")
+    run.add_argument("--all", action="store_true", help="run all experiments")
+    run.add_argument("--quick", action="store_true", help="at a small scale, kept apart from the results")
+    for action in actions.choices.values():
+        action.add_argument("--folder", type=Path, help="where the results are (default: data/results)")
+    return parser
+
+
+def _chosen(parser, options, experiments):
+    """Return the experiments named on the command line; ends with status 2 for a name there is none of."""
+    if options.all == bool(options.names):
+        parser.error("run: name the experiments, or give --all")
+    for name in options.names:
+        if name not in experiments:
+            near = difflib.get_close_matches(name, experiments, n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else "`experiments list` shows them all"
+            parser.error(f"run: there is no experiment {name!r}; {hint}")
+    return [experiments[name] for name in (experiments if options.all else options.names)]
+
+
+def _run(experiments, quick, folder):
+    """Run the experiments one after the other and return the exit status."""
+    if quick:
+        folder = folder / ".partial" / "quick"
+    for experiment in experiments:
+        scale = "small scale" if quick else f"about {experiment.minutes:g} min"
+        print(f"{experiment.name}: {experiment.title} ({scale})", flush=True)
+        start = time.perf_counter()
+        try:
+            experiment.run(folder, quick)
+        except KeyboardInterrupt:
+            print(
+                "interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr
+            )
+            return 130
+        print(f"{experiment.name}: done in {time.perf_counter() - start:.1f} s, in {folder}", flush=True)
+    return 0
+
+
+def _list(experiments, _folder):
+    for name, experiment in experiments.items():
+        needs = f", needs {', '.join(experiment.needs)}" if experiment.needs else ""
+        print(f"{name}: {experiment.title}\n  about {experiment.minutes:g} min{needs}")
+        print(f"  claims: {', '.join(experiment.claims)}")
+    if not experiments:
+        print("there are no experiments yet")
+
+
+def _status(experiments, folder):
+    for name, state in status(experiments, folder).items():
+        print(f"{name}: {state}")
+    if not experiments:
+        print("there are no experiments yet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Sweeps over the points of a grid, on any ``concurrent.futures`` executor, that a kill does not undo."""
+
+import contextlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from flatmin.ledger import paths
+from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
+
+WORKERS = 2
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_HASH = 32  # hexadecimal digits of a hash that go into a file name
+
+
+class SweepError(RuntimeError):
+    """Points of a sweep failed; ``failures`` lists (point, exception). The other points are kept."""
+
+    def __init__(self, name, failures, total):
+        self.failures = failures
+        shown = "\n".join(f"  {point}: {error!r}" for point, error in failures[:10])
+        more = f"\n  … and {len(failures) - 10} more" if len(failures) > 10 else ""
+        super().__init__(
+            f"sweep {name!r}: {len(failures)} of {total} points failed, the others are kept\n{shown}{more}"
+        )
+
+
+class Results(list):
+    """The results of a sweep, one dict a point, in the order of the points.
+
+    ``seconds`` is the computing time summed over the points, whenever and wherever they were computed.
+    """
+
+    seconds = 0.0
+
+
+def stack(results):
+    """Return the results of a sweep as one dict of arrays, the points along the first axis.
+
+    Raises ValueError, naming the array, when points differ in their arrays or in the shapes of these.
+    """
+    names = list(results[0]) if results else []
+    for result in results:
+        if set(result) != set(names):
+            raise ValueError(f"results hold different arrays: {sorted(names)} and {sorted(result)}")
+    stacked = {}
+    for name in names:
+        shapes = {np.shape(result[name]) for result in results}
+        if len(shapes) > 1:
+            raise ValueError(f"array {name!r} has different shapes at different points: {sorted(shapes)}")
+        stacked[name] = np.stack([np.asarray(result[name]) for result in results])
+    return stacked
+
+
+def sweep(
+    function,
+    points,
+    *,
+    name,
+    folder=None,
+    executor=None,
+    seed=0,
+    version="1",
+    progress=True,
+    resume=True,
+    combine=None,
+):
+    """Return ``function(point, seed)`` for every point, computing only what no earlier run has finished.
+
+    ``function`` is defined at the top level of a module and returns a dict of arrays and numbers; ``points``
+    are dicts (or other JSON values) of its arguments. Each finished point is stored at once in
+    ``data/results/.partial/NAME/`` (``folder`` instead of ``data/results``) under a hash of the function's
+    name, ``version`` (change it when the function changes), the point and ``seed``. Each point gets a seed
+    of its own, an integer below 2⁶³ that depends on ``seed`` and the point only, not on the executor or the
+    order; equal points get different ones. ``executor`` is anything with ``submit`` that returns
+    ``concurrent.futures`` futures, such as ``distributed.Client(...).get_executor()``; it is left open. The
+    default is two local processes of one thread each. ``resume=False`` computes all anew.
+
+    Returns :class:`Results`, or ``combine(results)``. A damaged file is named in a warning and its point
+    computed again. Raises SweepError at the end when points failed, ValueError for bad arguments.
+    """
+    _require_importable(function, executor)
+    points = list(points)
+    tasks = _tasks(function, points, seed, version)
+    store = (paths.results() if folder is None else Path(folder)) / ".partial" / _plain_name(name)
+    done = _finished(store, [key for key, _ in tasks], resume)
+    missing = [index for index, (key, _) in enumerate(tasks) if key not in done]
+    failures = []
+    bar = tqdm(
+        total=len(points), initial=len(points) - len(missing), desc=name, unit="point", disable=not progress
+    )
+    with bar, _pool(executor, missing) as pool, _futures(pool, function, points, tasks, missing) as futures:
+        for future in as_completed(futures):
+            index = futures[future]
+            error = future.exception()
+            if error is None:
+                done[tasks[index][0]] = _keep(store, tasks[index][0], future.result())
+            else:
+                failures.append((index, error))
+            bar.update()
+    if failures:
+        failures = [(points[index], error) for index, error in sorted(failures, key=lambda pair: pair[0])]
+        raise SweepError(name, failures, len(points)) from failures[0][1]
+    results = Results(done[key][0] for key, _ in tasks)
+    results.seconds = sum(done[key][1] for key, _ in tasks)
+    return results if combine is None else combine(results)
+
+
+def _plain_name(name):
+    if (
+        not isinstance(name, str)
+        or not name
+        or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+    ):
+        raise ValueError(f"name={name!r}: must be lower-case letters, digits, '-' and '_'")
+    return name
+
+
+def _require_importable(function, executor):
+    """Raise ValueError for a function that a worker could not import by name."""
+    name = getattr(function, "__qualname__", None)
+    if not callable(function) or name is None or "<" in name:
+        raise ValueError(f"function={function!r}: must be defined at the top level of a module")
+    interactive = not hasattr(sys.modules["__main__"], "__file__")
+    if executor is None and function.__module__ == "__main__" and interactive:
+        raise ValueError(
+            f"function={name}: a worker process cannot import what a notebook defines: put it into a "
+            "module, or pass executor=concurrent.futures.ThreadPoolExecutor()"
+        )
+
+
+def _tasks(function, points, seed, version):
+    """Return (key, seed) of each point."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r}: must be a non-negative integer")
+    seen = Counter()
+    tasks = []
+    for point in points:
+        text = canonical(point)
+        seen[text] += 1
+        own = sha256(f"{text}\n{seen[text]}".encode())
+        words = [int(own[start : start + 8], 16) for start in range(0, 64, 8)]
+        state = np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)
+        identity = f"{function.__module__}.{function.__qualname__}\n{version}\n{seed}\n{own}"
+        tasks.append((sha256(identity.encode())[:_HASH], int(state[0] >> np.uint64(1))))
+    return tasks
+
+
+def canonical(point):
+    """Return a point as JSON text, the same for equal points. Raises ValueError for what JSON cannot hold."""
+
+    def plain(value):
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"{value!r} is no number, text, list or dict")
+
+    try:
+        return json.dumps(point, sort_keys=True, allow_nan=False, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"point={point!r}: must hold finite numbers, text, lists and dicts: {error}"
+        ) from None
+
+
+def _finished(store, keys, resume):
+    """Return {key: (result, seconds)} of the wanted points found in the store, dropping damaged files."""
+    files = {}
+    for path in store.glob("*.npz"):
+        files.setdefault(path.name[:_HASH], []).append(path)
+    done = {}
+    for key in keys:
+        for path in files.get(key, []):
+            content = path.read_bytes()
+            if resume and path.stem == _stem(key, content):
+                done[key] = _opened(content)
+                continue
+            if resume:
+                warnings.warn(f"{path} is damaged: its point is computed again", stacklevel=3)
+            path.unlink()
+    return done
+
+
+def _stem(key, content):
+    """Return the file name of a point: its key and the hash of its content."""
+    return f"{key}-{sha256(content)[:_HASH]}"
+
+
+def _opened(content):
+    arrays = unpacked(content)
+    return arrays, float(arrays.pop("seconds_"))
+
+
+def _keep(store, key, content):
+    """Store a finished point at once and return it as (result, seconds)."""
+    write_bytes(store / f"{_stem(key, content)}.npz", content)
+    return _opened(content)
+
+
+def _run(function, point, seed):
+    """Compute one point (in a worker) and return it packed, with the seconds it took."""
+    start = time.perf_counter()
+    result = function(point, seed)
+    if not isinstance(result, dict) or "seconds_" in result:
+        raise ValueError(
+            f"{function.__qualname__} returned {type(result).__name__}: must be a dict of arrays"
+        )
+    return packed(result | {"seconds_": time.perf_counter() - start})
+
+
+@contextlib.contextmanager
+def _futures(pool, function, points, tasks, missing):
+    """Submit the missing points; cancel what has not begun when the block is left by an exception."""
+    futures = {pool.submit(_run, function, points[index], tasks[index][1]): index for index in missing}
+    try:
+        yield futures
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+@contextlib.contextmanager
+def _pool(executor, missing):
+    """Yield the executor, or a pool of local processes that ends with the block, at once on an exception."""
+    if executor is not None or not missing:
+        yield executor
+        return
+    others = multiprocessing.active_children()
+    workers = min(WORKERS, len(missing))
+    # spawn, not fork: a forked copy of threads of torch or OpenMP can hang
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _start_worker():
+    """Keep a worker to one thread, leave Ctrl-C to the parent, and end with it even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # for what is imported from now on
+    if importlib.util.find_spec("threadpoolctl"):
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1)
+    for library in ("torch", "numba"):
+        if library in sys.modules:
+            sys.modules[library].set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
