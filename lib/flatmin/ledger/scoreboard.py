@@ -81,7 +81,7 @@ def pages(claims, verdicts):
 
 
 def write_pages(root=None):
-    """Write the pages into ``chapters/`` of the book at ``root`` (by default this one); return their paths."""
+    """Write the pages into ``chapters/`` of the book at ``root``, by default this one; return the paths."""
     root = paths.root() if root is None else Path(root)
     claims = load_claims(root / "data" / "claims.yml")
     verdicts = load_verdicts(root / "data" / "verdicts.json")

@@ -137,11 +137,12 @@ class Verdict:
     def __repr__(self):
         return f"<Verdict {self.name}: {self.verdict}>"
 
-    def _repr_html_(self):
+    def _repr_html_(self, marked=False):
+        mark = f' id="{self.anchor}"' if marked else ""
         part = f" <em>{html.escape(self.part)}</em>" if self.part else ""
         note = f' <span class="flatmin-note">({html.escape(self.note)})</span>' if self.note else ""
         return (
-            f'<div id="{self.anchor}" class="flatmin-check">{badge(self.verdict)} '
+            f'<div{mark} class="flatmin-check">{badge(self.verdict)} '
             f"<code>{self.id}</code>{part}: {html.escape(' · '.join(self.findings()))}{note}</div>"
         )
 
@@ -154,20 +155,20 @@ class Verdict:
         if shell is None:
             print(self)
             return
-        _publish(self)
+        self._publish(record=True)
         _shown.append(self)
         shell.events.register("post_execute", _shown.clear)
 
     def _ipython_display_(self):
         if not any(verdict is self for verdict in _shown):
-            _publish(self)
+            self._publish(record=False)
 
+    def _publish(self, record):
+        """Show the verdict; with ``record`` as the one place that links lead to and the ledger reads."""
+        from IPython.display import publish_display_data
 
-def _publish(verdict):
-    from IPython.display import publish_display_data
-
-    bundle = {"text/plain": str(verdict), "text/html": verdict._repr_html_(), MIME: verdict.as_dict()}
-    publish_display_data(bundle)
+        bundle = {"text/plain": str(self), "text/html": self._repr_html_(marked=record)}
+        publish_display_data(bundle | {MIME: self.as_dict()} if record else bundle)
 
 
 def running_shell():

@@ -68,7 +68,7 @@ def is_static():
 
 
 def explore(function, **controls):
-    """Let the reader turn the arguments of ``function``, which draws one figure (and may print).
+    """Let the reader turn the arguments of ``function``, which draws a new figure (and may print).
 
     Each control is a tuple (min, max, step, value), a :func:`log_slider`, a list or :func:`choice` of
     values, or a bool; it is passed to ``function`` under its own name. The function draws anew when a
