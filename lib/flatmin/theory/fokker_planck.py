@@ -1,0 +1,519 @@
+"""Stationary density and probability flux of the two-dimensional Fokker–Planck equation.
+
+In the time τ = ηt, the equation of the small-step limit is ∂P/∂τ = −∇·J with the flux
+
+    J = −P∇L − c P − D∇P,
+
+where D = ηC/2 is the whole diffusion matrix (Y22 S13) and the vector c says how the noise is read:
+
+    "ito"           cᵢ = Σⱼ ∂ⱼDᵢⱼ          (what the discrete update has; Y23 Eq. 10)
+    "stratonovich"  cᵢ = Σⱼₖ Bᵢₖ ∂ⱼBⱼₖ      D = BBᵀ, B the noise's own root (√Δ_S H for the random shift)
+    "isothermal"    c = 0                  (Hänggi–Klimontovich; the flux of Y26 A10)
+
+The equation is solved by high-order quadrilateral elements (scikit-fem); a landscape that is even in a
+coordinate is solved on the half where that coordinate is positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sparse
+import skfem
+import sympy as sp
+from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
+
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.noise import ETA, SIGMA, Noise, RandomShift
+
+__all__ = ["CONVENTIONS", "Density", "Equation", "Region", "convention_drift", "noise_root", "stationary"]
+
+CONVENTIONS = ("ito", "stratonovich", "isothermal")
+#: the noise level Δ_S = ησ
+DELTA_S = sp.Symbol("Delta_S", positive=True)
+#: a density that falls below this fraction of its peak under zero was not resolved by the elements
+_WORST_NEGATIVE = 1e-2
+
+
+def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
+    """Return B(θ) with D = ηC/2 = BBᵀ, shape (d, d), in the landscape's symbols and Δ_S = ησ.
+
+    B is what multiplies the independent normal variables of one step, not another root of D.
+    """
+    normals = noise.normals(landscape)
+    kick = noise.gradient_noise(landscape, normals)
+    per_step = kick.jacobian(sp.Matrix(normals)) * sp.sqrt(ETA / 2) if normals else sp.zeros(2, 2)
+    return per_step.applyfunc(lambda e: sp.simplify(e.subs(SIGMA, DELTA_S / ETA)))
+
+
+def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
+    """Return the vector c of J = −P∇L − cP − D∇P, shape (d, 1), for D = BBᵀ with ``root`` = B.
+
+    Raises ValueError for an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention={convention!r}: allowed are {', '.join(CONVENTIONS)}")
+    indices = range(len(coordinates))
+    if convention == "ito":
+        matrix = root * root.T
+        return sp.Matrix([sum(sp.diff(matrix[i, j], coordinates[j]) for j in indices) for i in indices])
+    if convention == "stratonovich":
+        return sp.Matrix(
+            [
+                sum(root[i, k] * sp.diff(root[j, k], coordinates[j]) for j in indices for k in indices)
+                for i in indices
+            ]
+        )
+    return sp.zeros(len(coordinates), 1)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where the equation is solved and with what elements.
+
+    Parameters
+    ----------
+    extent : (float, float) or float
+        Half-widths of a box centred at 0, or the radius of a disk.
+    elements : (int, int)
+        Number of elements along each coordinate between 0 and the rim.
+    degree : int ≥ 2
+        Polynomial degree of an element in each coordinate.
+    rim : "reflecting" or "absorbing"
+        No flux through the rim, or P = 0 on it (the paper's choice, Y22 §III.C).
+
+    Raises
+    ------
+    ValueError
+        For a non-positive extent, fewer than one element, a degree below 2 or an unknown rim.
+    """
+
+    extent: tuple[float, float] | float = (2.0, 2.0)
+    elements: tuple[int, int] = (5, 5)
+    degree: int = 10
+    rim: str = "reflecting"
+
+    def __post_init__(self):
+        sizes = np.atleast_1d(np.asarray(self.extent, dtype=float))
+        if sizes.shape not in ((1,), (2,)) or not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
+            raise ValueError(
+                f"extent={self.extent!r}: must be two positive half-widths (box) or one radius (disk)"
+            )
+        if len(tuple(self.elements)) != 2 or min(self.elements) < 1:
+            raise ValueError(f"elements={self.elements!r}: must be two integers of at least 1")
+        if not isinstance(self.degree, (int, np.integer)) or self.degree < 2:
+            raise ValueError(f"degree={self.degree!r}: must be an integer of at least 2")
+        if self.rim not in ("reflecting", "absorbing"):
+            raise ValueError(f"rim={self.rim!r}: allowed are 'reflecting', 'absorbing'")
+
+    @property
+    def is_disk(self) -> bool:
+        """Whether the region is a disk."""
+        return np.ndim(self.extent) == 0
+
+    @property
+    def half_widths(self) -> np.ndarray:
+        """Half-widths of the smallest box around the region, shape (2,)."""
+        return np.broadcast_to(np.asarray(self.extent, dtype=float), (2,))
+
+    def basis(self, halved: tuple[bool, bool]) -> skfem.CellBasis:
+        """The finite-element basis on the region, or on its half where a coordinate is positive."""
+        lines = []
+        for half, number in zip(halved, self.elements, strict=True):
+            lines.append(np.linspace(0 if half else -1, 1, number + 1 if half else 2 * number + 1))
+        mesh = skfem.MeshQuad.init_tensor(*lines)
+        p = mesh.p
+        if self.is_disk:
+            # the square onto the disk, axes onto axes; elements keep straight sides
+            p = np.stack([p[0] * np.sqrt(1 - p[1] ** 2 / 2), p[1] * np.sqrt(1 - p[0] ** 2 / 2)])
+        mesh = replace(mesh, doflocs=p * self.half_widths[:, None])
+        # two Gauss points more than a polynomial of this degree needs, for the coefficients
+        return skfem.CellBasis(mesh, skfem.ElementQuadP(int(self.degree)), intorder=2 * self.degree + 4)
+
+    def on_rim(self, points: np.ndarray) -> np.ndarray:
+        """Which of ``points`` (2, n) lie on the rim."""
+        scaled = points / self.half_widths[:, None]
+        distance = np.hypot(*scaled) if self.is_disk else np.abs(scaled).max(axis=0)
+        return distance > 1 - 1e-9
+
+
+class Equation:
+    """The stationary Fokker–Planck equation of a landscape under a noise, assembled once for every Δ_S.
+
+    Parameters
+    ----------
+    landscape : Landscape with numbers and two coordinates.
+    noise : Noise
+        Its kind; the strength is given as Δ_S = ησ to :meth:`stationary`.
+    convention : "ito", "stratonovich" or "isothermal"
+    cross : bool
+        Keep the cross terms D₁₂ = D₂₁. Without them the equation is that of Y22 §III.B–C.
+    region : Region
+
+    Raises
+    ------
+    ValueError
+        For a landscape without numbers or not of two coordinates, or an unknown convention.
+    """
+
+    def __init__(self, landscape: Landscape, noise: Noise, *, convention: str, cross=True, region=None):
+        landscape.require_numbers()
+        if landscape.dimension != 2:
+            raise ValueError(f"landscape has {landscape.dimension} coordinates: two are needed")
+        if convention not in CONVENTIONS:
+            raise ValueError(f"convention={convention!r}: allowed are {', '.join(CONVENTIONS)}")
+        if not cross and convention == "stratonovich":
+            raise ValueError(
+                "cross=False: the Stratonovich drift belongs to the whole noise; use 'ito' or 'isothermal'"
+            )
+        self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
+        self.region = region if region is not None else Region()
+        root = noise_root(landscape, noise)
+        diffusion = (root * root.T).applyfunc(sp.expand)
+        if not cross:
+            diffusion = sp.diag(diffusion[0, 0], diffusion[1, 1])
+        q = landscape.coordinates
+        if convention == "ito":
+            c = sp.Matrix([sum(sp.diff(diffusion[i, j], q[j]) for j in range(2)) for i in range(2)])
+        else:
+            c = convention_drift(root, q, convention)
+        # D and c are proportional to Δ_S: what is kept is their value per unit of Δ_S
+        self.diffusion = diffusion.subs(DELTA_S, 1)
+        self.noise_drift = c.applyfunc(sp.expand).subs(DELTA_S, 1)
+        self.basis = self.region.basis(self._even())
+
+    def _even(self) -> tuple[bool, bool]:
+        """In which coordinates loss and diffusion are symmetric, so that half the region is enough."""
+        even = []
+        for k, q in enumerate(self.landscape.coordinates):
+            mirror = sp.diag(*[-1 if i == k else 1 for i in range(2)])
+            same = sp.expand(self.landscape.loss - self.landscape.loss.subs(q, -q)) == 0
+            turned = mirror * self.diffusion.subs(q, -q) * mirror
+            even.append(same and (turned - self.diffusion).applyfunc(sp.expand) == sp.zeros(2, 2))
+        return tuple(even)
+
+    @property
+    def copies(self) -> int:
+        """How many mirror images of the meshed part make up the region: 1, 2 or 4."""
+        low = self.basis.mesh.p.min(axis=1)
+        return int(np.prod(np.where(low > -1e-12, 2, 1)))
+
+    @property
+    def unknowns(self) -> int:
+        """Number of coefficients."""
+        return int(self.basis.N)
+
+    @cached_property
+    def _at_nodes(self):
+        """Basis functions (n, 2, elements, points), their gradients, and quadrature weights."""
+        values = np.stack([np.asarray(f[0]) for f in self.basis.basis])
+        gradients = np.stack([np.asarray(f[0].grad) for f in self.basis.basis])
+        return values, gradients, self.basis.dx
+
+    @cached_property
+    def coefficients_at_nodes(self):
+        """∇L (2, e, q), and per unit of Δ_S c (2, e, q) and D (2, 2, e, q), at the quadrature points."""
+        x, y = np.asarray(self.basis.global_coordinates())
+        slope = np.moveaxis(self.landscape.function(self.landscape.gradient)(x, y), -1, 0)
+        drift = np.moveaxis(self.landscape.function(self.noise_drift)(x, y), -1, 0)
+        matrix = np.moveaxis(self.landscape.function(self.diffusion)(x, y), (-2, -1), (0, 1))
+        return slope, drift, matrix
+
+    @cached_property
+    def matrices(self) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
+        """(A₀, A₁) with the weak form ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
+        phi, grad, weight = self._at_nodes
+        slope, drift, matrix = self.coefficients_at_nodes
+        steady = phi[:, None] * slope[None]
+        noisy = phi[:, None] * drift[None] + np.einsum("ijeq,bjeq->bieq", matrix, grad)
+        return tuple(self._scatter(grad * weight, part) for part in (steady, noisy))
+
+    @cached_property
+    def mass_matrix(self) -> sparse.csc_matrix:
+        """∫φₐφ_b over the meshed part."""
+        phi, _, weight = self._at_nodes
+        return self._scatter((phi * weight)[:, None], phi[:, None])
+
+    def _scatter(self, test: np.ndarray, trial: np.ndarray) -> sparse.csc_matrix:
+        """Sum over components and quadrature points, element by element, into a sparse matrix."""
+        n, _, number, _ = test.shape
+        left = np.ascontiguousarray(np.moveaxis(test, 2, 0)).reshape(number, n, -1)
+        right = np.ascontiguousarray(np.moveaxis(trial, 2, 0)).reshape(number, n, -1)
+        local = left @ right.transpose(0, 2, 1)
+        dofs = self.basis.element_dofs.T
+        rows = np.repeat(dofs, n, axis=1).ravel()
+        columns = np.tile(dofs, (1, n)).ravel()
+        return sparse.coo_matrix((local.ravel(), (rows, columns)), shape=(self.unknowns,) * 2).tocsc()
+
+    @cached_property
+    def load(self) -> np.ndarray:
+        """∫φₐ over the whole region: load · coefficients is the probability."""
+        phi, _, weight = self._at_nodes
+        return self.copies * np.bincount(
+            self.basis.element_dofs.ravel(),
+            weights=(phi * weight).sum(axis=-1).ravel(),
+            minlength=self.unknowns,
+        )
+
+    @cached_property
+    def _inner(self) -> np.ndarray:
+        """Unknowns that an absorbing rim leaves free."""
+        facets = self.basis.mesh.boundary_facets()
+        ends = self.basis.mesh.p[:, self.basis.mesh.facets[:, facets]]
+        on_rim = self.region.on_rim(ends.reshape(2, -1)).reshape(2, -1).all(axis=0)
+        return self.basis.complement_dofs(self.basis.get_dofs(facets[on_rim]))
+
+    def operator(self, delta_s: float) -> sparse.csc_matrix:
+        """A₀ + Δ_S A₁. Raises ValueError unless delta_s is positive and finite."""
+        if not (np.isfinite(delta_s) and delta_s > 0):
+            raise ValueError(f"delta_s={delta_s!r}: must be positive and finite")
+        first, second = self.matrices
+        return (first + delta_s * second).tocsc()
+
+    def stationary(self, delta_s: float) -> Density:
+        """Return the stationary density at noise level Δ_S = ησ.
+
+        With an absorbing rim probability leaks out; the density is then the slowest-decaying one and
+        ``leak`` its decay rate.
+
+        Raises
+        ------
+        ValueError
+            For a delta_s that is not positive, or when the elements are too coarse for the density.
+        """
+        operator = self.operator(delta_s)
+        if self.region.rim == "reflecting":
+            column = sparse.csc_matrix(self.load[:, None])
+            bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
+            solution = splu(bordered).solve(np.append(np.zeros(self.unknowns), 1.0))
+            coefficients, leak = solution[:-1], 0.0
+        else:
+            coefficients, leak = self._slowest(operator)
+        density = Density(self, float(delta_s), coefficients, leak)
+        if density.lowest < -_WORST_NEGATIVE:
+            raise ValueError(
+                f"elements={self.region.elements} of degree {self.region.degree} are too coarse at "
+                f"delta_s={delta_s:g}: the density falls to {density.lowest:.2g} of its peak; "
+                f"use more elements or a smaller extent"
+            )
+        return density
+
+    def _slowest(self, operator) -> tuple[np.ndarray, float]:
+        """Slowest-decaying density and its rate, by inverse iteration."""
+        inner = self._inner
+        factors = splu(operator[inner][:, inner].tocsc())
+        mass = self.mass_matrix[inner][:, inner]
+        vector = np.ones(len(inner))
+        rate = np.inf
+        for _ in range(50):
+            new = factors.solve(mass @ vector)
+            size = self.load[inner] @ new
+            vector, before, rate = new / size, rate, (self.load[inner] @ vector) / size
+            if abs(rate - before) <= 1e-10 * abs(rate) + 1e-14:
+                break
+        coefficients = np.zeros(self.unknowns)
+        coefficients[inner] = vector
+        return coefficients, float(rate)
+
+    def solve_source(self, delta_s: float, source: np.ndarray) -> Density:
+        """Return the solution of ∇·(P∇L + cP + D∇P) = −``source`` with P = 0 on an absorbing rim.
+
+        ``source`` has the shape (elements, points) of the quadrature points. For tests by manufactured
+        solutions; the solution is not normalised.
+        """
+        if self.region.rim != "absorbing":
+            raise ValueError(f"rim={self.region.rim!r}: a source needs an absorbing rim")
+        phi, _, weight = self._at_nodes
+        right = np.bincount(
+            self.basis.element_dofs.ravel(),
+            weights=(phi * weight * source).sum(axis=-1).ravel(),
+            minlength=self.unknowns,
+        )
+        inner = self._inner
+        coefficients = np.zeros(self.unknowns)
+        coefficients[inner] = splu(self.operator(delta_s)[inner][:, inner].tocsc()).solve(right[inner])
+        return Density(self, float(delta_s), coefficients, 0.0)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A stationary density P(x, y) on its region, as finite-element coefficients.
+
+    Attributes
+    ----------
+    equation : Equation
+    delta_s : float
+    coefficients : array, (unknowns,)
+    leak : float
+        Rate in τ at which probability leaves through an absorbing rim; 0 for a reflecting one.
+    """
+
+    equation: Equation
+    delta_s: float
+    coefficients: np.ndarray
+    leak: float
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        """P at the quadrature points, (elements, points)."""
+        phi = self.equation._at_nodes[0]
+        return np.einsum("beq,be->eq", phi, self.coefficients[self.equation.basis.element_dofs])
+
+    @property
+    def mass(self) -> float:
+        """Probability in the region."""
+        return float(self.equation.load @ self.coefficients)
+
+    @property
+    def lowest(self) -> float:
+        """Lowest value of P over its highest, at the quadrature points: slightly negative where P is tiny."""
+        return float(self._values.min() / self._values.max())
+
+    def mean(self, expression) -> float:
+        """⟨expression⟩ over the region; the expression must have the symmetry of the density."""
+        landscape = self.equation.landscape
+        parsed = landscape.expression(expression)
+        for half, q in zip(self.equation._even(), landscape.coordinates, strict=True):
+            if half and sp.expand(parsed - parsed.subs(q, -q)) != 0:
+                raise ValueError(
+                    f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them out"
+                )
+        x, y = np.asarray(self.equation.basis.global_coordinates())
+        weight = self.equation.copies * self.equation.basis.dx
+        return float((landscape.function(parsed)(x, y) * self._values * weight).sum() / self.mass)
+
+    def _locate(self, x, y):
+        """Signs of the points, element of each, coordinates in it, and which lie inside the region."""
+        x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        points = np.stack([x.ravel(), y.ravel()])
+        low = self.equation.basis.mesh.p.min(axis=1)
+        mirrored = np.where((low > -1e-12)[:, None], np.sign(points) + (points == 0), 1.0)
+        folded = points * mirrored
+        region = self.equation.region
+        scaled = np.abs(folded) / region.half_widths[:, None]
+        inside = (np.hypot(*scaled) if region.is_disk else scaled.max(axis=0)) <= 1
+        element, local = _find(self.equation.basis.mesh, folded[:, inside])
+        found = element >= 0
+        inside[np.flatnonzero(inside)[~found]] = False
+        return x.shape, mirrored, inside, element[found], local[:, found]
+
+    def _evaluate(self, x, y):
+        """P (n,) and ∇P (2, n) at points; zero outside the region. Returns the points' shape too."""
+        shape, mirrored, inside, element, local = self._locate(x, y)
+        values, slopes = np.zeros(inside.size), np.zeros((2, inside.size))
+        dofs = self.equation.basis.element_dofs[:, element]
+        weights = self.coefficients[dofs]
+        inverse = self.equation.basis.mapping.invDF(local[:, :, None], element)[..., 0]
+        partial = np.zeros((2, len(element)))
+        total = np.zeros(len(element))
+        for number in range(dofs.shape[0]):
+            phi, dphi = self.equation.basis.elem.lbasis(local, number)
+            total += weights[number] * phi
+            partial += weights[number] * dphi
+        values[inside] = total
+        slopes[:, inside] = np.einsum("ijn,in->jn", inverse, partial) * mirrored[:, inside]
+        return shape, values, slopes
+
+    def __call__(self, x, y) -> np.ndarray:
+        """P at points (broadcasting arrays); zero outside the region."""
+        shape, values, _ = self._evaluate(x, y)
+        return values.reshape(shape)
+
+    def flux(self, x, y) -> np.ndarray:
+        """J = −P∇L − cP − D∇P at points, shape (2, …), in probability per unit of τ and length."""
+        shape, values, slopes = self._evaluate(x, y)
+        equation = self.equation
+        point = [np.broadcast_to(np.asarray(v, dtype=float), shape).ravel() for v in (x, y)]
+        gradient = equation.landscape.function(equation.landscape.gradient)(*point)
+        drift = gradient + self.delta_s * equation.landscape.function(equation.noise_drift)(*point)
+        matrix = self.delta_s * equation.landscape.function(equation.diffusion)(*point)
+        flux = -drift.T * values - np.einsum("nij,jn->in", matrix, slopes)
+        return flux.reshape(2, *shape)
+
+    def marginal(self, coordinate: str, at) -> np.ndarray:
+        """Density of one coordinate at the points ``at`` (n,), the other integrated out by quadrature."""
+        names = [q.name for q in self.equation.landscape.coordinates]
+        if coordinate not in names:
+            raise ValueError(f"coordinate={coordinate!r}: allowed are {names}")
+        axis = names.index(coordinate)
+        at = np.atleast_1d(np.asarray(at, dtype=float))
+        region = self.equation.region
+        reach = region.half_widths[1 - axis]
+        half = self.equation._even()[1 - axis]
+        panels = region.elements[1 - axis] * (1 if half else 2)
+        nodes, weights = np.polynomial.legendre.leggauss(int(region.degree) + 2)
+        breaks = np.linspace(0 if half else -reach, reach, panels + 1)
+        width = np.diff(breaks)[:, None]
+        other = (breaks[:-1, None] + width * (nodes + 1) / 2).ravel()
+        weights = (width * weights / 2).ravel() * (2 if half else 1)
+        grid = (at[:, None], other[None]) if axis == 0 else (other[None], at[:, None])
+        return self(*grid) @ weights
+
+
+def _find(mesh, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Element of each point (−1 for none) and its coordinates in the unit square.
+
+    Elements are tried from the nearest on, inverting the bilinear map by Newton's method; exact in one step
+    for rectangles.
+    """
+    corners = mesh.p[:, mesh.t]
+    centres = corners.mean(axis=1)
+    scale = np.ptp(mesh.p, axis=1)[:, None] / np.sqrt(mesh.t.shape[1])
+    tried = min(6, mesh.t.shape[1])
+    order = cKDTree((centres / scale).T).query((points / scale).T, k=tried)[1].reshape(-1, tried)
+    element = np.full(points.shape[1], -1)
+    local = np.zeros_like(points)
+    for candidate in order.T:
+        open_ = np.flatnonzero(element < 0)
+        if not len(open_):
+            break
+        guess = _invert(corners[:, :, candidate[open_]], points[:, open_])
+        good = np.all((guess > -1e-9) & (guess < 1 + 1e-9), axis=0)
+        element[open_[good]] = candidate[open_[good]]
+        local[:, open_[good]] = guess[:, good]
+    return element, local
+
+
+def _invert(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Coordinates (2, n) in the unit square of points (2, n) in quadrilaterals with corners (2, 4, n)."""
+    a, b, c, d = corners[:, 0], corners[:, 1], corners[:, 2], corners[:, 3]
+    along, up, twist = b - a, d - a, a - b + c - d
+    s = np.full_like(points, 0.5)
+    for _ in range(8):
+        residual = a + along * s[0] + up * s[1] + twist * s[0] * s[1] - points
+        first, second = along + twist * s[1], up + twist * s[0]
+        determinant = first[0] * second[1] - first[1] * second[0]
+        s = s - np.stack(
+            [
+                (second[1] * residual[0] - second[0] * residual[1]) / determinant,
+                (first[0] * residual[1] - first[1] * residual[0]) / determinant,
+            ]
+        )
+    return s
+
+
+def stationary(
+    landscape: Landscape,
+    delta_s: float,
+    *,
+    convention: str,
+    noise: Noise | None = None,
+    cross: bool = True,
+    region: Region | None = None,
+) -> Density:
+    """Return the stationary density of a landscape at noise level Δ_S = ησ (Y22 §III.C, with all of D).
+
+    Parameters and errors as for :class:`Equation` and :meth:`Equation.stationary`; ``noise`` is the random
+    shift unless given. For a scan over Δ_S make one Equation and call its ``stationary``.
+    """
+    equation = Equation(
+        landscape,
+        noise if noise is not None else RandomShift(),
+        convention=convention,
+        cross=cross,
+        region=region,
+    )
+    return equation.stationary(delta_s)
