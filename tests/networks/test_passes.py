@@ -9,36 +9,6 @@ from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass
 from flatmin.networks.passes import AutogradPass, linearise
 
-torch.set_num_threads(1)
-
-
-def make(activation, loss, bias=True, outputs=3, samples=25):
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(samples, 5, generator=generator, dtype=torch.float64)
-    if loss == "square":
-        targets = torch.randn(samples, outputs, generator=generator, dtype=torch.float64)
-    else:
-        targets = torch.randint(outputs, (samples,), generator=generator)
-    model = models.mlp((5, 4, 6, 3, outputs), 7, activation=activation, bias=bias, dtype=torch.float64)
-    with torch.no_grad():  # biases that are not zero, so that their part is seen
-        for p in model.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
-    return model, Data(inputs, targets)
-
-
-CASES = [
-    (activation, loss, bias, outputs)
-    for activation in ("relu", "tanh", "identity")
-    for loss, outputs in (("square", 1), ("square", 3), ("cross-entropy", 3))
-    for bias in (True, False)
-]
-
-
-@pytest.fixture(params=CASES, ids=lambda c: f"{c[0]}-{c[1]}-{'bias' if c[2] else 'plain'}-{c[3]}")
-def case(request):
-    activation, loss, bias, outputs = request.param
-    return *make(activation, loss, bias, outputs), loss
-
 
 def reference(model, data, loss):
     """Mean loss, its Hessian, per-sample gradients and Gauss–Newton matrix through torch.func."""
@@ -95,8 +65,8 @@ def test_dense_hessian_matches_torch_func(case):
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4, "3.bias"])
-def test_one_layer_is_a_block_of_the_whole(layer):
-    model, data = make("tanh", "cross-entropy")
+def test_one_layer_is_a_block_of_the_whole(small, layer):
+    model, data = small("tanh", "cross-entropy")
     block = models.parameter_slice(model, layer)
     whole = curvature.hessian(model, data, "cross-entropy")
     part = curvature.hessian(model, data, "cross-entropy", layer)
@@ -114,9 +84,9 @@ def test_covariance_is_that_of_the_per_sample_gradients(case):
     )
 
 
-def test_covariance_without_replacement_is_exact_over_all_batches():
+def test_covariance_without_replacement_is_exact_over_all_batches(small):
     """Enumerate all 15 batches of 2 of 6 samples: their gradients have the covariance of M22 Eq. 8."""
-    model, data = make("relu", "square", samples=6)
+    model, data = small("relu", "square", samples=6)
     gradients = linearise(model, data, "square").sample_gradients()
     drawn = torch.combinations(torch.arange(6), 2)
     of_batches = gradients[drawn].mean(1)
@@ -145,8 +115,8 @@ def test_noise_in_the_hessian_basis_is_the_diagonal_of_the_turned_covariance(cas
         ({"loss": "hinge"}, "loss must be one of"),
     ],
 )
-def test_bad_arguments_are_named(arguments, word):
-    model, data = make("relu", "cross-entropy")
+def test_bad_arguments_are_named(small, arguments, word):
+    model, data = small("relu", "cross-entropy")
     with pytest.raises(ValueError, match=word):
         gradient_noise.covariance(**{"model": model, "data": data, "loss": "cross-entropy"} | arguments)
 

@@ -7,23 +7,10 @@ import torch
 from flatmin.networks import datasets, gradient_noise, models, training
 from flatmin.networks.datasets import Data
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def data():
     return datasets.digits().train.first(60)
-
-
-class Wrapped(torch.nn.Module):
-    """The same network in a form the fast path does not read."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 def by_optimiser(model, data, eta, batch_size, steps, seed, sampling):
@@ -42,10 +29,10 @@ def by_optimiser(model, data, eta, batch_size, steps, seed, sampling):
 @pytest.mark.parametrize("sampling", ["shuffle", "subset", "replacement"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 @pytest.mark.parametrize("wrap", [False, True])
-def test_sgd_is_that_of_torch_optim(data, sampling, activation, wrap):
+def test_sgd_is_that_of_torch_optim(data, sampling, activation, wrap, wrapped):
     data = data.to(torch.float64)
     model = models.mlp((64, 9, 8, 10), 2, activation=activation, dtype=torch.float64)
-    start = Wrapped(model) if wrap else model
+    start = wrapped(model) if wrap else model
     eta = [0.05, 0.1]
     runs = training.run(
         start, data, eta=eta, batch_size=13, steps=17, seed=[4, 5], sampling=sampling, checkpoints=[17]
@@ -78,9 +65,9 @@ def test_batches_depend_on_seed_and_epoch_only(sampling):
 
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("replacement", [False, True])
-def test_langevin_noise_has_the_trace_of_the_batch_noise(data, wrap, replacement):
+def test_langevin_noise_has_the_trace_of_the_batch_noise(data, wrap, replacement, wrapped):
     model = models.mlp((64, 6, 10), 1)
-    start = Wrapped(model) if wrap else model
+    start = wrapped(model) if wrap else model
     sampling = "replacement" if replacement else "shuffle"
     eta, seeds = 0.01, 20 if wrap else 200
     gld = training.run(

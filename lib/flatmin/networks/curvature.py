@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass
+from flatmin.networks.eigen import Eigenpairs, lanczos, tridiagonal
 from flatmin.networks.losses import Loss
 from flatmin.networks.models import parameter_slice
-from flatmin.networks.passes import linearise
+from flatmin.networks.passes import AutogradPass, linearise
 
-__all__ = ["hessian"]
+__all__ = [
+    "Density",
+    "Estimate",
+    "effective_dimension",
+    "eigenpairs",
+    "flatness",
+    "frobenius_norm",
+    "gauss_newton",
+    "gauss_newton_spectrum",
+    "hessian",
+    "spectral_density",
+    "trace",
+]
+
+_MATRICES = ("hessian", "gauss-newton")
 
 #: columns of one block of products, and entries of one temporary array
 _COLUMNS, _ENTRIES = 50, 2**25
+#: entries of a temporary array that should stay in cache
+_CACHED = 2**20
 
 
 def hessian(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | None = None) -> Tensor:
@@ -32,11 +53,15 @@ def hessian(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | N
         return _columns_of(passed, block)
     if layer is None:
         return _dense_hessian(passed)
-    index = next(
-        (i for i, one in enumerate(passed.layers) if one.weight_slice == block),
-        None,
-    )
+    index = _layer_index(passed, block)
     return _columns_of(passed, block) if index is None else kronecker_block(passed, index)
+
+
+def _layer_index(passed, block: slice) -> int | None:
+    """Which layer's weights the entries ``block`` are, None if they are something else."""
+    if not isinstance(passed, DensePass):
+        return None
+    return next((i for i, one in enumerate(passed.layers) if one.weight_slice == block), None)
 
 
 def _columns_of(passed, block: slice) -> Tensor:
@@ -128,3 +153,332 @@ def _pair_block(passed: DensePass, lower: int, upper: int, slope: Tensor | None)
             inner[:, :, :width] += passed.deltas[upper][:, part, None, None] * slope[:, None]
         out[part] = (inner.reshape(n, -1).T @ low).view(-1, d, p, q)
     return out.view(h * d, p * q) / n
+
+
+def gauss_newton(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | None = None) -> Tensor:
+    """Gauss–Newton matrix G = (1/n) Σ Jᵢᵀ (∂²ℓ/∂f²) Jᵢ, dense: (P, P) or one layer's block.
+
+    For the square loss G = (1/n) Σ ∇f ∇fᵀ, the Fisher matrix of W22 §1 and M22 Eq. 43.
+    """
+    block = parameter_slice(model, layer)
+    passed = linearise(model, data, loss)
+    size = block.stop - block.start
+    total = torch.zeros(size, size, dtype=passed.dtype)
+    for rows in _root_chunks(passed):
+        total.addmm_(rows[:, block].T, rows[:, block])
+    return total / passed.samples
+
+
+def _root_chunks(passed) -> Iterator[Tensor]:
+    """Rows of the Gauss–Newton root in chunks, (rows · C, P)."""
+    step = max(1, _ENTRIES // (passed.parameters * passed.outputs.shape[1]))
+    for start in range(0, passed.samples, step):
+        yield passed.sample_roots(slice(start, start + step)).flatten(0, 1)
+
+
+def gauss_newton_spectrum(model: nn.Module, data: Data, loss: str | Loss) -> Tensor:
+    """All min(P, n·C) largest eigenvalues of the Gauss–Newton matrix, exact, largest first.
+
+    The smaller of G (P, P) and the Gram matrix of its root (n·C, n·C) is formed; they share their spectrum.
+    """
+    passed = linearise(model, data, loss)
+    if passed.parameters <= passed.samples * passed.outputs.shape[1]:
+        matrix = gauss_newton(model, data, loss)
+    else:
+        matrix = gram(passed) / passed.samples
+    return torch.linalg.eigvalsh(matrix).flip(0)
+
+
+def gram(passed: DensePass | AutogradPass) -> Tensor:
+    """Gram matrix of the Gauss–Newton root, K = R Rᵀ, (n·C, n·C); sample by sample, output by output.
+
+    Fully connected networks: K = Σ_l (ã_i·ã_j) (S_i·S_j), a sum of elementwise products of layer Grams;
+    nothing of the size of P is formed. Other networks: one product of the roots, kept when they fit.
+    """
+    if isinstance(passed, DensePass):
+        return root_products(passed, passed.roots, slice(None))
+    rows = torch.cat(list(_root_chunks(passed)))
+    return rows @ rows.T
+
+
+def root_products(passed: DensePass, left: list[Tensor], rows: slice) -> Tensor:
+    """Inner products of parameter-space rows with the Gauss–Newton root, (rows · c, n · C).
+
+    ``left`` holds for each layer what the rows carry in z_l: (rows, c, h_l) for several of a sample, (rows,
+    h_l) for one.
+    """
+    n, classes = passed.outputs.shape
+    total = None
+    for inner, one, root in zip(passed.input_products, left, passed.roots, strict=True):
+        one = one if one.ndim == 3 else one[:, None]
+        count, c, h = one.shape
+        part = (one.reshape(count * c, h) @ root.reshape(n * classes, h).T).view(count, c, n, classes)
+        part *= inner[rows][:, None, :, None]
+        total = part if total is None else total.add_(part)
+    return total.view(count * c, n * classes)
+
+
+def eigenpairs(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    k: int = 10,
+    layer: int | str | None = None,
+    matrix: str = "hessian",
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The k largest eigenpairs of the Hessian (or ``matrix="gauss-newton"``), or of one layer's block, by
+    Lanczos.
+
+    ``tolerance`` bounds every residual |Hv − λv| in units of the largest |λ|; see
+    :func:`~flatmin.networks.eigen.lanczos`. Raises ValueError for an unknown matrix or layer, or k outside
+    1…P.
+    """
+    if matrix not in _MATRICES:
+        raise ValueError(f"matrix must be one of {_MATRICES}, got {matrix!r}")
+    block = parameter_slice(model, layer)
+    passed = linearise(model, data, loss)
+    start = torch.randn(
+        block.stop - block.start, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    product = _product(passed, block, matrix)
+    return lanczos(product, start.to(passed.dtype), k, tolerance)
+
+
+def _product(passed, block: slice, matrix: str):
+    """The map v ↦ A v on the entries ``block`` of θ."""
+    index = _layer_index(passed, block)
+    if index is not None and matrix == "hessian":
+        return _block_product(passed, index)
+    apply = passed.hessian_product if matrix == "hessian" else passed.gauss_newton_product
+    if block == slice(0, passed.parameters):
+        return lambda v: apply(v[None])[0]
+
+    def padded(v):
+        whole = v.new_zeros(1, passed.parameters)
+        whole[0, block] = v
+        return apply(whole)[0, block]
+
+    return padded
+
+
+def _block_product(passed: DensePass, index: int):
+    """Product with one layer's Hessian: forward through a, across M, back through a."""
+    a, n = passed.inputs[index], passed.samples
+    shape = passed.layers[index].weight.shape
+    roots = passed.roots[index] if passed.piecewise_linear else None
+    curvature = None if passed.piecewise_linear else passed.curvatures[index]
+
+    def product(v):
+        moved = (a @ v.view(shape).T)[:, :, None]
+        back = curvature @ moved if roots is None else roots.transpose(1, 2) @ (roots @ moved)
+        return (back[:, :, 0].T @ a).reshape(-1) / n
+
+    return product
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its standard error (0 where it is exact); ``probes`` random vectors were used."""
+
+    value: float
+    error: float
+    probes: int
+
+
+def trace(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    layer: int | str | None = None,
+    probes: int = 100,
+    seed: int = 0,
+) -> Estimate:
+    """Trace of the Hessian. Exact for fully connected networks, Hutchinson's estimate for others.
+
+    Exact: Tr H = Σ_l (1/n) Σ_i |ã_{l−1,i}|² Tr M_ll,i. With piecewise linear activations Tr M_ll = |S_l|² and
+    one backward pass with C columns is all; Tr H is then also the trace of the Gauss–Newton matrix.
+    """
+    block = parameter_slice(model, layer)
+    passed = linearise(model, data, loss)
+    index = _layer_index(passed, block)
+    if isinstance(passed, DensePass) and (layer is None or index is not None):
+        layers = range(len(passed.layers)) if index is None else [index]
+        norms = passed.input_norms() if index is None else [a.square().sum(1) for a in passed.inputs]
+        total = sum(float((norms[i] * _inner_trace(passed, i)).sum()) for i in layers)
+        return Estimate(total / passed.samples, 0.0, 0)
+    values = [float(z @ product) for z, product in _probe(passed, block, probes, seed)]
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(probes)), probes)
+
+
+def _inner_trace(passed, index):
+    if passed.piecewise_linear:
+        return passed.roots[index].square().sum((1, 2))
+    return passed.curvatures[index].diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _probe(passed, block, probes, seed):
+    """Yield random signs z and H z."""
+    if probes < 2:
+        raise ValueError(f"probes must be at least 2, got {probes}")
+    generator = torch.Generator().manual_seed(seed)
+    product = _product(passed, block, "hessian")
+    for _ in range(probes):
+        z = torch.randint(2, (block.stop - block.start,), generator=generator).to(passed.dtype) * 2 - 1
+        yield z, product(z)
+
+
+def frobenius_norm(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    layer: int | str | None = None,
+    probes: int = 100,
+    seed: int = 0,
+) -> Estimate:
+    """Frobenius norm of the Hessian. Exact for fully connected networks, else from E|Hz|² = ‖H‖² over random
+    z.
+
+    Exact: ‖H‖² = (1/n²) Σ_ij ⟨H_i, H_j⟩, where the inner product of two samples' Hessians is a short sum of
+    products of small matrices for each pair of layers; H itself is never formed.
+    """
+    block = parameter_slice(model, layer)
+    passed = linearise(model, data, loss)
+    index = _layer_index(passed, block)
+    if index is not None:
+        flat = passed.curvatures[index].flatten(1)
+        square = float(((flat @ flat.T) * (passed.inputs[index] @ passed.inputs[index].T).square()).sum())
+        return Estimate(square**0.5 / passed.samples, 0.0, 0)
+    if isinstance(passed, DensePass) and layer is None:
+        return Estimate(_frobenius_square(passed) ** 0.5, 0.0, 0)
+    squares = [float(product.square().sum()) for _, product in _probe(passed, block, probes, seed)]
+    value = float(np.mean(squares)) ** 0.5
+    return Estimate(value, float(np.std(squares, ddof=1) / np.sqrt(probes) / (2 * value)), probes)
+
+
+def _frobenius_square(passed: DensePass) -> float:
+    total = 0.0
+    for lower in range(len(passed.layers)):
+        slopes = passed.input_slopes(lower)
+        for upper in range(lower, len(passed.layers)):
+            if upper == lower:
+                flat = passed.curvatures[lower].flatten(1)
+                total += float(((flat @ flat.T) * passed.input_products[lower].square()).sum())
+            else:
+                total += 2 * _pair_square(passed, lower, upper, slopes[upper])
+    return total / passed.samples**2
+
+
+def _pair_square(passed: DensePass, lower: int, upper: int, slope: Tensor) -> float:
+    """Σ_ij of the inner products of the (upper, lower) blocks of two samples' Hessians.
+
+    A block is (M[i,p] ã_m[j] + δ[i] A[j,p]) ã_l[q] (see :func:`_pair_block`), so the inner product is
+    ã_l·ã_l' (⟨M,M'⟩ ã_m·ã_m' + δ·δ' ⟨A,A'⟩ + δ'ᵀM A'ᵀa + δᵀM' Aᵀa'); the last two give the same sum.
+    """
+    mixed = (passed.curvatures[upper] @ passed.layers[upper].weight) @ slope
+    delta, weights = passed.deltas[upper], passed.input_products[lower]
+    flat = mixed.flatten(1)
+    inner = (flat @ flat.T).mul_(passed.input_products[upper])
+    if upper == lower + 1:  # A is diagonal: A'ᵀa = φ′ ∘ a, and every term is one product over (i, p)
+        below, a = passed.slopes[lower], passed.inputs[upper]
+        inner += (delta @ delta.T).mul_(below @ below.T)
+        left = (delta[:, :, None] * below[:, None, :]).flatten(1)
+        inner += 2 * ((mixed * a[:, None, :]).flatten(1) @ left.T)
+        return float((inner * weights).sum())
+    flat_slope = slope.flatten(1)
+    inner += (delta @ delta.T).mul_(flat_slope @ flat_slope.T)
+    return float((inner * weights).sum()) + 2 * _cross_terms(passed, upper, mixed, slope, weights)
+
+
+def _cross_terms(passed, upper, mixed, slope, weights) -> float:
+    """Σ_ij weights_ij δ_jᵀ M_i A_jᵀ a_i, in chunks of i that stay in cache."""
+    n, _, p = mixed.shape
+    d = slope.shape[1]
+    slope_first = slope.transpose(0, 1).reshape(d, n * p)
+    total, step = 0.0, max(1, _CACHED // (n * p))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        left = passed.deltas[upper] @ mixed[rows]  # (rows, n, p)
+        right = (passed.inputs[upper][rows] @ slope_first).view(-1, n, p)
+        total += float((left.mul_(right).sum(2) * weights[rows]).sum())
+    return total
+
+
+@dataclass(frozen=True)
+class Density:
+    """Spectral density as weighted points: eigenvalues ``nodes`` (m,) and ``weights`` (m,) of sum 1."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+
+    def on(self, grid: np.ndarray, width: float) -> np.ndarray:
+        """Density on ``grid``, each point widened to a Gaussian of standard deviation ``width``."""
+        z = (grid[:, None] - self.nodes) / width
+        return (np.exp(-0.5 * z**2) @ self.weights) / (width * np.sqrt(2 * np.pi))
+
+
+def spectral_density(
+    model: nn.Module, data: Data, loss: str | Loss, steps: int = 80, probes: int = 10, seed: int = 0
+) -> Density:
+    """Spectral density of the Hessian by stochastic Lanczos quadrature.
+
+    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each. Moments of the density up to degree 2·steps − 1
+    are unbiased estimates of Tr Hᵐ / P. Raises ValueError for a number below 1.
+    """
+    if steps < 1 or probes < 1:
+        raise ValueError(f"steps and probes must be positive, got {steps} and {probes}")
+    passed = linearise(model, data, loss)
+    generator = torch.Generator().manual_seed(seed)
+    product = _product(passed, slice(0, passed.parameters), "hessian")
+    nodes, weights = [], []
+    for _ in range(probes):
+        start = torch.randn(passed.parameters, generator=generator, dtype=torch.float64).to(passed.dtype)
+        one_nodes, one_weights = tridiagonal(product, start, steps)
+        nodes.append(one_nodes)
+        weights.append(one_weights / probes)
+    return Density(np.concatenate(nodes), np.concatenate(weights))
+
+
+_FLATNESS = ("geometric-mean", "root-geometric-mean", "trace", "frobenius", "largest")
+
+
+def flatness(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    definition: str = "geometric-mean",
+    layer: int | str | None = None,
+    top: int = 10,
+) -> float:
+    """Flatness as a paper defines it; larger is flatter.
+
+    ``"geometric-mean"``: F = (λ₁⋯λ_top)^(−1/top) (Y26 Eq. 1, there with ``layer=2, top=10``);
+    ``"root-geometric-mean"``: its square root (Y23 Eq. 6, exponent −1/(2·top));
+    ``"frobenius"``: 1/‖H‖_F and ``"trace"``: 1/Tr H (W22 §3); ``"largest"``: 1/λ₁ (M22's h*).
+    NaN where one of the top eigenvalues is not positive. Raises ValueError for another definition.
+    """
+    if definition not in _FLATNESS:
+        raise ValueError(f"definition must be one of {_FLATNESS}, got {definition!r}")
+    if definition == "trace":
+        return 1 / trace(model, data, loss, layer).value
+    if definition == "frobenius":
+        return 1 / frobenius_norm(model, data, loss, layer).value
+    if definition == "largest":
+        return 1 / float(eigenpairs(model, data, loss, 1, layer).values[0])
+    values = eigenpairs(model, data, loss, top, layer).values.double()
+    if not (values > 0).all():
+        return float("nan")
+    mean = float(values.log().mean().exp())
+    return 1 / mean if definition == "geometric-mean" else mean**-0.5
+
+
+def effective_dimension(values: Tensor) -> float:
+    """Participation ratio 1/Σpᵢ² of eigenvalues, pᵢ = λᵢ/Σλ: the number of outliers in M22 App. E (Eq. 44).
+
+    ``values`` (m,) not negative; ValueError otherwise.
+    """
+    if (values < -1e-6 * values.max()).any():
+        raise ValueError(f"values must not be negative, got {float(values.min()):.3g}")
+    shares = values.double() / values.double().sum()
+    return float(1 / shares.square().sum())

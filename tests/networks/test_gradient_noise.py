@@ -1,0 +1,91 @@
+"""Alignment, noise strength and decoupling against dense matrices."""
+
+import pytest
+import torch
+
+from flatmin.networks import curvature, gradient_noise
+from flatmin.networks.passes import linearise
+
+
+def dense_alignment(model, data, loss):
+    """The definitions of W22 §2, written with (P, P) matrices."""
+    passed = linearise(model, data, loss)
+    gradients, roots = passed.sample_gradients(), passed.sample_roots()
+    mean = gradients.mean(0)
+    sigma_1, sigma_2 = gradients.T @ gradients / len(data), torch.outer(mean, mean)
+    sigma = sigma_1 - sigma_2
+    g = curvature.gauss_newton(model, data, loss)
+    chi = torch.einsum("icp,pq,icq->i", roots, g, roots)
+    scale = 2 * passed.loss * g.norm() ** 2
+    return {
+        "alpha": torch.trace(sigma @ g) / (sigma.norm() * g.norm()),
+        "beta": sigma.norm() / (2 * passed.loss * g.norm()),
+        "mu": torch.trace(sigma @ g) / scale,
+        "mu_1": torch.trace(sigma_1 @ g) / scale,
+        "mu_2": torch.trace(sigma_2 @ g) / scale,
+        "gamma": chi.min() / chi.mean(),
+        "tau": torch.linalg.eigvalsh(g)[-1] ** 2 / g.norm() ** 2,
+        "loss": torch.tensor(passed.loss),
+        "g_norm": g.norm(),
+        "sigma_norm": sigma.norm(),
+        "trace_sigma": sigma.trace(),
+        "trace_sigma_g": torch.trace(sigma @ g),
+    }
+
+
+@pytest.mark.parametrize("entries", [2**25, 300])
+def test_alignment_is_that_of_the_dense_matrices(case, wrapped, monkeypatch, entries):
+    model, data, loss = case
+    monkeypatch.setattr(gradient_noise, "_CACHED", entries)
+    monkeypatch.setattr(gradient_noise, "_ENTRIES", entries)
+    expected = dense_alignment(model, data, loss)
+    for one in (model, wrapped(model)):
+        found = gradient_noise.alignment(one, data, loss)
+        for name, value in expected.items():
+            assert getattr(found, name) == pytest.approx(float(value), rel=1e-6), name
+        assert found.alpha * found.beta == pytest.approx(found.mu)
+
+
+def test_decoupled_noise_has_alignment_one(small):
+    """Equal errors and orthogonal, equally long gradients: Σ₁ = 2LG exactly (W22 Eq. 2)."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    data = small(samples=6)[1]
+    data = type(data)(torch.eye(6, dtype=torch.float64), torch.zeros(6, 1, dtype=torch.float64))
+    found = gradient_noise.alignment(model, data)
+    assert found.mu_1 == pytest.approx(1)
+    assert found.gamma == pytest.approx(1)
+    assert found.mu == pytest.approx(1 - 1 / 6)
+
+
+def test_noise_strength_is_the_trace_of_the_covariance(case, wrapped):
+    model, data, loss = case
+    expected = float(gradient_noise.covariance(model, data, loss).trace())
+    for one in (model, wrapped(model)):
+        for chunk in (1000, 7):
+            found = gradient_noise.noise_strength(one, data, loss, chunk)
+            assert found.value == pytest.approx(expected, rel=1e-10)
+            assert found.loss == pytest.approx(linearise(model, data, loss).loss)
+    with pytest.raises(ValueError, match="chunk must be positive, got 0"):
+        gradient_noise.noise_strength(model, data, loss, 0)
+
+
+@pytest.mark.parametrize("samples", [15, 300])
+def test_decoupling_spectra_are_those_of_the_dense_matrices(small, samples):
+    """15 samples go through the Gram matrix, 300 through (P, P) matrices."""
+    model, data = small("relu", outputs=1, samples=samples)
+    passed = linearise(model, data, "square")
+    rows = passed.sample_gradients() / passed.deltas[-1]
+    exact = torch.linalg.eigvalsh((rows * passed.losses[:, None]).T @ rows / samples).flip(0)
+    decoupled = torch.linalg.eigvalsh(rows.T @ rows).flip(0) * passed.loss / samples
+    found = gradient_noise.decoupling(model, data)
+    m = min(samples, len(exact))
+    assert len(found.exact) == m
+    torch.testing.assert_close(found.exact, exact[:m], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(found.decoupled, decoupled[:m], rtol=1e-8, atol=1e-12)
+
+
+def test_decoupling_needs_one_output(small):
+    with pytest.raises(ValueError, match="one output, got 3"):
+        gradient_noise.decoupling(*small("relu"))
