@@ -41,7 +41,7 @@ def two_valleys() -> Landscape:
 
 
 def position(side: str) -> sp.Expr:
-    """Where the valley floor lies at y: x* = c y/(y + y_b), positive for ``"flat"`` (Y26 A1: x₁*, x₂*)."""
+    """Where the valley floor lies at y: x* = c y/(y + y_b), on the side ``"flat"`` (x > 0) or ``"sharp"`` (x < 0), Y26 A1."""
     return _side(side) * _Y / (_Y + _YB)
 
 
