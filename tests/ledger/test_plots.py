@@ -74,6 +74,7 @@ def test_heatmap_hatches_what_diverged():
     assert [len(item.get_paths()) for item in hatched] == [1]
     assert len(figure.axes) == 2
     figure.draw_without_rendering()
+    np.testing.assert_allclose(hatched[0].get_facecolor(), [colors.to_rgba(plots.COLOURS["diverged"])])
 
 
 def test_heatmap_without_divergence_has_no_hatching():

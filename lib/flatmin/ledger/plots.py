@@ -10,7 +10,7 @@ import io
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 
 from flatmin.ledger.verdicts import running_shell
 
@@ -114,7 +114,7 @@ def theory(ax, x, y, label=None, kind="theory", **options):
 
 def printed(ax, x, y, label="as printed", **options):
     """Draw the formula as the paper prints it, where it differs from ours: a thin dashed line."""
-    return theory(ax, x, y, label, "printed", **({"linewidth": 1.0} | options))
+    return theory(ax, x, y, label, "printed", **({"linewidth": 1.2} | options))
 
 
 def edges(centres, log=False):
@@ -153,8 +153,8 @@ def heatmap(ax, x, y, values, label=None, *, log="", log_values=False, limits=No
     mask = np.ma.getmaskarray(values)
     if mask.any():
         hatched = np.ma.array(np.ones(values.shape), mask=~mask)
-        cells = ax.pcolor(across, up, hatched, hatch="////", edgecolor="#808080", linewidth=0)
-        cells.set_facecolor(COLOURS["diverged"])
+        grey = ListedColormap([COLOURS["diverged"]])
+        ax.pcolor(across, up, hatched, cmap=grey, hatch="////", edgecolor="#808080", linewidth=0)
     ax.set_xscale("log" if "x" in log else "linear")
     ax.set_yscale("log" if "y" in log else "linear")
     if label is not None:

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import subprocess
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -137,7 +138,10 @@ def load(name, folder=None):
         raise RecordError(
             f"{_shown(npz)} is not the file that {record_file.name} describes: its hash differs"
         )
-    return Result(name, unpacked(content), provenance)
+    try:
+        return Result(name, unpacked(content), provenance)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{_shown(npz)} holds something else than arrays: {error}") from None
 
 
 class ProvenanceTable:

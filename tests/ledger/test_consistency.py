@@ -1,0 +1,67 @@
+"""The claims, the executed notebooks, the verdicts file and the generated pages say the same."""
+
+import html
+import json
+import re
+
+import pytest
+
+from flatmin.ledger import paths, scoreboard
+from flatmin.ledger.claims import claim_of, load_claims
+from flatmin.ledger.collection import collect, load_verdicts
+from flatmin.ledger.verdicts import MIME, Verdict
+
+REMEDY = "run `make notebooks`"
+NOTEBOOKS = sorted(paths.chapters().glob("*.ipynb"))
+
+
+def verdict_outputs(path):
+    cells = json.loads(path.read_text("utf8"))["cells"]
+    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    return [data for data in outputs if MIME in data]
+
+
+def visible_text(data, mime):
+    text = data[mime]
+    return text if isinstance(text, str) else "".join(text)
+
+
+def test_the_verdicts_file_is_what_the_notebooks_say():
+    assert load_verdicts() == collect(NOTEBOOKS), REMEDY
+
+
+def test_verdicts_and_claims_match_one_to_one():
+    claims, verdicts = load_claims(), load_verdicts()
+    assert set(verdicts) <= set(claims), "a verdict without a claim"
+    silent = [id for id, claim in claims.items() if id not in verdicts and not claim.open]
+    assert not silent, f"neither a verdict nor a reason why it is open: {silent}"
+    both = [id for id, entry in verdicts.items() if claims[id].open and entry["verdict"] != "open"]
+    assert not both, f"settled, but data/claims.yml still says why they are open: {both}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_shows_is_what_it_stores(path):
+    for data in verdict_outputs(path):
+        verdict = Verdict.from_dict(data[MIME])
+        claim_of(verdict.id)
+        page, plain = visible_text(data, "text/html"), visible_text(data, "text/plain")
+        assert re.search(r'<span class="flatmin-verdict[^>]*>([^<]*)</span>', page)[1] == verdict.verdict
+        assert f'id="{verdict.anchor}"' in page
+        assert plain == str(verdict)
+        assert html.escape(" · ".join(verdict.findings())) in page
+
+
+@pytest.mark.parametrize("name", ["scoreboard.md", "_claims_at_a_glance.md"])
+def test_the_generated_pages_are_up_to_date(name):
+    wanted = scoreboard.pages(load_claims(), load_verdicts())[name]
+    assert (paths.chapters() / name).read_text("utf8") == wanted, REMEDY
+
+
+def test_links_of_the_scoreboard_lead_to_checks_of_the_notebooks():
+    page = (paths.chapters() / "scoreboard.md").read_text("utf8")
+    anchors = {
+        f"{path.stem}.html#{Verdict.from_dict(data[MIME]).anchor}"
+        for path in NOTEBOOKS
+        for data in verdict_outputs(path)
+    }
+    assert set(re.findall(r'href="([^"]+)"', page)) == anchors

@@ -1,0 +1,187 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flatmin.__main__ import main
+from flatmin.experiments import discover, status
+from flatmin.ledger.claims import load_claims
+
+MODULE = """
+from flatmin.experiments import Experiment
+from flatmin.ledger import record
+
+NAME = "{name}"
+
+
+def point(point, seed):
+    if point["x"] == {stop}:
+        raise KeyboardInterrupt if {interrupt} else ArithmeticError("broken")
+    return {{"x": point["x"]}}
+
+
+def run(folder, quick):
+    from concurrent.futures import Future
+
+    class Here:
+        def submit(self, function, *arguments):
+            future = Future()
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+            return future
+
+    points = [dict(x=x) for x in range(2 if quick else 5)]
+    results = record.sweep(point, points, name=NAME, folder=folder, executor=Here(), progress=False)
+    scale = "small" if quick else "the paper's"
+    record.save(NAME, record.stack(results), seed=0, scale=scale, command=EXPERIMENT.command, folder=folder)
+
+
+EXPERIMENT = Experiment(NAME, "Count to five", ("y22-flux",), run, minutes=0.5, needs=("patience",))
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An empty package of experiments in place of the book's; returns a function that adds one."""
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("flatmin.__main__.discover", lambda: discover("trials"))
+
+    def add(name="demo", stop=-1, interrupt=False, text=MODULE, file=None):
+        content = text.format(name=name, stop=stop, interrupt=interrupt)
+        (tmp_path / "trials" / f"{file or name.replace('-', '_')}.py").write_text(content)
+
+    yield add
+    for module in [name for name in sys.modules if name.partition(".")[0] == "trials"]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def cli(tmp_path, capsys):
+    """Run a command on results in a folder of the test; returns (exit status, stdout, stderr)."""
+
+    def call(*words):
+        code = main(["experiments", *words, "--folder", str(tmp_path / "results")])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_an_experiment_is_listed_run_and_recorded(package, cli):
+    package()
+    code, out, _ = cli("list")
+    assert code == 0
+    assert "demo: Count to five\n  about 0.5 min, needs patience\n  claims: y22-flux" in out
+    assert cli("status")[1] == "demo: absent\n"
+    code, out, _ = cli("run", "demo")
+    assert code == 0
+    assert "demo: Count to five (about 0.5 min)" in out
+    assert cli("status")[1].startswith("demo: recorded 20")
+    assert cli("status")[1].endswith(", the paper's\n")
+
+
+def test_quick_runs_stay_apart_from_the_results(package, cli, tmp_path):
+    package()
+    assert cli("run", "demo", "--quick")[0] == 0
+    assert (tmp_path / "results" / ".partial" / "quick" / "demo.npz").exists()
+    assert cli("status")[1] == "demo: absent\n"
+
+
+def test_all_runs_all(package, cli):
+    package("one")
+    package("two")
+    assert cli("run", "--all", "--quick")[0] == 0
+    assert list(discover("trials")) == ["one", "two"]
+
+
+def test_a_failed_experiment_is_partial_and_says_why(package, cli):
+    package(stop=3)
+    code, _, err = cli("run", "demo")
+    assert code == 1
+    assert "1 of 5 points failed" in err
+    assert "Traceback" not in err
+    assert cli("status")[1] == "demo: partial, 4 points finished\n"
+
+
+def test_an_interrupted_experiment_says_that_it_goes_on(package, cli):
+    package(stop=2, interrupt=True)
+    code, _, err = cli("run", "demo")
+    assert code == 130
+    assert "goes on from there" in err
+
+
+def test_partial_points_belong_to_the_experiment_they_are_named_after(tmp_path, package):
+    package("one")
+    package("one-more")
+    for sweep in ("one", "one-half", "one-more", "one-more-time"):
+        folder = tmp_path / ".partial" / sweep
+        folder.mkdir(parents=True)
+        (folder / "x.npz").touch()
+    states = status(discover("trials"), tmp_path)
+    assert states == {"one": "partial, 2 points finished", "one-more": "partial, 2 points finished"}
+
+
+def test_a_damaged_record_is_called_so(package, cli, tmp_path):
+    package()
+    cli("run", "demo")
+    (tmp_path / "results" / "demo.npz").write_bytes(b"")
+    assert cli("status")[1].startswith("demo: damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run",), "name the experiments, or give --all"),
+        (("run", "demo", "--all"), "name the experiments, or give --all"),
+        (("run", "dmeo"), "there is no experiment 'dmeo'; did you mean demo"),
+        (("run", "zzz"), "`experiments list` shows them all"),
+        (("rum",), "invalid choice"),
+    ],
+)
+def test_bad_commands_end_with_status_2(package, cli, capsys, words, said):
+    package()
+    with pytest.raises(SystemExit) as caught:
+        cli(*words)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_two_experiments_of_one_name_are_refused(package, cli):
+    package("one", file="a")
+    package("one", file="b")
+    code, _, err = cli("list")
+    assert code == 1
+    assert "trials.b: an experiment named 'one' exists already" in err
+
+
+def test_a_module_that_lacks_a_library_is_left_out_with_a_warning(package):
+    package()
+    package(text="import no_such_library\n", file="needs_more")
+    with pytest.warns(UserWarning, match=r"trials\.needs_more is left out: .*no_such_library"):
+        assert list(discover("trials")) == ["demo"]
+
+
+def test_no_experiments_is_said(package, cli):
+    assert cli("list")[1] == cli("status")[1] == "there are no experiments yet\n"
+
+
+def test_the_books_own_experiments_bear_on_claims_and_keep_their_names():
+    for name, experiment in discover().items():
+        assert experiment.name == name
+        assert set(experiment.claims) <= set(load_claims())
+        assert experiment.minutes > 0
+
+
+def test_the_module_runs_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "flatmin", "experiments", "status"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=True,
+    )
+    assert done.stdout

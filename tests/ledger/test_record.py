@@ -1,0 +1,181 @@
+import json
+
+import numpy as np
+import pytest
+
+from flatmin.ledger import record
+from flatmin.ledger.record import RecordError, load, provenance_table, save
+
+ORIGIN = {"seed": 3, "scale": "the paper's: 10 runs", "command": "python -m flatmin experiments run demo"}
+ARRAYS = {"eta": np.array([0.01, 0.1]), "flatness": np.ones((2, 3)), "runs": 10, "noise": ["sgd", "gld"]}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    saved = save("demo", ARRAYS, data_set="digits", wall_time=95.0, folder=tmp_path, **ORIGIN)
+    result = load("demo", tmp_path)
+    np.testing.assert_array_equal(result.eta, ARRAYS["eta"])
+    assert result.flatness.shape == (2, 3)
+    assert result.runs == 10
+    assert result.noise.tolist() == ["sgd", "gld"]
+    assert result.provenance == saved.provenance
+    assert result.provenance["seed"] == 3
+    assert repr(result) == "<Result demo: eta (2,), flatness (2, 3), runs (), noise (2,)>"
+    with pytest.raises(AttributeError, match="no array 'sigma', but eta, flatness"):
+        _ = result.sigma
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.npz"]
+
+
+def test_the_same_arrays_make_the_same_file(tmp_path):
+    save("one", ARRAYS, folder=tmp_path, **ORIGIN)
+    save("two", ARRAYS, folder=tmp_path, **ORIGIN)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_provenance_says_what_computed_it(tmp_path):
+    origin = save("demo", ARRAYS, folder=tmp_path, sweeps=2, **ORIGIN).provenance
+    assert origin["numpy"] == np.__version__
+    assert origin["flatmin"] == "0.1.0"
+    assert origin["sweeps"] == 2
+    assert origin["device"].endswith(("cores", "core"))
+    assert len(origin["commit"].rstrip("+")) == 40
+    assert set(origin) >= {"python", "torch", "date", "scale", "command", "data_set", "wall_time"}
+
+
+def test_outside_of_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert save("demo", ARRAYS, folder=tmp_path, **ORIGIN).provenance["commit"] is None
+
+
+def corrupt(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda folder: corrupt(folder / "demo.npz"), r"demo\.npz is not the file that demo\.json describes"),
+        (lambda folder: (folder / "demo.npz").write_bytes(b""), r"demo\.npz is not the file"),
+        (lambda folder: (folder / "demo.npz").unlink(), r"demo\.npz does not exist"),
+        (lambda folder: (folder / "demo.json").unlink(), r"demo\.json does not exist"),
+        (lambda folder: (folder / "demo.json").write_text("{"), r"demo\.json is no record"),
+        (lambda folder: (folder / "demo.json").write_text("[]"), r"demo\.json is no record"),
+        (lambda folder: (folder / "demo.json").write_bytes(b"\xff\xfe"), r"demo\.json is no record"),
+        (lambda folder: set_format(folder, 99), r"demo\.json has format 99"),
+    ],
+)
+def test_a_result_that_does_not_fit_together_is_refused_by_name(tmp_path, harm, words):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    harm(tmp_path)
+    with pytest.raises(RecordError, match=words):
+        load("demo", tmp_path)
+
+
+def set_format(folder, number):
+    entry = json.loads((folder / "demo.json").read_text("utf8"))
+    (folder / "demo.json").write_text(json.dumps(entry | {"format": number}), "utf8")
+
+
+def test_a_missing_result_is_named_from_the_root(monkeypatch):
+    with pytest.raises(
+        RecordError, match=r"^data/results/no-such-result\.json does not exist: `python -m flatmin"
+    ):
+        load("no-such-result")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": " "}, "scale="),
+        ({"command": ""}, "command="),
+        ({"command": "python /home/me/run.py"}, "command=.*absolute path"),
+        ({"data_set": "~/mnist"}, "data_set=.*absolute path"),
+        ({"files": ["/tmp/x"]}, "files=.*absolute path"),
+        ({"device": "C:\\gpu"}, "device=.*absolute path"),
+        ({"seed": float("nan")}, "cannot be kept as JSON"),
+        ({"more": object()}, "cannot be kept as JSON"),
+    ],
+)
+def test_provenance_must_mean_something_elsewhere(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        save("demo", ARRAYS, folder=tmp_path, **(ORIGIN | change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slashes_that_are_no_paths_are_fine(tmp_path):
+    scale = "1/10 of the paper's steps, η/B as there; see https://example.org/x and data/results"
+    assert save("demo", ARRAYS, folder=tmp_path, **(ORIGIN | {"scale": scale})).provenance["scale"] == scale
+
+
+@pytest.mark.parametrize("name", ["../up", "Demo", "", "a b", None])
+def test_names_are_plain(tmp_path, name):
+    with pytest.raises(ValueError, match="name="):
+        save(name, ARRAYS, folder=tmp_path, **ORIGIN)
+    with pytest.raises(ValueError, match="name="):
+        load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"a": np.array([None])}, "array 'a' of dtype object"),
+        ({"not an id": 1}, "'not an id'"),
+        ({"file": 1}, "'file'"),
+        ({"class": 1}, "'class'"),
+        ({"provenance": 1}, "'provenance'"),
+    ],
+)
+def test_arrays_need_names_and_numbers(tmp_path, arrays, words):
+    with pytest.raises(ValueError, match=words):
+        save("demo", arrays, folder=tmp_path, **ORIGIN)
+
+
+def test_nothing_is_ever_unpickled(tmp_path):
+    np.savez(tmp_path / "demo.npz", a=np.array([{}], dtype=object))
+    digest = record.sha256((tmp_path / "demo.npz").read_bytes())
+    entry = {"format": record.FORMAT, "sha256": digest, "provenance": {}}
+    (tmp_path / "demo.json").write_text(json.dumps(entry), "utf8")
+    with pytest.raises(RecordError, match=r"demo\.npz"):
+        load("demo", tmp_path)
+
+
+def test_a_kill_while_saving_leaves_the_old_result_or_a_refusal(tmp_path, monkeypatch):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    write = record.write_bytes
+
+    def killed_before_the_record(path, content):
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(record, "write_bytes", killed_before_the_record)
+    with pytest.raises(KeyboardInterrupt):
+        save("demo", {"eta": 1}, folder=tmp_path, **ORIGIN)
+    with pytest.raises(RecordError, match="hash differs"):
+        load("demo", tmp_path)
+
+
+def test_the_table_shows_where_a_result_comes_from(tmp_path):
+    save("demo", ARRAYS, data_set="digits", wall_time=95.0, device="one <GPU>", folder=tmp_path, **ORIGIN)
+    result = load("demo", tmp_path)
+    table = provenance_table(result)
+    text = repr(table)
+    for piece in (
+        "demo, 20",
+        "the paper's: 10 runs",
+        "digits",
+        "one <GPU>",
+        "1.6 min",
+        "experiments run demo",
+    ):
+        assert piece in text
+    assert "one &lt;GPU&gt;" in table._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "0.5 s"), (12, "12 s"), (59.6, "60 s"), (90, "1.5 min"), (7200, "2.0 h")]
+)
+def test_durations_are_readable(tmp_path, seconds, text):
+    result = save("demo", ARRAYS, wall_time=seconds, folder=tmp_path, **ORIGIN)
+    assert dict(provenance_table(result).rows)["time"] == text
