@@ -25,11 +25,11 @@ PROGRESS = re.compile(r"(reading sources|copying images|writing output)\.\.\. *\
 TROUBLE = re.compile(r"WARNING|ERROR|CRITICAL|Error:|Exception")
 
 
-def sphinx_command(output):
-    """Return the Jupyter Book command that builds the checkout into ``output/_build/html``."""
+def sphinx_command(source, output):
+    """Return the Jupyter Book command that builds the book in ``source`` into ``output/_build/html``."""
     program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     options = ["--path-output", str(output), "-W", "-n", "--keep-going"]
-    return [sys.executable, "-c", program, "build", str(ROOT), *options]
+    return [sys.executable, "-c", program, "build", str(source), *options]
 
 
 def run_condensed(command, environment):
@@ -53,18 +53,24 @@ def run_condensed(command, environment):
     return process.returncode, log
 
 
-def build(output=ROOT):
-    """Build the book into ``output/_build/html`` from nothing and return that folder.
+def tell(log):
+    """Return the end of a log without progress and without the frames of tracebacks."""
+    lines = [line for line in log if line and not line.startswith("  ") and not PROGRESS.match(line)]
+    return "\n".join(lines[-40:])
+
+
+def build(output=ROOT, source=ROOT):
+    """Build the book in ``source`` into ``output/_build/html``, from nothing, and return that folder.
 
     Raises RuntimeError with the log's last lines when a warning or an error stops the build.
     """
     for folder in (".doctrees", "html", "jupyter_execute"):
         shutil.rmtree(output / "_build" / folder, ignore_errors=True)
-    status, log = run_condensed(sphinx_command(output), os.environ | ENVIRONMENT)
+    status, log = run_condensed(sphinx_command(source, output), os.environ | ENVIRONMENT)
     (output / "_build").mkdir(exist_ok=True)
     (output / "_build" / "book.log").write_text("\n".join(log), "utf8")
     if status:
-        raise RuntimeError("the book was not built:\n" + "\n".join(log[-40:]))
+        raise RuntimeError(f"the book was not built:\n{tell(log)}")
     return output / "_build" / "html"
 
 

@@ -22,6 +22,7 @@ from pip._vendor.packaging.requirements import Requirement  # a new environment 
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = ("cpu", "cuda")
+CONSTRAINTS = ("--constraint", str(ROOT / "constraints.txt"))
 
 
 class Build(NamedTuple):
@@ -118,7 +119,7 @@ def install(wanted):
         )
     else:
         print(f"Installing torch {pin} ({wanted}) ...", flush=True)
-    subprocess.run(pip("install", f"torch=={pin}"), check=True)
+    subprocess.run(pip("install", *CONSTRAINTS, f"torch=={pin}"), check=True)
 
 
 def install_by_uv(pin):
@@ -126,8 +127,8 @@ def install_by_uv(pin):
     print(f"pip offers only the CUDA build of torch {pin}: asking uv for the CPU build ...", flush=True)
     uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
     commands = (
-        pip("install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), "uv"),
-        [*uv, "--torch-backend", "cpu", f"torch=={pin}"],
+        pip("install", "--quiet", *CONSTRAINTS, "uv"),
+        [*uv, *CONSTRAINTS, "--torch-backend", "cpu", f"torch=={pin}"],
     )
     return all(subprocess.run(command).returncode == 0 for command in commands)
 

@@ -210,7 +210,7 @@ def run_cells(notebook, name):
             extra_arguments=["--log-level=40"],  # no notice that the kernel listens on a local port
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
-        client.execute()
+        client.execute(env=os.environ | ENVIRONMENT)
     notebook.metadata = metadata  # nbclient writes the kernel's version into it
 
 
@@ -273,7 +273,6 @@ def main(arguments=None):
     for name in names:
         update(name)
     if options.command == "execute":
-        os.environ.update(ENVIRONMENT)
         stale = [name for name in names if options.all or options.names or check(name)]
         print(f"Executing {len(stale)} of {len(names)} notebooks ({len(names) - len(stale)} are up to date)")
         for name in stale:

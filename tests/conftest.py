@@ -1,0 +1,51 @@
+"""What several tests share: the book built once, and a copy of the checkout as git sees it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import book
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the built HTML; a warning of the build fails every test that asks for it."""
+    return book.build(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="session")
+def tracked():
+    """The files that belong to the checkout: those git tracks, and new ones it does not ignore."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = sorted(set(filter(None, listing.stdout.split("\0"))))
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def clone(tracked, tmp_path_factory):
+    """A git repository that holds the checkout as it stands, in one commit."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in tracked:
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "as it stands"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder

@@ -1,0 +1,144 @@
+"""The built pages, read as files: links, pictures, buttons; and a build that does not let errors pass."""
+
+import re
+import shutil
+from functools import cache
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+import book
+import notebooks
+
+LOADED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("embed", "src")}
+
+
+class Page(HTMLParser):
+    """The ids, links, pictures and loaded files of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.loaded, self.pictures = set(), [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids |= {values[name] for name in ("id", "name") if values.get(name)}
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload"):
+            self.loaded.append(values["href"])
+        self.loaded += [values[name] for name in values if (tag, name) in LOADED and values[name]]
+        if tag == "img":
+            self.pictures.append(values)
+
+
+@cache
+def read(path):
+    """Return the parsed page at ``path``."""
+    return Page(path.read_text("utf8"))
+
+
+def pages(site):
+    """Return the pages of the book proper."""
+    return sorted((site / "chapters").glob("*.html"))
+
+
+def broken(site, path, link):
+    """Say what is wrong with a link on a page, or None: file and anchor of an inner one must exist."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc or link == "#":
+        return None
+    target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+    if not target.is_file():
+        return f"{path.name}: {link} leads nowhere"
+    if parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in read(target).ids:
+        return f"{path.name}: {link} leads to a page without that anchor"
+    return None
+
+
+def test_every_entry_of_the_contents_became_a_page(root, site):
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf8"))
+    files = [toc["root"]] + [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    assert sorted(files) == sorted(f"chapters/{path.stem}" for path in pages(site))
+    assert "chapters/index.html" in (site / "index.html").read_text("utf8")
+
+
+def test_inner_links_and_anchors_lead_somewhere(site):
+    found = [broken(site, path, link) for path in pages(site) for link in read(path).links]
+    assert len(found) > 50
+    assert [problem for problem in found if problem] == []
+
+
+def test_pages_load_only_files_of_the_book(site):
+    for path in [*pages(site), site / "search.html", site / "genindex.html"]:
+        for address in read(path).loaded:
+            assert not urlsplit(address).netloc, f"{path.name} loads {address}"
+            assert broken(site, path, urlsplit(address).path) is None
+
+
+def test_pictures_say_what_they_show(site):
+    for path in pages(site):
+        for picture in read(path).pictures:
+            text = picture.get("alt", "")
+            assert text, f"{path.name}: {picture['src']} has no alternative text"
+            assert not text.endswith(".png"), f"{path.name}: {picture['src']} has its file's name as text"
+
+
+def test_chapters_open_on_binder_and_colab_and_can_be_downloaded(site):
+    repository = urlsplit(notebooks.placeholders()["repository"]).path.strip("/")
+    for name in notebooks.chapter_names():
+        text = (site / "chapters" / f"{name}.html").read_text("utf8")
+        assert re.search(
+            rf"mybinder\.org/v2/gh/{repository}/main\?urlpath=lab/tree/chapters/{name}\.ipynb", text
+        )
+        assert f"colab.research.google.com/github/{repository}/blob/main/chapters/{name}.ipynb" in text
+        assert (site / "_sources" / "chapters" / f"{name}.ipynb").is_file()
+
+
+def test_no_placeholder_is_left(site):
+    for path in pages(site):
+        assert not re.search(r"\{\{ \w+ \}\}", path.read_text("utf8")), path.name
+
+
+def test_formulas_are_drawn_by_the_copy_that_comes_along(site):
+    scripts = [a for a in read(site / "chapters" / "notation.html").loaded if "mathjax" in a.lower()]
+    assert scripts == ["../_static/mathjax/tex-chtml.js"]
+    assert list((site / "_static/mathjax/output/chtml/fonts").rglob("*.woff"))
+
+
+# The build itself
+
+
+@pytest.fixture
+def small_book(root, tmp_path):
+    """A book of one page, with this book's configuration."""
+    for name in ("_config.yml", "_static", "data/references.bib"):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, target)
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    return tmp_path
+
+
+def test_a_warning_stops_the_build_every_time(small_book):
+    (small_book / "page.md").write_text("# Page\n\nSee {ref}`nowhere`.\n")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="undefined label: 'nowhere'"):
+            book.build(small_book, small_book)
+
+
+def test_whoever_switches_execution_on_sees_a_failing_cell(small_book):
+    config = (small_book / "_config.yml").read_text("utf8")
+    assert "execute_notebooks: 'off'" in config
+    (small_book / "_config.yml").write_text(config.replace("'off'", "'force'"), "utf8")
+    notebook = new_notebook(cells=[new_code_cell("1 / 0")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, small_book / "page.ipynb")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            book.build(small_book, small_book)

@@ -1,0 +1,277 @@
+"""The notebooks: made from their texts, executed in order, and compared by one rule."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import notebooks
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+"""
+
+
+def chapter(*cells):
+    """Return the MyST text of a chapter: a string is prose, a 1-tuple a code cell."""
+    blocks = [
+        f"```{{code-cell}} ipython3\n{cell[0]}\n```\n" if isinstance(cell, tuple) else f"{cell}\n"
+        for cell in cells
+    ]
+    return HEADER + "\n".join(blocks)
+
+
+@pytest.fixture
+def chapters(tmp_path, monkeypatch):
+    """An empty chapters folder that the pipeline works on."""
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(notebooks, "CHAPTERS", tmp_path)
+    return tmp_path
+
+
+# The chapters of the book
+
+
+def test_every_chapter_agrees_with_its_text_and_is_executed_in_order():
+    problems = {name: notebooks.check(name) for name in notebooks.chapter_names()}
+    assert problems == {name: [] for name in problems}
+
+
+def test_texts_notebooks_and_contents_name_the_same_chapters(root):
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf8"))
+    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    texts = notebooks.chapter_names()
+    assert sorted(path.stem for path in (root / "chapters").glob("*.ipynb")) == texts
+    assert [file for file in files if re.match(r"chapters/\d\d_", file)] == [f"chapters/{n}" for n in texts]
+
+
+def test_every_chapter_begins_with_the_hidden_bootstrap_cell():
+    bootstrap = notebooks.placeholders()["bootstrap"]
+    for name in notebooks.chapter_names():
+        first = notebooks.code_cells(notebooks.read_notebook(notebooks.notebook_path(name)))[0]
+        assert first.source == bootstrap, name
+        assert "remove-cell" in first.metadata.tags, name
+
+
+def test_notebooks_keep_no_widget_that_would_need_a_kernel_or_a_server():
+    for name in notebooks.chapter_names():
+        text = notebooks.notebook_path(name).read_text("utf8")
+        assert "application/vnd.jupyter.widget" not in text, name
+
+
+# From text to notebook
+
+
+def test_the_same_text_makes_the_same_notebook_and_no_version_noise():
+    text = chapter("# Title", ("1 + 1",), ("1 + 1",))
+    one, other = notebooks.make_notebook(text), notebooks.make_notebook(text)
+    assert nbformat.writes(one) == nbformat.writes(other)
+    assert len({cell.id for cell in one.cells}) == 3  # two equal cells, two ids
+    assert "version" not in str(one.metadata)
+
+
+def test_placeholders_are_filled_in_and_unknown_ones_refused():
+    made = notebooks.make_notebook(chapter("See {{ repository }}.", ("{{ bootstrap }}",)))
+    address = notebooks.placeholders()["repository"]
+    assert made.cells[0].source == f"See {address}."
+    assert address in made.cells[1].source
+    with pytest.raises(ValueError, match=r"\{\{ repo \}\}.*bootstrap.*repository"):
+        notebooks.make_notebook(chapter("{{ repo }}"))
+
+
+def test_update_keeps_the_outputs_of_unchanged_cells_only(chapters):
+    text = chapters / "src" / "01_a.md"
+    text.write_text(chapter("# Title", ("1 + 1",), ("2 + 2",)))
+    made = notebooks.update("01_a")
+    for count, cell in enumerate(notebooks.code_cells(made), start=1):
+        cell.execution_count = count
+        cell.outputs = [new_output("stream", text=str(count))]
+    nbformat.write(made, chapters / "01_a.ipynb")
+    assert notebooks.check("01_a") == []
+
+    text.write_text(chapter("# Another title", ("1 + 1",), ("3 + 3",)))
+    assert "cell 1: source differs" in notebooks.check("01_a")[0]
+    kept, changed = notebooks.code_cells(notebooks.update("01_a"))
+    assert kept.outputs[0].text == "1"
+    assert changed.outputs == []
+    assert notebooks.check("01_a") == ["code cell 2 (['3 + 3']) is not executed"]
+
+
+def test_an_edit_in_the_notebook_is_found(chapters):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title", "Text.\n\n+++\n\nMore."))
+    made = notebooks.update("01_a")
+    assert notebooks.check("01_a") == []
+    made.metadata.kernelspec["name"] = "conda-env"
+    made.cells[1].metadata.tags = ["hide-cell"]
+    nbformat.write(made, chapters / "01_a.ipynb")
+    assert notebooks.check("01_a") == [
+        "cell 2: metadata differs between text and notebook",
+        "the notebook's metadata is not what the text makes",
+    ]
+    made.cells.pop()
+    nbformat.write(made, chapters / "01_a.ipynb")
+    assert notebooks.check("01_a") == ["the text has 2 cells, the notebook 1"]
+
+
+def test_a_chapter_without_a_notebook_is_a_problem(chapters):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title"))
+    assert notebooks.check("01_a") == ["there is no notebook yet"]
+
+
+def test_unexecuted_misordered_and_failed_cells_are_found():
+    error = new_output("error", ename="ValueError", evalue="", traceback=[])
+    announced = new_code_cell("raise ValueError", execution_count=4, outputs=[error])
+    announced.metadata.tags = ["raises-exception"]
+    cells = [
+        new_code_cell("a", execution_count=1),
+        new_markdown_cell("prose"),
+        new_code_cell("b", execution_count=3),
+        new_code_cell("c", execution_count=3, outputs=[error]),
+        announced,
+        new_code_cell("d"),
+    ]
+    assert notebooks.execution_problems(new_notebook(cells=cells)) == [
+        "code cell 2 (['b']) was executed as number 3, not in order from 1",
+        "code cell 3 (['c']) holds an error: ValueError",
+        "code cell 5 (['d']) is not executed",
+    ]
+
+
+def test_chapters_are_chosen_by_name_file_or_path(chapters):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title"))
+    assert notebooks.chosen(["01_a", "chapters/01_a.ipynb", "01_a.md"]) == ["01_a"] * 3
+    with pytest.raises(ValueError, match="no chapter '02_b': allowed are 01_a"):
+        notebooks.chosen(["02_b"])
+
+
+# Execution
+
+
+def test_execution_is_repeatable_static_and_quiet(chapters, capsys, monkeypatch):
+    monkeypatch.delenv("FLATMIN_STATIC")
+    noisy = (
+        "import os, sys\nprint('out'); sys.stdout.flush()\nprint('warned', file=sys.stderr); print('more')"
+    )
+    text = chapter("# Title", (noisy,), ("os.environ['FLATMIN_STATIC'], os.getcwd()[-3:], 6 * 7",))
+    (chapters / "src" / "01_a.md").write_text(text)
+    notebooks.execute("01_a")
+    first = (chapters / "01_a.ipynb").read_bytes()
+    assert "01_a: on stderr (not kept): warned" in capsys.readouterr().out
+    assert notebooks.check("01_a") == []
+    made = notebooks.read_notebook(chapters / "01_a.ipynb")
+    streams, value = (cell.outputs for cell in made.cells[1:])
+    assert [(output.name, output.text) for output in streams] == [("stdout", "out\nmore\n")]
+    assert value[0].data["text/plain"] == f"('1', {str(chapters)[-3:]!r}, 42)"
+
+    notebooks.execute("01_a")
+    assert (chapters / "01_a.ipynb").read_bytes() == first
+
+
+def test_a_failing_cell_stops_with_its_source_and_traceback(chapters):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title", ("x = 1",), ("divided = x / 0",)))
+    with pytest.raises(SystemExit, match=r"(?s)01_a: a cell failed.*divided = x / 0.*ZeroDivisionError"):
+        notebooks.execute("01_a")
+    assert notebooks.check("01_a") == [
+        "code cell 1 (['x = 1']) is not executed",
+        "code cell 2 (['divided = x / 0']) is not executed",
+    ]
+
+
+# Comparison
+
+SAME = [
+    "≈ 0.01047(12)",
+    "≈ 3.1e-04",
+    "≈ −12 %",
+    "≈ 1.23 ± 0.04",
+    "≈ +7",
+    "≈0.5",
+    "≈ 1.05(12)e-03",
+    "≈ 3.1×10⁻⁴",
+    "≈ 3.1 × 10<sup>−4</sup>",
+    "≈ 1,234.5(6.7)",
+    "≈&nbsp;1.2 &plusmn; 0.3&nbsp;%",
+    "≈     7.25",
+]
+
+
+@pytest.mark.parametrize("number", SAME)
+def test_what_follows_the_sign_is_not_compared(number):
+    for frame in ("{}", "<td>{}</td>", "a {}, b", "rate {}: reproduced", "({})"):
+        assert re.sub(notebooks.APPROXIMATE, "≈ #", frame.format(number)) == frame.format("≈ #")
+
+
+@pytest.mark.parametrize("text", ["0.01047(12)", "= 3", "≈ nan", "≈ inf", "≈ x", "~ 3", "≃ 3"])
+def test_nothing_else_is_left_out(text):
+    assert re.sub(notebooks.APPROXIMATE, "≈ #", text) == text
+
+
+def test_the_rule_ends_with_the_number():
+    text = "≈ 1.2, 3.4 and ≈ 5 of 6"
+    assert re.sub(notebooks.APPROXIMATE, "≈ #", text) == "≈ #, 3.4 and ≈ # of 6"
+
+
+def executed(*cells):
+    """Return a notebook of (source, stored outputs) that counts as executed."""
+    made = [
+        new_code_cell(source, execution_count=count, outputs=outputs)
+        for count, (source, outputs) in enumerate(cells, start=1)
+    ]
+    return new_notebook(cells=made)
+
+
+def stream(text):
+    """Return stored output on stdout."""
+    return new_output("stream", name="stdout", text=text)
+
+
+MIME = "application/vnd.flatmin.verdict+json"
+VERDICT = f"""from IPython.display import publish_display_data
+bundle = {{"text/plain": "≈ 2.5(1)", "text/html": "<td>≈ 2.5 %</td>", "{MIME}": {{"measured": 2.5}}}}
+publish_display_data(bundle)"""
+
+
+def test_nbval_is_strict_but_for_what_the_rule_names(root, tmp_path):
+    """`pytest --nbval` with the book's own settings, on one notebook that is right and one that is wrong."""
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "chapters").mkdir()
+    stored = {"text/plain": "≈ 2.4(3)", "text/html": "<td>≈ 9 %</td>", MIME: {"measured": 2.4}}
+    verdict = new_output("display_data", data=stored)
+    right = executed(
+        ("print('≈ 0.12(3) of', 1)", [stream("≈ 0.11(4) of 1\n")]),
+        ("import sys; print('warning', file=sys.stderr)", []),
+        (VERDICT, [verdict]),
+        ("import os; print(os.environ['FLATMIN_STATIC'])", [stream("1\n")]),
+    )
+    wrong = executed(
+        ("print('0.12(3)')", [stream("0.11(4)\n")]),
+        ("print('≈ 0.12(3) of', 1)", [stream("≈ 0.12(3) of 2\n")]),
+        ("1", []),
+    )
+    nbformat.write(right, tmp_path / "chapters" / "01_right.ipynb")
+    nbformat.write(wrong, tmp_path / "chapters" / "02_wrong.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-rA"]
+    bare = {key: value for key, value in os.environ.items() if key not in notebooks.ENVIRONMENT}
+    run = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
+    outcomes = re.findall(r"^(PASSED|FAILED) chapters/(\S+)::.*Cell (\d)", run.stdout, re.MULTILINE)
+    expected = [("PASSED", "01_right.ipynb", str(i)) for i in range(4)]
+    expected += [("FAILED", "02_wrong.ipynb", str(i)) for i in range(3)]
+    assert sorted(outcomes) == sorted(expected), run.stdout
