@@ -1,4 +1,8 @@
-"""Data sets: scikit-learn's digits at hand, the image sets of the papers by download."""
+"""Data sets: scikit-learn's digits at hand, the image sets of the papers by download, and random inputs.
+
+The image sets are looked for in the folder that the environment variable FLATMIN_DATA names, then in a cache,
+then downloaded into it (see :mod:`flatmin.networks.files`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatmin.networks import losses
+from flatmin.networks import files, losses
 
-__all__ = ["Data", "Split", "digits"]
+__all__ = ["Data", "Split", "cifar10", "digits", "fashion_mnist", "gaussian", "mnist", "sphere"]
 
 _SCALES = {"symmetric": (0.5, 0.5), "unit": (0.0, 1.0)}
 
@@ -109,3 +113,107 @@ def digits(train: int = 1000, scale: str = "symmetric", dtype: torch.dtype = tor
     inputs = _scaled(images, 16.0, scale, dtype)
     data = Data(inputs, torch.from_numpy(labels).long(), "digits")
     return Split(data.subset(slice(0, train)), data.subset(slice(train, None)))
+
+
+def mnist(
+    scale: str = "symmetric",
+    dtype: torch.dtype = torch.float32,
+    train: int | None = None,
+    test: int | None = None,
+) -> Split:
+    """MNIST, 60 000 and 10 000 images: (n, 1, 28, 28), labels 0…9.
+
+    ``train`` and ``test`` keep the first so many images in file order (default: all). ``scale`` as in
+    :func:`digits`. Y26's training set is ``mnist().train.per_class(100)``, its test set
+    ``mnist().test.per_class(20)``; M22's is ``mnist("unit", train=10_000).train.parity()``.
+    Raises DataUnavailableError (an OSError) where the files can be had from nowhere.
+    """
+    return _idx_set(files.MNIST, "MNIST", scale, dtype, train, test)
+
+
+def fashion_mnist(
+    scale: str = "symmetric",
+    dtype: torch.dtype = torch.float32,
+    train: int | None = None,
+    test: int | None = None,
+) -> Split:
+    """Fashion-MNIST, 60 000 and 10 000 images: (n, 1, 28, 28), labels 0…9. Arguments as :func:`mnist`."""
+    return _idx_set(files.FASHION_MNIST, "Fashion-MNIST", scale, dtype, train, test)
+
+
+def _idx_set(source, name, scale, dtype, train, test):
+    parts = []
+    for prefix, count in (("train", train), ("t10k", test)):
+        images = files.read_idx(files.fetch(source, f"{prefix}-images-idx3-ubyte.gz"))
+        labels = files.read_idx(files.fetch(source, f"{prefix}-labels-idx1-ubyte.gz"))
+        parts.append(_images(images[:, None], labels, count, scale, dtype, name))
+    return Split(*parts)
+
+
+def cifar10(
+    scale: str = "symmetric",
+    dtype: torch.dtype = torch.float32,
+    train: int | None = None,
+    test: int | None = None,
+) -> Split:
+    """CIFAR-10, 50 000 and 10 000 images: (n, 3, 32, 32), labels 0…9, binary version (no pickles).
+
+    Arguments as :func:`mnist`.
+    """
+    batches = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    if train is not None:
+        batches = batches[: max(1, -(-train // 10_000))]
+    parts = []
+    for names, count in ((batches, train), (["test_batch.bin"], test)):
+        images, labels = files.read_cifar10(names)
+        parts.append(_images(images, labels, count, scale, dtype, "CIFAR-10"))
+    return Split(*parts)
+
+
+def _images(images, labels, count, scale, dtype, name):
+    if count is not None and not 1 <= count <= len(labels):
+        raise ValueError(f"train and test must be 1…{len(labels)}, got {count}")
+    inputs = _scaled(images[:count].copy(), 255.0, scale, dtype)
+    return Data(inputs, torch.from_numpy(labels[:count].astype(np.int64)), name)
+
+
+_TARGETS = ("teacher", "noise")
+
+
+def gaussian(
+    samples: int, dimension: int, seed: int = 0, targets: str = "teacher", dtype: torch.dtype = torch.float64
+) -> Data:
+    """Inputs x ~ N(0, 1) of ``dimension`` d, real targets (n, 1).
+
+    ``targets``: ``"teacher"`` y = w·x with one random unit vector w; ``"noise"`` y ~ N(0, 1) independent of x
+    (the linear regression of M22 §5.3). Raises ValueError for a size below 1 or other targets.
+    """
+    x, rng = _normal_inputs(samples, dimension, seed)
+    return Data(*_with_targets(x, rng, targets, dtype), "Gaussian inputs")
+
+
+def sphere(
+    samples: int, dimension: int, seed: int = 0, targets: str = "teacher", dtype: torch.dtype = torch.float64
+) -> Data:
+    """Inputs uniform on the unit sphere of ``dimension`` d (W22 Prop. 2.5); otherwise as :func:`gaussian`."""
+    x, rng = _normal_inputs(samples, dimension, seed)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return Data(*_with_targets(x, rng, targets, dtype), "inputs on the sphere")
+
+
+def _normal_inputs(samples, dimension, seed):
+    if samples < 1 or dimension < 1:
+        raise ValueError(f"samples and dimension must be positive, got {samples} and {dimension}")
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((samples, dimension)), rng
+
+
+def _with_targets(x, rng, targets, dtype):
+    if targets not in _TARGETS:
+        raise ValueError(f"targets must be one of {_TARGETS}, got {targets!r}")
+    if targets == "teacher":
+        w = rng.standard_normal(x.shape[1])
+        y = x @ (w / np.linalg.norm(w))
+    else:
+        y = rng.standard_normal(len(x))
+    return torch.from_numpy(x).to(dtype), torch.from_numpy(y[:, None]).to(dtype)
