@@ -4,13 +4,11 @@ import re
 
 import nbformat
 import pytest
-from myst_nb.core import render
 from nbclient import NotebookClient
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
 from flatmin.ledger import scoreboard
-from flatmin.ledger.alt_text import AltTextRenderer
 from flatmin.ledger.claims import load_claims
 from flatmin.ledger.collection import collect
 
@@ -44,10 +42,8 @@ def book(tmp_path_factory):
         "suppress_warnings": ["mystnb.unknown_mime_type"],  # as in _config.yml
         "nitpicky": True,
         "exclude_patterns": ["_claims_at_a_glance.md"],
-        "html_sourcelink_suffix": "",
     }
-    with pytest.MonkeyPatch.context() as patch, docutils_namespace():
-        patch.setattr(render, "load_mime_renders", lambda: [AltTextRenderer])
+    with docutils_namespace():
         folders = {
             "srcdir": source,
             "confdir": None,

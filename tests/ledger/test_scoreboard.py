@@ -97,6 +97,10 @@ def test_parts_are_listed_each_with_its_badge(pages):
     assert "<code>y22-a</code> <em>(doubted)</em>" in found
 
 
+def test_indices_and_powers_are_set_as_such(pages):
+    assert "P<sub>ss</sub> ∝ L<sup>−φ</sup> &lt; x<sub>F</sub>*" in row(pages["scoreboard.md"], "m22-c")
+
+
 def test_an_open_claim_gives_its_reason(pages):
     assert "<em>not yet (planned: chapter 6)</em>" in row(pages["scoreboard.md"], "m22-c")
     assert "<em>later</em>" in row(pages["scoreboard.md"], "own")

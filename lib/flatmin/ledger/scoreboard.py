@@ -43,10 +43,11 @@ _STYLE = """\
 .flatmin-score th, .flatmin-score td { text-align: left; vertical-align: top; padding: 0.4em 0.6em; }
 .flatmin-score tr { border-bottom: 1px solid rgba(128, 128, 128, 0.35); }
 .flatmin-score td.found div { margin-bottom: 0.3em; }
+.flatmin-score td:nth-child(2), .flatmin-score td.found { width: 36%; }
 .flatmin-score code { white-space: nowrap; }
 @media (max-width: 48em) {
   .flatmin-score thead { display: none; }
-  .flatmin-score tr, .flatmin-score td { display: block; }
+  .flatmin-score tr, .flatmin-score tr td { display: block; width: auto; }
   .flatmin-score tr { padding: 0.6em 0; }
   .flatmin-score td { padding: 0.1em 0; }
 }
@@ -108,7 +109,7 @@ def _row(claim, entry):
     """Return the table row of one claim, on one line (a blank line would end the HTML block)."""
     where = html.escape(claim.where or "beyond the papers")
     doubted = " <em>(doubted)</em>" if claim.doubtful else ""
-    statement = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(claim.statement)) + doubted
+    statement = _typeset(claim.statement) + doubted
     parts = entry["parts"] if entry else []
     found = "".join(f"<div>{_finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
     if claim.open:
@@ -119,6 +120,13 @@ def _row(claim, entry):
         f'<tr id="score-{claim.id}"><td><code>{claim.id}</code><br>{where}</td><td>{statement}</td>'
         f'<td class="found">{found}</td><td>{verdict}</td></tr>\n'
     )
+
+
+def _typeset(statement):
+    """Return a statement as HTML: `code`, x_F and L^{−φ} as they are meant."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(statement))
+    text = re.sub(r"_([A-Za-z0-9]+)", r"<sub>\1</sub>", text)
+    return re.sub(r"\^\{([^}]+)\}", r"<sup>\1</sup>", text)
 
 
 def _finding(id, part, several):
