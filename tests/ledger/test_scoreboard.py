@@ -14,7 +14,14 @@ CLAIMS = {
         Claim("y22-a", "Y22", "Noise", "Y22 S1", "C = 2σH² & more", ("D",)),
         Claim("y22-b", "Y22", "Noise", "Y22 S2", "what follows from `y22-a`", ("D", "T"), doubtful=True),
         Claim(
-            "m22-c", "M22", "Escape", "M22 Eq. 1", "rate", ("T",), chapter="06_logarithmic", open="not yet"
+            "m22-c",
+            "M22",
+            "Escape",
+            "M22 Eq. 1",
+            "P_ss ∝ L^{−φ} < x_F*",
+            ("T",),
+            chapter="06_logarithmic",
+            open="not yet",
         ),
         Claim("own", "beyond", "Escape", None, "which?", ("N",), open="later"),
     )
