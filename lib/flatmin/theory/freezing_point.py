@@ -1,8 +1,8 @@
 """Where hopping stops: Y26's estimate (Eq. 10–12, A33–A41) and a rate equation without a fitted constant.
 
 The estimate compares the hopping rate with the drift along the valleys and holds one free constant, εΦ. The
-rate equation has none: at each y the exact rates of the discrete chain (:class:`~flatmin.theory.hopping.FrozenChain`)
-say how P_flat relaxes and how soon x changes sign again, and y drifts by the chain's own mean force.
+rate equation has none: at each y the exact rates of the discrete chain (``hopping.FrozenChain``) say how
+P_flat relaxes and how soon x changes sign again, and y drifts by the chain's own mean force.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from flatmin.theory.two_valleys import barrier, flatness, path_drift
 
 __all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y", "regime"]
 
-#: e⁻³⁵ is below 1e-15: a change of sign that rare does not happen in any run of the book
-_FROZEN_BARRIER = 35.0
+#: beyond this reduced barrier z² the table may be coarse: e⁻⁶⁰ does not happen
+_FROZEN_BARRIER = 60.0
+#: a rate per iteration that stands for none
+_NEVER = 1e-15
 
 
 def phi_of_y(landscape: Landscape, printed: bool = False) -> sp.Expr:
@@ -80,7 +82,8 @@ class Path:
     t, y, flat : arrays, (times,)
         Iterations, mean position along the valleys, P_flat.
     settled : array, (times,)
-        Cumulative probability that the last change of sign of x lies at or before t.
+        Cumulative probability that the last change of sign of x lies at or before t; its first entry is
+        the probability that there is none.
     """
 
     t: np.ndarray
@@ -89,7 +92,7 @@ class Path:
     settled: np.ndarray
 
     def last_hop(self) -> tuple[float, float]:
-        """Mean and standard deviation of t_f, the iteration of the last change of sign (0 if there is none)."""
+        """Mean and standard deviation of t_f, the iteration of the last change of sign (0 if none)."""
         return self._moments(self.t)
 
     def freezing_y(self) -> tuple[float, float]:
@@ -116,7 +119,7 @@ def follow(
     resolution: float = 0.5,
     points: int = 4000,
 ) -> Path:
-    """Follow P_flat along the drift y(t) with the exact hopping rates of the chain at each y; no free constant.
+    """Follow P_flat along the drift y(t) with the chain's exact hopping rates at each y; no free constant.
 
     dP/dt = (1 − λ₂(y)) (π_flat(y) − P), dy/dt = −η⟨∂_yL⟩, the mean over the chain's stationary law in either
     valley, weighted by P. The last change of sign lies before t if neither valley is left afterwards:
@@ -143,7 +146,8 @@ def follow(
     t = np.linspace(0, steps, points + 1)
     y, flat = np.empty_like(t), np.empty_like(t)
     first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)
-    y[0], flat[0] = start_y, float(np.mean(first.settled_flat(start_x)))
+    starts = np.atleast_1d(np.asarray(start_x, dtype=float))
+    y[0], flat[0] = start_y, np.mean(starts >= 0 if first.isolated else first.settled_flat(starts))
     step = t[1] - t[0]
     for k in range(points):
         # midpoint in y; P relaxes exactly at frozen y, however fast the hops
@@ -151,11 +155,16 @@ def follow(
         rate, target = np.exp(table["relaxation"](half)), table["stationary"](half)
         flat[k + 1] = target + (flat[k] - target) * np.exp(-rate * step)
         y[k + 1] = y[k] + step * _velocity(table, half, (flat[k] + flat[k + 1]) / 2)
-    settled = np.zeros_like(t)
+    settled, untouched = np.zeros_like(t), 0.0
     for side, share in (("flat", flat), ("sharp", 1 - flat)):
         rate = np.exp(table[f"exit {side}"](y))
         later = np.cumsum(((rate[1:] + rate[:-1]) / 2 * step)[::-1])[::-1]
-        settled += share * np.exp(-np.append(later, 0.0))
+        unbroken = np.exp(-np.append(later, 0.0))
+        settled += share * unbroken
+        on_side = (starts >= 0) == (side == "flat")
+        untouched += np.sum(first.survival(starts[on_side])) / len(starts) * unbroken[0]
+    # a start close to the ridge is likelier to change side at once than one settled in a valley
+    settled[0] = min(untouched, settled[0])
     return Path(t, y, flat, np.maximum.accumulate(settled))
 
 
@@ -171,11 +180,15 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
     grid = _grid(landscape, eta, delta_s, start_y, steps, power, resolution)
     for y in grid:
         chain = FrozenChain(frozen(landscape, y), eta, delta_s, power)
-        rows["relaxation"].append(np.log(max(chain.relaxation_rate, 1e-15)))
-        rows["stationary"].append(chain.flat_probability)
+        relaxation = _NEVER if chain.isolated else max(chain.relaxation_rate, _NEVER)
+        rows["relaxation"].append(np.log(relaxation))
+        # where nothing relaxes any more, what it would relax to does not matter
+        rows["stationary"].append(
+            (rows["stationary"] or [0.5])[-1] if chain.isolated else chain.flat_probability
+        )
         downhill = -eta * slope(chain.x, y)
         for side in SIDES:
-            rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], 1e-15)))
+            rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], _NEVER)))
             rows[f"drift {side}"].append(chain.mean(downhill, side))
     return {name: PchipInterpolator(grid, values) for name, values in rows.items()}
 

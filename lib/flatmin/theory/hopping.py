@@ -107,7 +107,7 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
 
 
 def printed_flat(at: Slice, delta_s, asymptotic: bool = False):
-    """The steady-state probability of the flat valley as printed, Y26 Eq. 9: left (erfi) or right (exponential).
+    """The steady-state P_flat as printed in Y26 Eq. 9: its left form (erfi) or its right (exponential).
 
     The ratio of two erfi is taken through Dawson's function, so it does not overflow.
     """
@@ -248,12 +248,57 @@ class FrozenChain:
         return sparse.csc_array((mass, rows, pointers), shape=(len(self.x),) * 2)
 
     @cached_property
+    def _settled(self) -> dict[str, tuple[float, np.ndarray, np.ndarray]]:
+        """Per side: exit rate, settled mass and survival, the Perron pair of the operator on that side."""
+        found = {}
+        for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
+            inside = self.operator[chosen][:, chosen]
+            factors = _shifted(inside)
+            size, rate = inside.shape[0], np.inf
+            mass, survival = np.full(size, 1 / size), np.ones(size)
+            for _ in range(200):
+                mass = factors.solve(mass)
+                mass /= mass.sum()
+                survival = factors.solve(survival, trans="T")
+                survival /= survival.max()
+                before, rate = rate, 1 - float((inside @ mass).sum())
+                if abs(rate - before) <= 1e-10 * rate + 1e-15:
+                    break
+            found[side] = max(rate, 0.0), mass, survival / (survival @ mass)
+        return found
+
+    @property
+    def exit_rates(self) -> dict[str, float]:
+        """Rates per iteration of the next change of sign of x, from each side once settled in it.
+
+        1 − (largest eigenvalue of the operator restricted to the side). A change of sign need not be a hop:
+        many are followed by a return. These rates set the last hop as the simulation counts it.
+        """
+        return {side: rate for side, (rate, *_) in self._settled.items()}
+
+    @property
+    def isolated(self) -> bool:
+        """Whether no change of sign is to be expected in 10¹² iterations from either side.
+
+        The stationary law then hangs on numbers below rounding, and asking for it is a ValueError.
+        """
+        return max(self.exit_rates.values()) < 1e-12
+
+    @cached_property
     def stationary(self) -> np.ndarray:
         """Stationary mass at the nodes, shape (nodes,), sum 1.
 
-        One node's equation is dropped and its mass set to 1, which leaves a banded system.
+        One node's equation is dropped and its mass set to 1, which leaves a banded system; the node lies on
+        the side that is left less often, where most of the mass is.
         """
-        pin = int(np.argmin(np.abs(self.x - float(self.at.floor["flat"]))))
+        if self.isolated:
+            raise ValueError(
+                f"delta_s={self.delta_s:g} is too small at y={self.at.y:g}: the valleys are isolated, "
+                "no hop between them is to be expected in 10¹² iterations"
+            )
+        deep = min(SIDES, key=self.exit_rates.get)
+        chosen, mass = (self.flat if deep == "flat" else ~self.flat), self._settled[deep][1]
+        pin = np.flatnonzero(chosen)[np.argmax(mass / self.weights[chosen])]
         keep = np.arange(len(self.x)) != pin
         rest = sparse.csc_array(sparse.eye_array(len(self.x)) - self.operator)[keep][:, keep]
         mass = np.empty(len(self.x))
@@ -269,9 +314,7 @@ class FrozenChain:
     @cached_property
     def _slow(self) -> tuple[float, np.ndarray, np.ndarray]:
         """1 − λ₂ and the right (mass) and left (function) eigenvectors of the slowest decaying mode."""
-        size = len(self.x)
-        one = np.ones(size)
-        factors = splu(sparse.csc_matrix(sparse.eye_array(size) * (1 + 1e-9) - self.operator))
+        factors = _shifted(self.operator)
         # start from "flat minus its mean" and take the stationary part out at every turn
         left = self.flat.astype(float)
         right = self.stationary * (left - self.flat_probability)
@@ -281,7 +324,7 @@ class FrozenChain:
             right -= self.stationary * right.sum()
             right /= np.abs(right).sum()
             left = factors.solve(left, trans="T")
-            left -= one * (left @ self.stationary)
+            left -= left @ self.stationary
             left /= np.abs(left).max()
             before = decay
             decay = 1 - (left @ (self.operator @ right)) / (left @ right)
@@ -309,31 +352,18 @@ class FrozenChain:
         amplitude = right[self.flat].sum()
         return self.flat_probability + amplitude * np.interp(np.asarray(x, dtype=float), self.x, left)
 
-    @cached_property
-    def exit_rates(self) -> dict[str, float]:
-        """Rates per iteration of the next change of sign of x, from each side once settled in it.
-
-        1 − (largest eigenvalue of the operator restricted to the side). A change of sign need not be a hop:
-        many are followed by a return. These rates set the last hop as the simulation counts it.
-        """
-        rates = {}
+    def survival(self, x) -> np.ndarray:
+        """Probability that a start at x sees no change of sign for long, over that of a settled start."""
+        x, values = np.asarray(x, dtype=float), np.empty(np.shape(x))
         for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
-            inside = self.operator[chosen][:, chosen]
-            factors = splu(sparse.csc_matrix(sparse.eye_array(inside.shape[0]) * (1 + 1e-9) - inside))
-            mass, rate = self.stationary[chosen] / self.stationary[chosen].sum(), np.inf
-            for _ in range(200):
-                mass = factors.solve(mass)
-                mass /= mass.sum()
-                before, rate = rate, 1 - float((inside @ mass).sum())
-                if abs(rate - before) <= 1e-10 * rate + 1e-15:
-                    break
-            rates[side] = max(rate, 0.0)
-        return rates
+            here = (x >= 0) == (side == "flat")
+            values[here] = np.interp(x[here], self.x[chosen], self._settled[side][2])
+        return values
 
-    def mean(self, values: np.ndarray, side: str | None = None) -> float:
-        """Stationary mean of values at the nodes, on one side or on both."""
-        chosen = {None: slice(None), "flat": self.flat, "sharp": ~self.flat}[side]
-        mass = self.stationary[chosen]
+    def mean(self, values: np.ndarray, side: str) -> float:
+        """Mean of values at the nodes over one side by the stationary law; if isolated, the settled one."""
+        chosen = self.flat if _known(side) == "flat" else ~self.flat
+        mass = self._settled[side][1] if self.isolated else self.stationary[chosen]
         return float(mass @ np.asarray(values)[chosen] / mass.sum())
 
 
@@ -362,6 +392,11 @@ def extrapolated_flat(
         table = table[1:] + (table[1:] - table[:-1]) / (2.0**order - 1)
         corner.append(table[-1])
     return float(corner[-1]), float(abs(corner[-1] - corner[-2])), etas, values
+
+
+def _shifted(operator):
+    """LU factors of 1 + 1e-9 − K, for inverse iteration towards the eigenvalues next to 1."""
+    return splu(sparse.csc_matrix(sparse.eye_array(operator.shape[0]) * (1 + 1e-9) - operator))
 
 
 def _shares(at: Slice, delta_s, convention: str, power: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import sympy as sp
 
 from flatmin.theory.landscape import Landscape
 
-__all__ = ["PAPER", "barrier", "flatness", "path_drift", "position", "two_valleys"]
+__all__ = ["PAPER", "barrier", "flatness", "frozen_valleys", "path_drift", "position", "two_valleys"]
 
 #: Table S1 of Y26, as the authors' code has it
 PAPER = {"x1": 0.8, "x2": 0.65, "x0": 1.0, "f0": 1.0, "y_b": 30.0, "y_f": 20.0, "y_d": 100.0, "L_d": 1.0}
@@ -40,8 +40,21 @@ def two_valleys() -> Landscape:
     return Landscape(floor + across * _X0**2 / _F0, (_X, _Y), _PARAMETERS, name="two valleys")
 
 
+def frozen_valleys() -> Landscape:
+    """The slice of :func:`two_valleys` at frozen y: coordinates x and an idle one, y among the parameters.
+
+    The idle coordinate never moves; it makes the slice two-dimensional, as Hessian-aligned noise needs.
+    """
+    valleys = two_valleys()
+    idle = sp.Symbol("idle", real=True)
+    return Landscape(valleys.loss, (_X, idle), (*_PARAMETERS, _Y), name="frozen valleys")
+
+
 def position(side: str) -> sp.Expr:
-    """Where the valley floor lies at y: x* = c y/(y + y_b), on the side ``"flat"`` (x > 0) or ``"sharp"`` (x < 0), Y26 A1."""
+    """Where a valley floor lies at y: x* = c y/(y + y_b), c = x₁ or −x₂ (Y26 A1).
+
+    ``side`` is "flat" (x > 0) or "sharp" (x < 0).
+    """
     return _side(side) * _Y / (_Y + _YB)
 
 
