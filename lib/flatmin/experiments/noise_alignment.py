@@ -1,0 +1,120 @@
+"""W22 Fig. 1 and 2: α, β, μ, γ along training and at its end against model size, four kinds of models."""
+
+import numpy as np
+import torch
+
+from flatmin.experiments import Experiment
+from flatmin.ledger import record
+from flatmin.networks import datasets, gradient_noise, models, training
+
+MEASURES = ("alpha", "beta", "mu", "mu_1", "mu_2", "gamma", "tau", "loss")
+#: step sizes and numbers of steps are ours: W22's appendix, which has theirs, is not at hand
+ETA = {"rfm": None, "linear": 0.002, "fcn": 0.01, "cnn": 0.01}
+STEPS = {"rfm": 20_000, "linear": 20_000, "fcn": 10_000, "cnn": 5_000}
+SIZES = {
+    "rfm": (50, 100, 200, 500, 1000, 2000, 5000),  # features m
+    "linear": (10, 20, 50, 100, 200, 500),  # width of two hidden layers
+    "fcn": (8, 16, 32, 64, 128, 256, 512),  # width of two hidden layers
+    "cnn": (2, 4, 8, 16, 32),  # channels of the first stack
+}
+#: samples and input dimension: Gaussian for the linear network (W22: 100 and 50), sphere for the features
+SAMPLES = {"rfm": 100, "linear": 100, "fcn": 500, "cnn": 200}
+
+
+def task(kind, seed, images="mnist"):
+    """Training set of a kind of model: one real output, square loss."""
+    n = SAMPLES[kind]
+    if kind == "linear":
+        return datasets.gaussian(n, 50, seed, dtype=torch.float32)
+    if kind == "rfm":
+        return datasets.sphere(n, 10, seed, dtype=torch.float32)
+    if images == "digits":
+        data = datasets.digits(n, "unit").train
+        return datasets.Data(data.inputs.view(-1, 1, 8, 8), data.targets).parity()
+    return datasets.mnist("unit", train=n).train.parity()
+
+
+def network(kind, size, seed, data):
+    """Model of a kind and size for the inputs of ``data``."""
+    if kind == "rfm":
+        return models.random_features(data.inputs.shape[1], size, seed)
+    inputs = data.inputs[0].numel()
+    if kind == "linear":
+        return models.linear_network((inputs, size, size, 1), seed)
+    if kind == "fcn":
+        return models.mlp((inputs, size, size, 1), seed)
+    return models.cnn_stacks((size, 2 * size), 1, seed, "he", 1, data.inputs.shape[-1], 1)
+
+
+def step_size(kind, model, data):
+    """η of a kind; for the random-feature model 1/λ₁(G), which is known and constant."""
+    if kind != "rfm":
+        return ETA[kind]
+    features = model[0](data.inputs)
+    return float(1 / torch.linalg.matrix_norm(features, 2) ** 2 * len(data))
+
+
+def along(point, seed):
+    """Train one model with B = 5 and return MEASURES at each checkpoint, (checkpoints,) each.
+
+    ``point``: kind, size, steps, checkpoints, images, repeat. ``parameters`` is P.
+    """
+    kind, repeat = point["kind"], point["repeat"]
+    data = task(kind, repeat, point["images"])
+    model = network(kind, point["size"], repeat, data)
+    runs = training.run(
+        model,
+        data,
+        "square",
+        eta=step_size(kind, model, data),
+        batch_size=5,
+        steps=point["steps"],
+        seed=repeat,
+        checkpoints=point["checkpoints"],
+    )
+    found = [
+        gradient_noise.alignment(runs.model_at(0, i).double(), data.to(torch.float64))
+        for i in range(len(runs.steps))
+    ]
+    values = {name: np.array([getattr(one, name) for one in found]) for name in MEASURES}
+    return values | {"parameters": models.flat(model).numel(), "diverged": runs.diverged[0]}
+
+
+def run(folder, quick):
+    """Five repeats of each kind and size, measured along training; arrays (sizes, repeats, checkpoints)."""
+    images, repeats = ("digits", 2) if quick else ("mnist", 5)
+    arrays, seconds = {}, 0.0
+    for kind, sizes in SIZES.items():
+        sizes, steps = (sizes[:2], 200) if quick else (sizes, STEPS[kind])
+        kept = [0, *np.geomspace(5, steps, 9 if kind == "cnn" else 17).round().astype(int).tolist()]
+        common = {"kind": kind, "steps": steps, "images": images, "checkpoints": kept}
+        points = [common | {"size": size, "repeat": repeat} for size in sizes for repeat in range(repeats)]
+        results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
+        seconds += results.seconds
+        for name, values in record.stack(results).items():
+            arrays[f"{kind}_{name}"] = values.reshape(len(sizes), repeats, *values.shape[1:])
+        arrays |= {f"{kind}_sizes": sizes, f"{kind}_steps": kept}
+    return record.save(
+        EXPERIMENT.name,
+        arrays,
+        seed=1,
+        scale=(
+            "four kinds of models and 5 runs as W22 Fig. 1; n = 100, d = 50 for the linear network; all "
+            "other sizes, data and step sizes are ours, W22's appendix is not at hand"
+        ),
+        command=EXPERIMENT.command,
+        data_set="Gaussian and sphere inputs; "
+        + ("digits" if quick else "MNIST, first 500 and 200 images, even against odd"),
+        wall_time=seconds,
+        folder=folder,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="noise-alignment",
+    title="Alignment of the noise along training and against size (W22 Fig. 1, 2)",
+    claims=("w22-alignment-training", "w22-alignment-size", "w22-norm-uniformity"),
+    run=run,
+    minutes=20,
+    needs=("MNIST",),
+)

@@ -1,0 +1,86 @@
+"""Y23 Fig. 1 at scale: Hessian spectrum of an MNIST network, and the gradient noise in its eigenbasis."""
+
+import torch
+
+from flatmin.experiments import Experiment
+from flatmin.ledger import record
+from flatmin.networks import curvature, datasets, gradient_noise, models, training
+
+#: η and B of Y23 Fig. 1; the network, its 1000 images and the start are those of the same group's Y26
+ETA, BATCH_SIZE, EPOCHS = 0.05, 100, 200
+CHECKPOINTS = (0, 1, 5, 20, 50, 100, 200)  # epochs
+KEPT = 2000  # eigenvalues shown in Y23 Fig. 1b
+LAYER = 2
+
+
+def data_of(name):
+    """Training set by name: ``"mnist-1000"`` (first 100 images of each class) or ``"digits"``."""
+    if name == "digits":
+        return datasets.digits(dtype=torch.float64).train
+    return datasets.mnist(dtype=torch.float64).train.per_class(100)
+
+
+def spectra(point, seed):
+    """Train one network and measure H and C of its second layer at each checkpoint.
+
+    ``point``: data, hidden width, epochs kept. Returns ``curvature`` and ``noise`` (checkpoints, KEPT or
+    fewer), sharpest first, ``loss`` (checkpoints,), ``top`` (checkpoints, 20) eigenvalues of the whole
+    Hessian, ``trace`` of it.
+    """
+    data, hidden = data_of(point["data"]), point["hidden"]
+    start = models.mlp((data.inputs[0].numel(), hidden, hidden, 10), seed % 2**31)
+    steps = [epoch * (len(data) // BATCH_SIZE) for epoch in point["epochs"]]
+    runs = training.run(
+        start,
+        data,
+        "cross-entropy",
+        eta=ETA,
+        batch_size=BATCH_SIZE,
+        steps=steps[-1],
+        seed=seed % 2**31,
+        checkpoints=steps,
+    )
+    rows = {"curvature": [], "noise": [], "top": [], "trace": []}
+    for checkpoint in range(len(steps)):
+        model = runs.model_at(0, checkpoint).double()
+        basis = gradient_noise.in_hessian_basis(model, data, "cross-entropy", BATCH_SIZE, layer=LAYER)
+        rows["curvature"].append(basis.curvature[:KEPT].float())
+        rows["noise"].append(basis.noise[:KEPT].float())
+        rows["top"].append(curvature.eigenpairs(model, data, "cross-entropy", 20).values)
+        rows["trace"].append(torch.tensor(curvature.trace(model, data, "cross-entropy").value))
+    return {name: torch.stack(values).numpy() for name, values in rows.items()} | {
+        "loss": runs.losses(data)[0]
+    }
+
+
+def run(folder, quick):
+    """Ten networks, each with its own start and batch order."""
+    epochs = CHECKPOINTS[:4] if quick else CHECKPOINTS
+    point = {"data": "digits" if quick else "mnist-1000", "hidden": 12 if quick else 50, "epochs": epochs}
+    results = record.sweep(
+        spectra, [point] * (2 if quick else 10), name=EXPERIMENT.name, folder=folder, seed=1, combine=None
+    )
+    return record.save(
+        EXPERIMENT.name,
+        record.stack(results) | {"epochs": epochs},
+        seed=1,
+        scale=(
+            "η, B and epochs of Y23 Fig. 1; MNIST, first 100 images of each class, and the second layer's "
+            "2500 weights (Y23 does not say which images and which part of the Hessian)"
+        ),
+        command=EXPERIMENT.command,
+        data_set="digits" if quick else "MNIST, 1000 images",
+        wall_time=results.seconds,
+        folder=folder,
+        exact={"hessian": True, "noise": "without replacement"},
+    )
+
+
+EXPERIMENT = Experiment(
+    name="noise-spectrum",
+    title="Gradient noise in the eigenbasis of the Hessian along training (Y23 Fig. 1)",
+    claims=("y23-hessian-spectrum", "y23-noise-in-hessian-basis", "exponent-c-h"),
+    run=run,
+    minutes=10,
+    needs=("MNIST",),
+)
