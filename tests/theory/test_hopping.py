@@ -259,3 +259,12 @@ def test_bad_input_is_named(at):
         FrozenChain(at, 0.3, 1e-3)
     with pytest.raises(ValueError, match="halvings must be at least 2"):
         extrapolated_flat(at, 1e-3, halvings=1)
+
+
+def test_exit_time_of_the_chain_tends_to_the_passage_time(at):
+    """τ to the kink, in time units ηt, from chains at smaller and smaller steps: an extrapolation in √η."""
+    delta_s, floor = 2e-3, float(at.floor["sharp"])
+    times = np.array([e * FrozenChain(at, e, delta_s).exit_time(-floor) for e in 2e-3 / 4.0 ** np.arange(5)])
+    for order in range(1, 5):
+        times = times[1:] + (times[1:] - times[:-1]) / (2.0**order - 1)
+    assert times[0] == pytest.approx(float(passage_time(at, "sharp", delta_s)), rel=1e-5)

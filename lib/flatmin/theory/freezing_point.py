@@ -13,14 +13,12 @@ import numpy as np
 import sympy as sp
 from scipy.interpolate import PchipInterpolator
 
-from flatmin.theory.hopping import SIDES, FrozenChain, frozen
+from flatmin.theory.hopping import SIDES, FrozenChain, frozen, slicer
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys import barrier, flatness, path_drift
 
 __all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y", "regime"]
 
-#: beyond this reduced barrier z² the table may be coarse: e⁻⁶⁰ does not happen
-_FROZEN_BARRIER = 60.0
 #: a rate per iteration that stands for none
 _NEVER = 1e-15
 
@@ -116,7 +114,7 @@ def follow(
     start_x=(-0.01, 0.01),
     steps: int,
     power: int = 1,
-    resolution: float = 0.5,
+    resolution: float = 0.7,
     points: int = 4000,
 ) -> Path:
     """Follow P_flat along the drift y(t) with the chain's exact hopping rates at each y; no free constant.
@@ -173,38 +171,29 @@ def _velocity(table, y, flat):
 
 
 def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
-    """Interpolators in y of ln(1 − λ₂), π_flat, ln κ and the drift per iteration, on a grid of chains."""
-    slope = landscape.function(landscape.gradient[1])
-    names = ("relaxation", "stationary", *(f"{q} {side}" for q in ("exit", "drift") for side in SIDES))
-    rows = {name: [] for name in names}
-    grid = _grid(landscape, eta, delta_s, start_y, steps, power, resolution)
-    for y in grid:
-        chain = FrozenChain(frozen(landscape, y), eta, delta_s, power)
-        relaxation = _NEVER if chain.isolated else max(chain.relaxation_rate, _NEVER)
-        rows["relaxation"].append(np.log(relaxation))
-        # where nothing relaxes any more, what it would relax to does not matter
-        rows["stationary"].append(
-            (rows["stationary"] or [0.5])[-1] if chain.isolated else chain.flat_probability
-        )
-        downhill = -eta * slope(chain.x, y)
-        for side in SIDES:
-            rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], _NEVER)))
-            rows[f"drift {side}"].append(chain.mean(downhill, side))
-    return {name: PchipInterpolator(grid, values) for name, values in rows.items()}
+    """Interpolators in y of ln(1 − λ₂), π_flat, ln κ and the drift per iteration, from a chain at each y.
 
-
-def _grid(landscape, eta, delta_s, start_y, steps, power, resolution):
-    """Values of y from the start to beyond the end of the run: closer where the barrier grows fast."""
+    The grid starts at ``start_y`` and ends beyond the farthest point of the run; it is close where the
+    barrier grows fast, until the valleys are isolated.
+    """
+    at, slope = slicer(landscape), landscape.function(landscape.gradient[1])
     drift = landscape.function(path_drift())
     reduced = landscape.function(barrier() * (flatness("sharp") / 2) ** power / delta_s)
-    # the farthest a run can get: noise speeds the drift up by a few per cent, a third is ample
-    ys, y, t = [start_y], start_y, 0.0
-    while t < 1.33 * steps:
-        growth = (float(reduced(0.0, y * 1.001)) - float(reduced(0.0, y))) / (0.001 * y)
-        move = (
-            min(resolution / growth, 0.1 * y + 0.3) if float(reduced(0.0, y)) < _FROZEN_BARRIER else 0.2 * y
-        )
+    names = ("relaxation", "stationary", *(f"{q} {side}" for q in ("exit", "drift") for side in SIDES))
+    rows, grid, y, t, stationary = {name: [] for name in names}, [], float(start_y), 0.0, 0.5
+    # noise speeds the drift up by a few per cent: a third more time than the run has is ample
+    while t < 1.33 * steps or len(grid) < 2:
+        chain = FrozenChain(at(y), eta, delta_s, power)
+        # where nothing relaxes any more, what it would relax to does not matter
+        stationary = stationary if chain.isolated else chain.flat_probability
+        rows["stationary"].append(stationary)
+        rows["relaxation"].append(np.log(max(0.0 if chain.isolated else chain.relaxation_rate, _NEVER)))
+        for side in SIDES:
+            rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], _NEVER)))
+            rows[f"drift {side}"].append(chain.mean(-eta * slope(chain.x, y), side))
+        grid.append(y)
+        growth = float(reduced(0.0, 1.001 * y) - reduced(0.0, y)) / (0.001 * y)
+        move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3)
         t += move / (eta * float(drift(0.0, y)))
         y += move
-        ys.append(y)
-    return np.array(ys)
+    return {name: PchipInterpolator(grid, values) for name, values in rows.items()}

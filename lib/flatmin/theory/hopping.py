@@ -13,6 +13,7 @@ so D^{1−c} P is continuous there. Time is τ = ηt except in :class:`FrozenCha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,6 +37,7 @@ __all__ = [
     "passage_time",
     "passage_time_erfi",
     "printed_flat",
+    "slicer",
     "splitting",
     "stationary_flat",
 ]
@@ -74,17 +76,28 @@ class Slice:
         return np.sqrt(self.barrier / self.diffusion(side, delta_s, power))
 
 
+def slicer(landscape: Landscape) -> Callable[[np.ndarray], Slice]:
+    """A function from y > 0 to the :class:`Slice` there; compiled once, for many y."""
+    f = {side: landscape.function(flatness(side)) for side in SIDES}
+    floor = {side: landscape.function(position(side)) for side in SIDES}
+
+    def at(y) -> Slice:
+        _require_positive(y=y)
+        y = np.asarray(y, dtype=float)
+        widths = {side: f[side](0.0, y) for side in SIDES}
+        distances = {side: np.abs(floor[side](0.0, y)) for side in SIDES}
+        # from f and floor, so that ΔL is right for any values of the parameters
+        return Slice(y, widths, distances, distances["flat"] ** 2 / widths["flat"])
+
+    return at
+
+
 def frozen(landscape: Landscape, y) -> Slice:
     """The slice of a two-valley landscape with numbers at y > 0 (a float or an array).
 
     Raises ValueError where y is not positive: at y ≤ 0 there are no two valleys.
     """
-    _require_positive(y=y)
-    y = np.asarray(y, dtype=float)
-    f = {side: landscape.function(flatness(side))(0.0, y) for side in SIDES}
-    floor = {side: np.abs(landscape.function(position(side))(0.0, y)) for side in SIDES}
-    # from f and floor, so that ΔL is right for any values of the parameters
-    return Slice(y, f, floor, floor["flat"] ** 2 / f["flat"])
+    return slicer(landscape)(y)
 
 
 def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1):
@@ -275,6 +288,14 @@ class FrozenChain:
         many are followed by a return. These rates set the last hop as the simulation counts it.
         """
         return {side: rate for side, (rate, *_) in self._settled.items()}
+
+    def exit_time(self, x: float) -> float:
+        """Mean number of iterations from x to the first change of its sign: (1 − K)⁻¹ on the side, on 1."""
+        chosen = self.flat if x >= 0 else ~self.flat
+        inside = self.operator[chosen][:, chosen]
+        factors = splu(sparse.csc_matrix(sparse.eye_array(inside.shape[0]) - inside))
+        times = factors.solve(np.ones(inside.shape[0]), trans="T")
+        return float(np.interp(x, self.x[chosen], times))
 
     @property
     def isolated(self) -> bool:
