@@ -231,7 +231,7 @@ def eigenpairs(
     """The k largest eigenpairs of the Hessian (or ``matrix="gauss-newton"``), or of one layer's block, by
     Lanczos.
 
-    ``tolerance`` bounds every residual |Hv − λv| in units of the largest |λ|; see
+    ``tolerance`` bounds every residual |Hv − λv| in units of its own |λ|; see
     :func:`~flatmin.networks.eigen.lanczos`. Raises ValueError for an unknown matrix or layer, or k outside
     1…P.
     """

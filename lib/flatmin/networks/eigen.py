@@ -57,11 +57,12 @@ class Basis:
         self.rows[m + 1] = w / after
         return True
 
-    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values (descending), their coefficients as columns, and their residual bounds."""
-        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.off[:-1]))
-        order = np.argsort(-values)
-        return values[order], vectors[:, order], abs(self.off[-1] * vectors[-1, order])
+    def ritz(self, k: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The k largest (default: all) Ritz values, their coefficients as columns, their residual bounds."""
+        m = len(self.diagonal)
+        which = {} if k is None or k >= m else {"select": "i", "select_range": (m - k, m - 1)}
+        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.off[:-1]), **which)
+        return values[::-1], vectors[:, ::-1], abs(self.off[-1] * vectors[-1, ::-1])
 
 
 def lanczos(
@@ -73,31 +74,32 @@ def lanczos(
 ) -> Eigenpairs:
     """The k algebraically largest eigenpairs of a symmetric matrix.
 
-    ``product`` maps (P,) to (P,); ``start`` (P,) is the first vector. Stops when every one of the k residuals
-    is below ``tolerance`` times the largest |Ritz value|: eigenvalues are then good to about tolerance² over
-    the gap to the rest of the spectrum. Raises ValueError for k outside 1…P or after ``steps`` products
-    without convergence.
+    ``product`` maps (P,) to (P,); ``start`` (P,) is the first vector. Stops when each of the k residuals is
+    below ``tolerance`` times its own |λ| (or, near zero, rounding): eigenvalues are then good to about
+    tolerance² over the relative gap to the rest of the spectrum. Raises ValueError for k outside 1…P or after
+    ``steps`` products without convergence.
     """
     size = len(start)
     if not 1 <= k <= size:
         raise ValueError(f"k must be 1…{size}, got {k}")
     basis = Basis(start, min(size, 2 * k + 20) + 1)
+    floor = torch.finfo(start.dtype).eps ** (2 / 3)
+    look = min(size, k + 4)
     for taken in range(1, min(steps, size) + 1):
-        more = basis.extend(product)
-        last = not more or taken == size
-        if taken < k or (not last and (taken - k) % 4):
+        last = not basis.extend(product) or taken == size
+        if taken < look and not last:
             continue
-        values, vectors, residuals = basis.ritz()
-        done = (residuals[:k] <= tolerance * abs(values).max()).all()
-        if (done and taken > k) or last:
-            turned = torch.from_numpy(vectors[:, :k]).to(start)
+        values, vectors, residuals = basis.ritz(k)
+        allowed = tolerance * np.maximum(abs(values), floor * max(map(abs, basis.diagonal)))
+        if (residuals <= allowed).all() or last:
             return Eigenpairs(
-                torch.from_numpy(values[:k]).to(start),
-                basis.rows[:taken].T @ turned,
-                torch.from_numpy(residuals[:k]).to(start),
+                torch.from_numpy(values.copy()).to(start),
+                basis.rows[:taken].T @ torch.from_numpy(vectors.copy()).to(start),
+                torch.from_numpy(residuals.copy()).to(start),
                 taken,
             )
-    raise ValueError(f"steps must be more than {steps}: the residuals are still {residuals[:k].max():.1e}")
+        look = taken + 2 + taken // 20
+    raise ValueError(f"steps must be more than {steps}: the residuals are still {residuals.max():.1e}")
 
 
 def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,425 @@
+"""Curvature, gradient noise and training against the best public tools, as ratios in one run.
+
+    python benchmarks/networks.py [TASK ...] [--rounds 5] [--record]
+
+Tasks: top10, top50, layer, trace, norm, alignment, training. The peers (PyHessian, curvlinops,
+hessian-eigenthings, BackPACK) are used where they are installed:
+
+    pip install --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \\
+        backpack-for-pytorch==1.7.1 einops einconv unfoldNd linear_operator jaxtyping
+
+(in an environment of their own; ``--no-deps`` keeps the torch that is there). The tools of one task run in
+turn, ``--rounds`` times, on one thread; times are medians. Memory is the growth of a process that does
+nothing else. Accuracy is against float64, and always shown: a tool that stops early is quick and wrong.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch.func import functional_call, grad, jvp, vmap
+
+from flatmin.networks import curvature, gradient_noise, models, training
+from flatmin.networks.datasets import Data
+
+CE = torch.nn.functional.cross_entropy
+ETA, BATCH_SIZE, STEPS, REPEATS = 0.05, 50, 2000, 20
+DATA_LOADER_STEPS = 400  # measured, then scaled: 20 × 2000 steps would take minutes
+
+
+def problem(hidden=50, outputs=10, samples=1000):
+    """Ten Gaussian classes in 784 dimensions, and a network trained on them for 300 steps."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 0.15 * torch.randn(10, 784, generator=generator)
+    labels = torch.randint(10, (samples,), generator=generator)
+    data = Data(torch.randn(samples, 784, generator=generator) + centres[labels], labels)
+    if outputs == 1:
+        data = data.parity()
+    start = models.mlp((784, hidden, hidden, outputs), 1)
+    loss = "square" if outputs == 1 else "cross-entropy"
+    runs = training.run(
+        start, data, loss, eta=0.01 if outputs == 1 else ETA, batch_size=BATCH_SIZE, steps=300
+    )
+    return runs.model_at(), data
+
+
+def optional(name):
+    """Return the module, or None where it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError:
+        return None
+
+
+# --- eigenvalues
+# ---------------------------------------------------------------------------------------------
+
+
+def by_flatmin(model, data, k):
+    return curvature.eigenpairs(model, data, "cross-entropy", k).values
+
+
+def by_double_backward(model, data, k):
+    """PyHessian's product (one cached graph) under scipy's Lanczos: the best combination of existing parts."""
+    parameters = list(model.parameters())
+    graph = torch.autograd.grad(CE(model(data.inputs), data.targets), parameters, create_graph=True)
+
+    def product(v):
+        pieces = torch.from_numpy(v.astype(np.float32)).split([p.numel() for p in parameters])
+        pieces = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
+        out = torch.autograd.grad(graph, parameters, pieces, retain_graph=True)
+        return torch.cat([o.reshape(-1) for o in out]).numpy()
+
+    return _eigsh(product, models.flat(model).numel(), k)
+
+
+def by_torch_func(model, data, k):
+    """Forward over reverse, nothing cached, under scipy's Lanczos."""
+    theta, product = models.flat(model), _jvp_product(model, data)
+    return _eigsh(lambda v: product(torch.from_numpy(v.astype(np.float32))).numpy(), theta.numel(), k)
+
+
+def _jvp_product(model, data):
+    theta = models.flat(model)
+
+    def loss(t):
+        return CE(functional_call(model, training._named(model, t), (data.inputs,)), data.targets)
+
+    return lambda v: jvp(grad(loss), (theta,), (v,))[1]
+
+
+def _eigsh(product, size, k):
+    operator = LinearOperator((size, size), matvec=lambda v: product(v.reshape(-1)), dtype=np.float32)
+    start = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    return torch.from_numpy(np.sort(eigsh(operator, k, which="LA", tol=1e-3, v0=start)[0])[::-1].copy())
+
+
+def by_curvlinops(model, data, k):
+    operator = _curvlinops_hessian(model, list(model.parameters()), data).to_scipy()
+    start = np.random.default_rng(0).standard_normal(operator.shape[0]).astype(np.float32)
+    return torch.from_numpy(np.sort(eigsh(operator, k, which="LA", tol=1e-3, v0=start)[0])[::-1].copy())
+
+
+def _curvlinops_hessian(model, parameters, data):
+    from curvlinops import HessianLinearOperator
+
+    batches = [(data.inputs, data.targets)]
+    loss = torch.nn.CrossEntropyLoss()
+    return HessianLinearOperator(model, loss, parameters, batches, check_deterministic=False)
+
+
+def by_pyhessian(model, data, k):
+    return torch.tensor(_pyhessian(model, data).eigenvalues(top_n=k)[0])
+
+
+def by_tight_pyhessian(model, data, k):
+    """With the tolerance that the accuracy of the others takes."""
+    return torch.tensor(_pyhessian(model, data).eigenvalues(maxIter=1000, tol=1e-6, top_n=k)[0])
+
+
+def _pyhessian(model, data):
+    from pyhessian import hessian
+
+    return hessian(model, torch.nn.CrossEntropyLoss(), data=(data.inputs, data.targets), cuda=False)
+
+
+def by_eigenthings(model, data, k):
+    from hessian_eigenthings import lanczos
+
+    found = lanczos(_eigenthings(model, data), k=k, max_iter=max(30, 5 * k), which="LA", seed=0)
+    return found.eigenvalues.sort(descending=True).values
+
+
+def _eigenthings(model, data):
+    from hessian_eigenthings import HessianOperator, supervised_loss
+
+    return HessianOperator(model, [(data.inputs, data.targets)], supervised_loss(CE))
+
+
+def eigenvalue_task(k):
+    model, data = problem()
+    exact = curvature.eigenpairs(_double(model), data, "cross-entropy", k, tolerance=1e-7).values
+
+    def error(values):
+        return float((values.double() / exact - 1).abs().max())
+
+    tools = {
+        "flatmin": by_flatmin,
+        "double backward + eigsh": by_double_backward,
+        "torch.func + eigsh": by_torch_func,
+        "curvlinops + eigsh": by_curvlinops if optional("curvlinops") else None,
+        "hessian-eigenthings": by_eigenthings if optional("hessian_eigenthings") else None,
+        "PyHessian": by_pyhessian if optional("pyhessian") else None,
+    }
+    if k == 10 and optional("pyhessian"):
+        tools["PyHessian, tol 1e-6"] = by_tight_pyhessian
+    return {name: tool and (lambda tool=tool: tool(model, data, k)) for name, tool in tools.items()}, error
+
+
+def _double(model):
+    return models.with_parameters(model, models.flat(model)).double()
+
+
+# --- one layer, trace, norm
+# ----------------------------------------------------------------------------------
+
+
+def layer_task():
+    """The exact 2500×2500 Hessian of the middle layer; what its spectrum costs is the same for all."""
+    model, data = problem()
+    exact = curvature.hessian(_double(model), data, "cross-entropy", 2)
+
+    def by_func():
+        def loss(w):
+            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
+
+        return torch.func.hessian(loss)(model[3].weight.detach()).reshape(2500, 2500)
+
+    def by_autograd():
+        def loss(w):
+            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
+
+        return torch.autograd.functional.hessian(loss, model[3].weight.detach()).reshape(2500, 2500)
+
+    def by_linop():
+        operator, unit = _curvlinops_hessian(model, [model[3].weight], data), torch.eye(2500)
+        return torch.cat([operator @ unit[:, i : i + 250] for i in range(0, 2500, 250)], 1)
+
+    def error(matrix):
+        return float((matrix.double() - exact).norm() / exact.norm())
+
+    tools = {
+        "flatmin": lambda: curvature.hessian(model, data, "cross-entropy", 2),
+        "torch.func.hessian": by_func,
+        "autograd.functional.hessian": by_autograd,
+        "curvlinops @ I": by_linop if optional("curvlinops") else None,
+    }
+    return tools, error
+
+
+def trace_task():
+    model, data = problem()
+    exact = curvature.trace(_double(model), data, "cross-entropy").value
+
+    def by_linop():
+        from curvlinops import hutchinson_trace
+
+        return float(hutchinson_trace(_curvlinops_hessian(model, list(model.parameters()), data), 100))
+
+    def by_things():
+        from hessian_eigenthings import hutchinson
+
+        return float(hutchinson(_eigenthings(model, data), num_samples=100, seed=0).estimate)
+
+    tools = {
+        "flatmin": lambda: curvature.trace(model, data, "cross-entropy").value,
+        "curvlinops, 100 probes": by_linop if optional("curvlinops") else None,
+        "hessian-eigenthings, 100 probes": by_things if optional("hessian_eigenthings") else None,
+        "PyHessian": (lambda: float(np.mean(_pyhessian(model, data).trace())))
+        if optional("pyhessian")
+        else None,
+    }
+    return tools, lambda value: abs(value / exact - 1)
+
+
+def norm_task():
+    model, data = problem()
+    exact = curvature.frobenius_norm(_double(model), data, "cross-entropy").value
+
+    def by_linop():
+        from curvlinops import hutchinson_squared_fro
+
+        operator = _curvlinops_hessian(model, list(model.parameters()), data)
+        return float(hutchinson_squared_fro(operator, 100)) ** 0.5
+
+    tools = {
+        "flatmin": lambda: curvature.frobenius_norm(model, data, "cross-entropy").value,
+        "curvlinops, 100 probes": by_linop if optional("curvlinops") else None,
+    }
+    return tools, lambda value: abs(value / exact - 1)
+
+
+# --- alignment
+# -----------------------------------------------------------------------------------------------
+
+
+def alignment_task():
+    """α, β, μ of a network with one output and the square loss on 1000 samples."""
+    model, data = problem(outputs=1)
+    exact = gradient_noise.alignment(_double(model), data).mu
+
+    def from_jacobian(jacobian):
+        with torch.no_grad():
+            errors = model(data.inputs)[:, 0] - data.targets[:, 0]
+            kernel = jacobian @ jacobian.T / len(data)
+        sums = kernel.square() * errors.square()[:, None]
+        first, second = sums.sum(), (kernel @ errors).square().sum() / len(data)
+        return float((first - second) / (errors.square().mean() * kernel.square().sum()))
+
+    def by_vmap():
+        theta = models.flat(model)
+
+        def one(t, x):
+            return functional_call(model, training._named(model, t), (x[None],))[0, 0]
+
+        return from_jacobian(vmap(grad(one), (None, 0))(theta, data.inputs))
+
+    def by_backpack():
+        from backpack import backpack, extend
+        from backpack.extensions import BatchGrad
+
+        twin = extend(models.with_parameters(model, models.flat(model)))
+        with backpack(BatchGrad()):
+            twin(data.inputs).sum().backward()
+        return from_jacobian(torch.cat([p.grad_batch.flatten(1) for p in twin.parameters()], 1))
+
+    tools = {
+        "flatmin": lambda: gradient_noise.alignment(model, data).mu,
+        "vmap(grad) + J Jᵀ": by_vmap,
+        "BackPACK + J Jᵀ": by_backpack if optional("backpack") else None,
+    }
+    return tools, lambda value: abs(value / exact - 1)
+
+
+# --- training
+# ------------------------------------------------------------------------------------------------
+
+
+def training_task():
+    """Seconds for 20 repeats of 2000 steps at B = 50; the loop is measured on one short repeat and scaled."""
+    _, data = problem()
+    start = models.mlp((784, 50, 50, 10), 1)
+
+    def stacked(repeats):
+        call = {"eta": ETA, "batch_size": BATCH_SIZE, "seed": range(repeats)}
+        return training.run(start, data, steps=STEPS, **call).losses(data).mean(0)[-1]
+
+    def loop():
+        from torch.utils.data import DataLoader, TensorDataset
+
+        loader = DataLoader(TensorDataset(data.inputs, data.targets), BATCH_SIZE, shuffle=True)
+        model = models.with_parameters(start, models.flat(start))
+        optimiser = torch.optim.SGD(model.parameters(), lr=ETA)
+        done = 0
+        while done < DATA_LOADER_STEPS:
+            for x, y in loader:
+                optimiser.zero_grad()
+                CE(model(x), y).backward()
+                optimiser.step()
+                done += 1
+        return float(CE(model(data.inputs), data.targets).detach())
+
+    scale = REPEATS * STEPS / DATA_LOADER_STEPS
+    tools = {
+        "flatmin, 20 stacked": lambda: stacked(REPEATS),
+        "flatmin, one by one": (lambda: stacked(1), REPEATS),
+        "DataLoader loop": (loop, scale),
+    }
+    return tools, None
+
+
+TASKS = {
+    "top10": lambda: eigenvalue_task(10),
+    "top50": lambda: eigenvalue_task(50),
+    "layer": layer_task,
+    "trace": trace_task,
+    "norm": norm_task,
+    "alignment": alignment_task,
+    "training": training_task,
+}
+
+
+def memory_of(call):
+    """Growth in MB of the peak memory of a process of its own that makes one call; None off Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        before = _status("VmRSS")
+        call()
+        os.write(write, str((_status("VmHWM") - before) / 1024).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        return float(pipe.read() or "nan")
+
+
+def _status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def measure(task, rounds):
+    """Run the tools of a task in turn; return rows (tool, seconds, error, megabytes), flatmin first."""
+    tools, error = TASKS[task]()
+    tools = {name: tool if isinstance(tool, tuple) else (tool, 1.0) for name, tool in tools.items() if tool}
+    seconds, results = {name: [] for name in tools}, {}
+    for _ in range(rounds):
+        for name, (tool, scale) in tools.items():
+            start = time.perf_counter()
+            results[name] = tool()
+            seconds[name].append((time.perf_counter() - start) * scale)
+    return [
+        (
+            name,
+            statistics.median(seconds[name]),
+            error(results[name]) if error else float("nan"),
+            memory_of(tools[name][0]),
+        )
+        for name in tools
+    ]
+
+
+def show(task, rows):
+    first = rows[0][1]
+    print(f"\n{task}\n{'tool':32}{'seconds':>10}{'ratio':>8}{'error':>10}{'+MB':>8}")
+    for name, seconds, error, memory in rows:
+        print(f"{name:32}{seconds:10.3f}{seconds / first:8.1f}{error:10.1e}{memory:8.0f}")
+    sys.stdout.flush()
+
+
+def keep(tables):
+    """Record all rows in data/results/benchmark-networks."""
+    from flatmin.ledger import record
+
+    rows = [(task, *row) for task, table in tables.items() for row in table]
+    tasks, tools, seconds, errors, memory = zip(*rows, strict=True)
+    record.save(
+        "benchmark-networks",
+        {"task": tasks, "tool": tools, "seconds": seconds, "error": errors, "megabytes": memory},
+        seed=0,
+        scale="784-50-50-10 (alignment: 784-50-50-1), 1000 Gaussian samples, one thread",
+        command="python benchmarks/networks.py --record",
+        data_set="ten Gaussian classes",
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    unknown = set(options.tasks) - set(TASKS)
+    if unknown:
+        parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(TASKS)}")
+    torch.set_num_threads(1)
+    tables = {}
+    for task in options.tasks or TASKS:
+        tables[task] = measure(task, options.rounds)
+        show(task, tables[task])
+    if options.record:
+        keep(tables)
+
+
+if __name__ == "__main__":
+    main()
