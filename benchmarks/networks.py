@@ -59,7 +59,6 @@ def optional(name):
 
 
 # --- eigenvalues
-# ---------------------------------------------------------------------------------------------
 
 
 def by_flatmin(model, data, k):
@@ -67,7 +66,7 @@ def by_flatmin(model, data, k):
 
 
 def by_double_backward(model, data, k):
-    """PyHessian's product (one cached graph) under scipy's Lanczos: the best combination of existing parts."""
+    """PyHessian's product (one cached graph) under scipy's Lanczos: the best of the existing parts."""
     parameters = list(model.parameters())
     graph = torch.autograd.grad(CE(model(data.inputs), data.targets), parameters, create_graph=True)
 
@@ -168,7 +167,6 @@ def _double(model):
 
 
 # --- one layer, trace, norm
-# ----------------------------------------------------------------------------------
 
 
 def layer_task():
@@ -247,7 +245,6 @@ def norm_task():
 
 
 # --- alignment
-# -----------------------------------------------------------------------------------------------
 
 
 def alignment_task():
@@ -289,7 +286,6 @@ def alignment_task():
 
 
 # --- training
-# ------------------------------------------------------------------------------------------------
 
 
 def training_task():

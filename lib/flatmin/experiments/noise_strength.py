@@ -74,7 +74,7 @@ def run(folder, quick):
             "data": "cifar",
             "samples": 1000,
             "widths": (16, 32, 64),
-            "epochs": epochs_until(150, 14),
+            "epochs": epochs_until(100, 11),
         }
         kinds = [fcn, cnn]
     arrays, seconds = {}, 0.0
