@@ -2,7 +2,7 @@
 
 import os
 
-from notebooks import APPROXIMATE, ENVIRONMENT
+from rules import APPROXIMATE, ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)  # before NumPy starts its threads and nbval its kernels
 

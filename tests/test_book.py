@@ -111,6 +111,15 @@ def test_formulas_are_drawn_by_the_copy_that_comes_along(site):
     assert list((site / "_static/mathjax/output/chtml/fonts").rglob("*.woff"))
 
 
+def test_the_notation_names_code_that_exists(root):
+    text = (root / "chapters" / "notation.md").read_text("utf8")
+    cells = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| $")]
+    names = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    code = "\n".join(path.read_text("utf8") for path in (root / "lib").rglob("*.py"))
+    assert len(names) > 20
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
+
+
 # The build itself
 
 

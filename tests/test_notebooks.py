@@ -9,9 +9,13 @@ import sys
 import nbformat
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import notebooks
+import rules
+from flatmin.ledger.claims import approx
 
 HEADER = """---
 jupytext:
@@ -213,17 +217,22 @@ SAME = [
 @pytest.mark.parametrize("number", SAME)
 def test_what_follows_the_sign_is_not_compared(number):
     for frame in ("{}", "<td>{}</td>", "a {}, b", "rate {}: reproduced", "({})"):
-        assert re.sub(notebooks.APPROXIMATE, "≈ #", frame.format(number)) == frame.format("≈ #")
+        assert re.sub(rules.APPROXIMATE, "≈ #", frame.format(number)) == frame.format("≈ #")
 
 
 @pytest.mark.parametrize("text", ["0.01047(12)", "= 3", "≈ nan", "≈ inf", "≈ x", "~ 3", "≃ 3"])
 def test_nothing_else_is_left_out(text):
-    assert re.sub(notebooks.APPROXIMATE, "≈ #", text) == text
+    assert re.sub(rules.APPROXIMATE, "≈ #", text) == text
 
 
 def test_the_rule_ends_with_the_number():
     text = "≈ 1.2, 3.4 and ≈ 5 of 6"
-    assert re.sub(notebooks.APPROXIMATE, "≈ #", text) == "≈ #, 3.4 and ≈ # of 6"
+    assert re.sub(rules.APPROXIMATE, "≈ #", text) == "≈ #, 3.4 and ≈ # of 6"
+
+
+@given(st.floats(-1e9, 1e9), st.none() | st.floats(1e-12, 1e9))
+def test_the_ledgers_numbers_follow_the_rule(value, error):
+    assert re.fullmatch(rules.APPROXIMATE, approx(value, error))
 
 
 def executed(*cells):
@@ -269,7 +278,7 @@ def test_nbval_is_strict_but_for_what_the_rule_names(root, tmp_path):
     nbformat.write(right, tmp_path / "chapters" / "01_right.ipynb")
     nbformat.write(wrong, tmp_path / "chapters" / "02_wrong.ipynb")
     command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-rA"]
-    bare = {key: value for key, value in os.environ.items() if key not in notebooks.ENVIRONMENT}
+    bare = {key: value for key, value in os.environ.items() if key not in rules.ENVIRONMENT}
     run = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
     outcomes = re.findall(r"^(PASSED|FAILED) chapters/(\S+)::.*Cell (\d)", run.stdout, re.MULTILINE)
     expected = [("PASSED", "01_right.ipynb", str(i)) for i in range(4)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from notebooks import ENVIRONMENT
+from rules import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

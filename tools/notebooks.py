@@ -25,30 +25,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+from flatmin.ledger import claims, scoreboard
+from rules import ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
 TIME_BUDGET = 90  # seconds a chapter may take on two cores
-
-# What every kernel of the book runs under: widgets draw once, one thread per linear-algebra call,
-# the same order in every set.
-ENVIRONMENT = {
-    "FLATMIN_STATIC": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-}
-
-# The one sanitising rule: what follows the sign ≈, a number with its sign, exponent, uncertainty and
-# percent sign, may differ in its last digits between machines and reads "≈ #" when outputs are compared.
-_GAP = r"(?:\s|&nbsp;)*"
-_EXPONENT = (
-    r"(?:[eE][+\-−]?\d+|" + _GAP + r"[×·]" + _GAP + r"10(?:<sup>[+\-−]?\d+</sup>|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))?"
-)
-_NUMBER = r"[+\-−]?\d+(?:,\d{3})*(?:\.\d+)?"
-APPROXIMATE = (
-    rf"≈{_GAP}{_NUMBER}{_EXPONENT}(?:\(\d+(?:\.\d+)?\){_EXPONENT})?"
-    rf"(?:{_GAP}(?:±|&plusmn;){_GAP}{_NUMBER}{_EXPONENT})?(?:{_GAP}%)?"
-)
 
 
 def text_path(name):
@@ -240,8 +222,6 @@ def execute(name):
 
 def write_ledger():
     """Collect the verdicts of all executed chapters and write the ledger's file and pages."""
-    from flatmin.ledger import claims, scoreboard
-
     claims.write_verdicts(claims.collect([notebook_path(name) for name in chapter_names()]))
     scoreboard.write_pages()
 
