@@ -35,7 +35,7 @@ serve: setup ## show the built site on a local address
 	@$(RUN) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 bench: setup ## compare with peers; prints times and ratios
-	@for file in benchmarks/bench_*.py; do echo "$$file"; $(RUN) "$$file" || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(RUN) "$$file" || exit 1; done
 
 notebooks: setup ## make the notebooks from chapters/src and execute them (CHAPTER=NAME for one)
 	@$(RUN) tools/notebooks.py execute $(CHAPTER)

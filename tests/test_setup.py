@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import environment
+import flatmin
 import install_torch
 import notebooks
 import rules
@@ -90,6 +92,12 @@ def test_no_file_names_a_package_host_or_a_folder_of_one_machine(tracked):
         content = path.read_bytes()
         found = [word for word in hosts + folders if word.encode() in content]
         assert not found, f"{path.name} holds {found}"
+
+
+def test_the_citation_file_names_this_version_and_the_five_papers(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text("utf8"))
+    assert citation["version"] == flatmin.__version__ == importlib.metadata.version("flatmin")
+    assert len(citation["references"]) == 5
 
 
 # Torch
