@@ -101,15 +101,16 @@ class HessianAligned(Noise):
 
     def covariance(self, landscape):
         """2σH₊, the projected Hessian in closed form."""
-        root = self._root(landscape)
-        return 2 * SIGMA * (root * root).applyfunc(sp.simplify)
+        return 2 * SIGMA * self._positive_part(landscape, lambda eigenvalue: sp.Max(eigenvalue, 0))
 
     def gradient_noise(self, landscape, normals):
         """One draw of ∇L^μ − ∇L, shape (d, 1)."""
-        return sp.sqrt(2 * SIGMA) * self._root(landscape) * sp.Matrix(normals)
+        root = self._positive_part(landscape, lambda eigenvalue: sp.sqrt(sp.Max(eigenvalue, 0)))
+        return sp.sqrt(2 * SIGMA) * root * sp.Matrix(normals)
 
     @staticmethod
-    def _root(landscape):
+    def _positive_part(landscape, function):
+        """f(H) of the symmetric 2×2 Hessian for a function f of its eigenvalues m ± d."""
         if landscape.dimension != 2:
             raise ValueError(
                 f"HessianAligned needs two coordinates, {landscape.name} has {landscape.dimension}"
@@ -118,12 +119,12 @@ class HessianAligned(Noise):
         mean = (a + c) / 2
         # the smallest normal double keeps 0/0 away where both eigenvalues coincide
         gap = sp.sqrt(((a - c) / 2) ** 2 + b**2 + sp.Float(2.3e-308))
-        plus, minus = sp.sqrt(sp.Max(mean + gap, 0)), sp.sqrt(sp.Max(mean - gap, 0))
-        along = (plus - minus) / (2 * gap)
+        upper, lower = function(mean + gap), function(mean - gap)
+        along = (upper - lower) / (2 * gap)
         return sp.Matrix(
             [
-                [(plus + minus) / 2 + along * (a - mean), along * b],
-                [along * b, (plus + minus) / 2 + along * (c - mean)],
+                [(upper + lower) / 2 + along * (a - mean), along * b],
+                [along * b, (upper + lower) / 2 + along * (c - mean)],
             ]
         )
 
