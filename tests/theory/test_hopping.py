@@ -14,6 +14,7 @@ from flatmin.theory.hopping import (
     passage_time_erfi,
     printed_flat,
     splitting,
+    stationary_density,
     stationary_flat,
 )
 from flatmin.theory.noise import HessianAligned
@@ -268,3 +269,23 @@ def test_exit_time_of_the_chain_tends_to_the_passage_time(at):
     for order in range(1, 5):
         times = times[1:] + (times[1:] - times[:-1]) / (2.0**order - 1)
     assert times[0] == pytest.approx(float(passage_time(at, "sharp", delta_s)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("convention", "jump"), [("ito", 2), ("stratonovich", 1), ("isothermal", 0)])
+def test_density_is_normalised_and_jumps_by_the_conventions_power_of_gamma(at, convention, jump):
+    x = np.linspace(-1.5, 1.5, 600_001)
+    density = stationary_density(at, x, 3e-3, convention)
+    sharp, flat = density[x < 0], density[x >= 0]
+    share = np.trapezoid(flat, dx=x[1] - x[0])
+    assert share == pytest.approx(float(stationary_flat(at, 3e-3, convention)), abs=1e-5)
+    assert share + np.trapezoid(sharp, dx=x[1] - x[0]) == pytest.approx(1, abs=1e-4)
+    assert flat[0] / sharp[-1] == pytest.approx(RATIO**jump, rel=1e-3)
+
+
+def test_chain_has_the_density_of_the_small_step_limit_away_from_the_ridge(at):
+    chain = FrozenChain(at, 1e-5, 3e-3)
+    expected = stationary_density(at, chain.x, 3e-3)
+    away = np.abs(chain.x) > 10 * max(chain.kick.values())
+    np.testing.assert_allclose(
+        (chain.stationary / chain.weights)[away], expected[away], atol=0.01 * expected.max()
+    )

@@ -39,6 +39,7 @@ __all__ = [
     "printed_flat",
     "slicer",
     "splitting",
+    "stationary_density",
     "stationary_flat",
 ]
 
@@ -117,6 +118,23 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
         d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
         log_weight[side] = (c - 0.5) * np.log(d) + 0.5 * np.log(at.f[side]) + z**2 + np.log1p(erf(z))
     return _sigmoid(log_weight["flat"] - log_weight["sharp"])
+
+
+def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", power: int = 1):
+    """Stationary density across the valleys in the limit η → 0, at one y and the points x (an array).
+
+    On each side the Gaussian e^{−(x − x*)²/Df}, normalised on its side, times the probability of the side. At
+    x = 0 it jumps unless the convention is isothermal or the noise isotropic; x = 0 is on the flat side.
+    """
+    x = np.asarray(x, dtype=float)
+    p = stationary_flat(at, delta_s, convention, power)
+    density = np.empty_like(x)
+    for side, chosen, share in (("flat", x >= 0, p), ("sharp", x < 0, 1 - p)):
+        width = np.sqrt(at.diffusion(side, delta_s, power) * at.f[side])
+        z = at.reduced_barrier(side, delta_s, power)
+        norm = math.sqrt(math.pi) / 2 * width * (1 + erf(z))
+        density[chosen] = share * np.exp(-(((np.abs(x[chosen]) - at.floor[side]) / width) ** 2)) / norm
+    return density
 
 
 def printed_flat(at: Slice, delta_s, asymptotic: bool = False):
