@@ -85,8 +85,11 @@ def run(folder, quick):
     images, repeats = ("digits", 2) if quick else ("mnist", 5)
     arrays, seconds = {}, 0.0
     for kind, sizes in SIZES.items():
-        sizes, steps = (sizes[:2], 200) if quick else (sizes, STEPS[kind])
-        kept = [0, *np.geomspace(5, steps, 9 if kind == "cnn" else 17).round().astype(int).tolist()]
+        sizes, steps = (sizes[:2], 50) if quick else (sizes, STEPS[kind])
+        kept = [
+            0,
+            *np.geomspace(5, steps, 3 if quick else 9 if kind == "cnn" else 17).round().astype(int).tolist(),
+        ]
         common = {"kind": kind, "steps": steps, "images": images, "checkpoints": kept}
         points = [common | {"size": size, "repeat": repeat} for size in sizes for repeat in range(repeats)]
         results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)

@@ -66,15 +66,15 @@ def run(folder, quick):
             "kind": "fcn",
             "data": "fashion",
             "samples": 10_000,
-            "widths": (500,) * 3,
-            "epochs": epochs_until(400, 36),
+            "widths": (300,) * 3,
+            "epochs": epochs_until(300, 30),
         }
         cnn = {
             "kind": "cnn",
             "data": "cifar",
-            "samples": 1000,
+            "samples": 500,
             "widths": (16, 32, 64),
-            "epochs": epochs_until(100, 11),
+            "epochs": epochs_until(120, 10),
         }
         kinds = [fcn, cnn]
     arrays, seconds = {}, 0.0
@@ -91,12 +91,12 @@ def run(folder, quick):
         arrays | {"losses": ["square", "square", "cross-entropy", "cross-entropy"]},
         seed=1,
         scale=(
-            "η and B of M22 Fig. 2 and 5; smaller: first 10 000 Fashion-MNIST images and 784-500-500-500-10 "
-            "(paper: 60 000 and 2000 units), first 1000 CIFAR-10 images and stacks of 16, 32, 64 channels "
+            "η and B of M22 Fig. 2 and 5; smaller: first 10 000 Fashion-MNIST images and 784-300-300-300-10 "
+            "(paper: 60 000 and 2000 units), first 500 CIFAR-10 images and stacks of 16, 32, 64 channels "
             "(paper: 50 000 and 64, 128, 256); 2 runs of each"
         ),
         command=EXPERIMENT.command,
-        data_set="digits" if quick else "Fashion-MNIST, 10 000 images; CIFAR-10, 1000 images",
+        data_set="digits" if quick else "Fashion-MNIST, 10 000 images; CIFAR-10, 500 images",
         wall_time=seconds,
         folder=folder,
     )

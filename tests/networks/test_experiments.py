@@ -1,0 +1,58 @@
+"""The experiments of the network wing at their small scale: they run, and record what the chapter reads."""
+
+import numpy as np
+import pytest
+
+from flatmin.experiments import noise_alignment, noise_spectrum, noise_strength, parity_network
+from flatmin.ledger import record
+
+#: arrays the chapter reads, with the shape of the small scale (None: any length)
+SHAPES = {
+    noise_spectrum: {"curvature": (2, 4, None), "noise": (2, 4, None), "epochs": (4,), "loss": (2, 4)},
+    parity_network: {
+        "exact": (3, 3, None),
+        "decoupled": (3, 3, None),
+        "loss": (3, 3),
+        "gn_values": (9, None),
+        "gn_dimension": (9,),
+        "gn_scale": (9,),
+    },
+    noise_strength: {"fcn_loss": (4, None), "fcn_strength": (4, None), "losses": (4,)},
+    noise_alignment: {
+        "fcn_mu": (2, 2, 4),
+        "cnn_gamma": (2, 2, 4),
+        "rfm_parameters": (2, 2),
+        "linear_steps": (4,),
+    },
+}
+
+
+@pytest.mark.parametrize("module", SHAPES, ids=lambda module: module.EXPERIMENT.name)
+def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path):
+    module.EXPERIMENT.run(tmp_path, True)
+    found = record.load(module.EXPERIMENT.name, tmp_path)
+    for name, shape in SHAPES[module].items():
+        array = np.asarray(found.arrays[name])
+        assert array.ndim == len(shape)
+        assert all(want in (None, have) for want, have in zip(shape, array.shape, strict=True)), name
+        if array.dtype.kind == "f":
+            assert np.isfinite(array).all(), name
+    assert found.provenance["command"] == module.EXPERIMENT.command
+
+
+def test_the_three_scalings_of_pixels():
+    scales = {
+        scale: parity_network.parity_data("digits", 100, scale).inputs for scale in parity_network.SCALES
+    }
+    assert (float(scales["unit"].min()), float(scales["unit"].max())) == (0, 1)
+    assert (float(scales["symmetric"].min()), float(scales["symmetric"].max())) == (-1, 1)
+    assert float(scales["standard"].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(scales["standard"].std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_noise_alignment_uses_a_stable_step_for_random_features():
+    data = noise_alignment.task("rfm", 0)
+    model = noise_alignment.network("rfm", 50, 0, data)
+    features = model[0](data.inputs)
+    largest = np.linalg.eigvalsh((features.T @ features / len(data)).numpy())[-1]
+    assert noise_alignment.step_size("rfm", model, data) == pytest.approx(1 / largest, rel=1e-4)
