@@ -91,17 +91,20 @@ def test_second_order_takes_back_three_quarters_of_the_noise():
     assert sp.simplify(without - DELTA_S**2 * lam * slope**2 / 4) == 0
 
 
-def test_second_order_becomes_the_critical_law_in_the_window():
-    reduction, law = Reduction(VALLEY), critical_law(VALLEY)
+@pytest.mark.parametrize("cross", [True, False])
+@pytest.mark.parametrize("eta", [0, sp.Rational(1, 20)])
+def test_second_order_becomes_the_critical_law_in_the_window(cross, eta):
+    # exact numbers for λ₀, λ₁, λ₂: sympy takes minutes for the limit with symbols
+    values = {LAM0: 8, LAM1: -2, LAM2: 1}
+    exact = Landscape(VALLEY.loss.subs(values), (X, Y), (EPSILON,))
+    slow, law = Reduction(exact).slow_equation(2, cross, eta), critical_law(VALLEY, eta, cross)
     root = sp.Symbol("r", positive=True)
-    window = {X: root * XI, DELTA_S: law.centre.subs(EPSILON, root**2) * (1 + root**2 * W), EPSILON: root**2}
-    for cross in (True, False):
-        law = critical_law(VALLEY, cross=cross)
-        slow = reduction.slow_equation(2, cross)
-        drift = sp.limit(sp.cancel(slow.drift.subs(window, simultaneous=True) / root**5), root, 0)
-        diffusion = sp.limit(sp.cancel(slow.diffusion.subs(window, simultaneous=True) / root**6), root, 0)
-        assert sp.simplify(drift - law.equation.drift) == 0
-        assert sp.simplify(diffusion - law.equation.diffusion) == 0
+    delta = law.centre.subs(values | {EPSILON: root**2}) * (1 + root**2 * W)
+    window = {X: root * XI, EPSILON: root**2, DELTA_S: delta}
+    for part, power in (("drift", 5), ("diffusion", 6)):
+        zoomed = sp.together(getattr(slow, part).subs(window, simultaneous=True) / root**power)
+        expected = getattr(law.equation, part).subs(values)
+        assert sp.simplify(sp.limit(sp.cancel(zoomed), root, 0) - expected) == 0
 
 
 def test_critical_law_of_the_continuous_equation():
@@ -244,6 +247,8 @@ def test_bad_input_is_named():
         Reduction(Landscape(X**2 + Y**4, (X, Y)))
     with pytest.raises(ValueError, match="order=3"):
         Reduction(VALLEY).slow_equation(3)
+    with pytest.raises(ValueError, match="eta=-1"):
+        Reduction(VALLEY).slow_equation(2, eta=-1)
     with pytest.raises(ValueError, match="delta_s=-1"):
         Reduction(VALLEY).at_noise(X, -1)
     with pytest.raises(ValueError, match="convention='it'"):

@@ -250,34 +250,41 @@ class Reduction:
         return self.noise_strength / self.average(self.diffusion[0, 0])
 
     # ------------------------------------------------------------- the slow coordinate
-    def slow_equation(self, order: int = 1, cross: bool = True) -> SlowEquation:
+    def slow_equation(self, order: int = 1, cross: bool = True, eta=0) -> SlowEquation:
         """The equation of x alone, in the Itô convention that the two-dimensional equation is in.
 
-        Order 1 is Y22 S29: drift −U' − ½λ'⟨y²⟩ and diffusion ⟨D₁₁⟩. Order 2 adds what y² does while it
-        relaxes. With m = ⟨y²⟩, D₁₂ = cy + …, D₂₂ = D₂₂(x,0) + ey² + …, k = λ'/4λ and S = λ'm² − 4cm,
+        Order 1 is Y22 S29: drift −F = −(U' + ½λ'm) and diffusion ⟨D₁₁⟩, with m = ⟨y²⟩. Order 2 adds what y²
+        does while it relaxes. With D₁₂ = cy + …, D₂₂ = D₂₂(x,0) + ey² + … and g = 1 − ηλ/2,
 
-            drift += Sk' − (U' + ½λ'm)km' − 2emk,    diffusion += Sk.
+            m = D₂₂(x,0)/λg,    k = λ'/4λg,    S = (1 − ηλ)²λ'm² − 4(1 − ηλ)cm,
+            drift += Sk' − Fkm' − 2emk − ½ηFF',    diffusion += Sk + ¼ηλ'²m².
 
-        For the random shift c = Δ_Sλ'(λ + U''), so that Sk ≈ −¾Δ_S²λλ'² takes back three quarters of what
-        ⟨λ'²y²⟩ put into ⟨D₁₁⟩. ``cross=False`` sets c = 0, the equation without cross diffusion.
+        For the random shift and η = 0, c = Δ_Sλ'(λ + U''), so that Sk ≈ −¾Δ_S²λλ'² takes back three quarters
+        of what ⟨λ'²y²⟩ put into ⟨D₁₁⟩. ``cross=False`` sets c = 0. ``eta`` is the step of the discrete
+        update, whose time is still τ = ηt; 0 is the continuous equation.
 
         Raises
         ------
         ValueError
-            For an order other than 1 or 2.
+            For an order other than 1 or 2, or a negative eta.
         """
         if order not in (1, 2):
             raise ValueError(f"order={order!r}: allowed are 1 and 2")
-        x, m, lam = self.x, self.variance, self.curvature
-        force = sp.diff(self.floor, x) + sp.diff(lam, x) * m / 2
-        drift, diffusion = -force, self.average(self.diffusion[0, 0])
+        if sp.sympify(eta).is_negative:
+            raise ValueError(f"eta={eta!r}: must not be negative")
+        x, lam = self.x, self.curvature
+        slope, lag = sp.diff(lam, x), 1 - eta * lam / 2
+        m = self.variance / lag
+        force = sp.diff(self.floor, x) + slope * m / 2
+        drift, diffusion = -force, gaussian_moments(self.diffusion[0, 0], {self.y: m})
         if order == 2:
             c = sp.diff(self.diffusion[0, 1], self.y).subs(self.y, 0) if cross else sp.Integer(0)
-            e = sp.diff(self.diffusion[1, 1], self.y, 2) / 2
-            k = sp.diff(lam, x) / (4 * lam)
-            s = sp.diff(lam, x) * m**2 - 4 * c * m
-            drift += s * sp.diff(k, x) - force * k * sp.diff(m, x) - 2 * e.subs(self.y, 0) * m * k
-            diffusion += s * k
+            e = (sp.diff(self.diffusion[1, 1], self.y, 2) / 2).subs(self.y, 0)
+            k = slope / (4 * lam * lag)
+            s = (1 - eta * lam) ** 2 * slope * m**2 - 4 * (1 - eta * lam) * c * m
+            drift += s * sp.diff(k, x) - force * k * sp.diff(m, x) - 2 * e * m * k
+            drift -= eta * force * sp.diff(force, x) / 2
+            diffusion += s * k + eta * slope**2 * m**2 / 4
         return SlowEquation(x, drift, diffusion, "ito")
 
     def at_noise(self, expression, delta_s: float):
@@ -289,12 +296,12 @@ class Reduction:
             return replace(expression, **parts)
         return expression.subs(DELTA_S, delta_s)
 
-    def marginal(self, x, delta_s: float, *, order=1, cross=True, convention="ito") -> np.ndarray:
-        """P_ss(x) of the slow equation read in ``convention``, at increasing points x (n,).
+    def marginal(self, x, delta_s: float, *, order=1, cross=True, eta=0, convention="ito") -> np.ndarray:
+        """P_ss(x) of :meth:`slow_equation` read in ``convention``, at increasing points x (n,).
 
         The printed density (Y22 S30) is order 1 read as "isothermal"; the one S29 demands is "ito".
         """
-        equation = self.at_noise(self.slow_equation(order, cross), delta_s).read_as(convention)
+        equation = self.at_noise(self.slow_equation(order, cross, eta), delta_s).read_as(convention)
         return equation.density(x)
 
     def effective_loss(self, x, density, delta_s: float) -> np.ndarray:
