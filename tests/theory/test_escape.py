@@ -96,6 +96,14 @@ def test_against_simulation():
     assert limit == pytest.approx(mean_passage_time(equation, 1.0, 0.0, 60.0, panels=800), abs=4 * error)
 
 
+def test_steep_slope_without_noise():
+    # Péclet number 1e7: the time is distance over speed, where integrals of exp(1e7 x) would be 0/0
+    steep = SlowEquation(X, sp.Integer(-2), sp.Float(1e-7), "ito")
+    assert mean_passage_time(steep, 1.5, 0.0, 2.0, panels=50) == pytest.approx(0.75, rel=1e-6)
+    curved = SlowEquation(X, -(X**3), sp.Float(1e-9), "ito")
+    assert mean_passage_time(curved, 2.0, 0.5, 3.0) == pytest.approx((1 / 0.25 - 1 / 4) / 2, rel=1e-5)
+
+
 def test_bad_input_is_named():
     ou = SlowEquation(X, -X, sp.Rational(1, 2), "ito")
     with pytest.raises(ValueError, match="start=3"):

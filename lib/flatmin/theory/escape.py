@@ -1,4 +1,4 @@
-"""Mean first-passage times of one-dimensional equations by quadrature, with the convention named.
+"""Mean first-passage times of one-dimensional equations, with the convention named.
 
 A :class:`~flatmin.theory.reduction.SlowEquation` with drift a, diffusion D and convention s has, in Itô's
 terms, the drift A = a + (1 − s)D'. With ψ = exp ∫A/D the mean time from ``start`` to ``target``, with no flux
@@ -13,14 +13,16 @@ wrong for the stationary density of its S29.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from flatmin.theory.reduction import SlowEquation
 
 __all__ = ["mean_passage_time"]
 
-#: Gauss points of a panel: the antiderivative on a panel is that of the polynomial through them
-_POINTS = 16
+#: collocation points of a panel
+_POINTS = 12
 
 
 def mean_passage_time(
@@ -36,7 +38,7 @@ def mean_passage_time(
     far : float
         Where the process is reflected, on the side of ``start``: far enough not to matter.
     panels : int
-        Panels of 16 Gauss points between target and far.
+        Panels of 12 Radau points between target and far.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def mean_passage_time(
     ------
     ValueError
         For a start not between target and far, fewer than one panel, a diffusion that is not positive on
-        the way, or a time too large for a double (the barrier exceeds 700).
+        the way, or a time too large for a double (a barrier of more than 700).
     """
     start, target, far = float(start), float(target), float(far)
     if not (min(target, far) <= start <= max(target, far)) or target == far:
@@ -73,45 +75,39 @@ def _passage(local, start: float, far: float, panels: int) -> float:
     breaks = np.linspace(0, start, before + 1)
     if start < far:
         breaks = np.concatenate([breaks, np.linspace(start, far, max(1, panels - before) + 1)[1:]])
-    nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
-    half = np.diff(breaks)[:, None] / 2
-    drift, diffusion = local(breaks[:-1, None] + half * (nodes + 1))
+    nodes, into, weights = _radau()
+    width = np.diff(breaks)[:, None]
+    drift, diffusion = local(breaks[1:, None] - width * nodes)
     if not np.all(diffusion > 0):
         raise ValueError(
             f"diffusion must be positive between target and far, its minimum is {diffusion.min():g}"
         )
-    into = _antiderivative(nodes)
-    log_psi = _running(drift / diffusion, half, into, weights)
-    # 1/ψ(x) ∫ₓ ψ/D, summed from the far end; powers are shifted panel by panel so that none overflows
-    top = np.maximum.accumulate(log_psi.max(axis=1)[::-1])[::-1]
-    tail = np.zeros(len(half) + 1)  # ∫ beyond a panel, in units of exp(top of the panel that follows)
-    inner = np.empty_like(log_psi)
-    level = np.append(top, top[-1])
-    for k in range(len(half) - 1, -1, -1):
-        density = np.exp(log_psi[k] - top[k]) / diffusion[k]
-        whole = (weights * density).sum() * half[k, 0]
-        carried = tail[k + 1] * np.exp(level[k + 1] - top[k])
-        inner[k] = whole - into @ density * half[k, 0] + carried
-        tail[k] = whole + carried
-    exponent = np.log(np.maximum(inner, 1e-300)) + top[:, None] - log_psi
-    if exponent[:before].max() > 700:
-        raise ValueError(f"the mean time exceeds the largest double: the barrier is {exponent.max():.0f}")
-    return float((np.exp(exponent[:before]) * weights * half[:before]).sum())
+    # g = dτ/dstart = (1/ψ)∫ψ/D obeys −dg/dx = (A/D)g + 1/D with g(far) = 0. Collocation at Radau points is
+    # stable where A/D is large and negative, where the quotient of integrals would be 0/0.
+    system = np.eye(len(nodes)) - into * (drift / diffusion * width)[:, None, :]
+    sources = np.stack([np.ones_like(drift), (width / diffusion) @ into.T], axis=-1)
+    from_right, own = np.moveaxis(np.linalg.solve(system, sources), -1, 0)
+    slope, time = 0.0, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(len(width) - 1, -1, -1):
+            values = from_right[k] * slope + own[k]
+            slope = values[-1]
+            time += width[k, 0] * (weights @ values) if k < before else 0.0
+    if not np.isfinite(time):
+        raise ValueError(f"the mean time from {start:g} above the target exceeds the largest double")
+    return float(time)
 
 
-def _antiderivative(nodes: np.ndarray) -> np.ndarray:
-    """Matrix that takes values at Gauss nodes of [−1, 1] to integrals from −1 to each node."""
-    degrees = np.arange(len(nodes))
-    vandermonde = np.polynomial.legendre.legvander(nodes, len(nodes))
-    to_coefficients = np.linalg.inv(vandermonde[:, :-1])
+@lru_cache(maxsize=1)
+def _radau() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Radau points of [0, 1] with 1 among them, the matrix of integrals from 0 to each, and the weights."""
+    last_two = np.zeros(_POINTS + 1)
+    last_two[-2:] = -1, 1
+    nodes = np.sort(np.polynomial.legendre.legroots(last_two).real)
+    vandermonde = np.polynomial.legendre.legvander(nodes, _POINTS)
+    integrals = np.empty((_POINTS, _POINTS))
     # the integral of P_n from −1 is (P_{n+1} − P_{n−1})/(2n + 1), and x + 1 for n = 0
-    integrals = np.empty((len(nodes), len(nodes)))
     integrals[:, 0] = nodes + 1
-    integrals[:, 1:] = (vandermonde[:, 2:] - vandermonde[:, :-2]) / (2 * degrees[1:] + 1)
-    return integrals @ to_coefficients
-
-
-def _running(values, half, into, weights) -> np.ndarray:
-    """Integral from the first break to every node, shape of ``values`` (panels, points)."""
-    whole = np.concatenate([[0.0], np.cumsum((values * weights).sum(axis=1) * half[:, 0])])
-    return whole[:-1, None] + (values @ into.T) * half
+    integrals[:, 1:] = (vandermonde[:, 2:] - vandermonde[:, :-2]) / (2 * np.arange(1, _POINTS) + 1)
+    into = integrals @ np.linalg.inv(vandermonde[:, :-1]) / 2
+    return (nodes + 1) / 2, into, into[-1]
