@@ -181,8 +181,7 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
     reduced = landscape.function(barrier() * (flatness("sharp") / 2) ** power / delta_s)
     names = ("relaxation", "stationary", *(f"{q} {side}" for q in ("exit", "drift") for side in SIDES))
     rows, grid, y, t, stationary = {name: [] for name in names}, [], float(start_y), 0.0, 0.5
-    # noise speeds the drift up by a few per cent: a third more time than the run has is ample
-    while t < 1.33 * steps or len(grid) < 2:
+    while True:
         chain = FrozenChain(at(y), eta, delta_s, power)
         # where nothing relaxes any more, what it would relax to does not matter
         stationary = stationary if chain.isolated else chain.flat_probability
@@ -192,8 +191,12 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
             rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], _NEVER)))
             rows[f"drift {side}"].append(chain.mean(-eta * slope(chain.x, y), side))
         grid.append(y)
+        # noise speeds the drift up by a few per cent: a third more time than the run has is ample
+        if len(grid) > 1 and t > 1.33 * steps:
+            break
+        speed = eta * float(drift(0.0, y))
         growth = float(reduced(0.0, 1.001 * y) - reduced(0.0, y)) / (0.001 * y)
-        move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3)
-        t += move / (eta * float(drift(0.0, y)))
+        move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3, speed * steps / 8)
+        t += move / speed
         y += move
     return {name: PchipInterpolator(grid, values) for name, values in rows.items()}
