@@ -107,6 +107,7 @@ class DensePass:
                 a = module(a)
         self.layers, self.loss_function = layers, loss
         self.samples, self.parameters = len(a), layers[-1].bias_slice.stop
+        self._space = None
         #: a_{l−1}, φ′(z_l) and φ″(z_l) (or None) of each layer
         self.inputs, self.slopes, self.bends = [], [], []
         for layer in layers:
@@ -137,6 +138,11 @@ class DensePass:
     def loss(self) -> float:
         """L = (1/n) Σ ℓ_i."""
         return float(self.losses.mean())
+
+    @cached_property
+    def prepared(self) -> Tensor:
+        """What products with ∂²ℓ/∂f² need of the outputs."""
+        return self.loss_function.prepared(self.outputs)
 
     @cached_property
     def deltas(self) -> list[Tensor]:
@@ -217,42 +223,53 @@ class DensePass:
     def _product(self, vectors, gauss_newton):
         n, k = self.samples, len(vectors)
         weights = [vectors[:, layer.weight_slice].reshape(k, *layer.weight.shape) for layer in self.layers]
-        moved_inputs, moved_z = self._forward_derivative(vectors, weights)
+        moved_inputs, moved_z, backs = self._workspace(k)
+        self._forward_derivative(vectors, weights, moved_inputs, moved_z)
         result = torch.empty_like(vectors)
-        back = self.loss_function.curvature_product(self.outputs, moved_z[-1])
+        back = self.loss_function.curvature_product(self.prepared, moved_z[-1])
         for index in range(len(self.layers) - 1, -1, -1):
             layer, a, delta = self.layers[index], self.inputs[index], self.deltas[index]
             h, d = layer.weight.shape
             product = (back.reshape(n, k * h).T @ a).view(k, h, d)
             if index and not gauss_newton:
-                product += (delta.T @ moved_inputs[index].reshape(n, k * d)).view(h, k, d).transpose(0, 1)
+                crossed = delta.T @ moved_inputs[index].view(n, k * d)
+                product += crossed.view(h, k, d).transpose(0, 1)
             result[:, layer.weight_slice] = product.view(k, h * d)
             if layer.bias is not None:
                 result[:, layer.bias_slice] = back.sum(0)
             if index:
-                back = (back.reshape(n * k, h) @ layer.weight).view(n, k, d)
+                below = torch.mm(back.reshape(n * k, h), layer.weight, out=backs[index].view(n * k, d))
                 if not gauss_newton:
-                    back += (delta @ weights[index].transpose(0, 1).reshape(h, k * d)).view(n, k, d)
-                back *= self.slopes[index - 1][:, None, :]
+                    below.view(n, k * d).addmm_(delta, weights[index].transpose(0, 1).reshape(h, k * d))
+                back = backs[index].mul_(self.slopes[index - 1][:, None, :])
                 bend = self.bends[index - 1]
                 if bend is not None and not gauss_newton:
                     back += (bend * (delta @ layer.weight))[:, None, :] * moved_z[index - 1]
         return result.div_(n)
 
-    def _forward_derivative(self, vectors, weights):
-        """Derivatives along the vectors of each layer's inputs and of z, (n, k, ·)."""
+    def _forward_derivative(self, vectors, weights, moved_inputs, moved_z):
+        """Fill in the derivatives along the vectors of each layer's inputs and of z, (n, k, ·)."""
         n, k = self.samples, len(vectors)
-        moved_inputs, moved_z = [None], []
         for index, layer in enumerate(self.layers):
             h, d = layer.weight.shape
-            moved = (self.inputs[index] @ weights[index].reshape(k * h, d).T).view(n, k, h)
+            moved = moved_z[index]
+            torch.mm(self.inputs[index], weights[index].reshape(k * h, d).T, out=moved.view(n, k * h))
             if index:
-                moved += (moved_inputs[index].reshape(n * k, d) @ layer.weight.T).view(n, k, h)
+                torch.mul(moved_z[index - 1], self.slopes[index - 1][:, None, :], out=moved_inputs[index])
+                moved.view(n * k, h).addmm_(moved_inputs[index].view(n * k, d), layer.weight.T)
             if layer.bias is not None:
                 moved += vectors[:, layer.bias_slice]
-            moved_z.append(moved)
-            moved_inputs.append(moved * self.slopes[index][:, None, :])
-        return moved_inputs, moved_z
+
+    def _workspace(self, k):
+        """Arrays (n, k, ·) that products reuse: fresh ones cost more in page faults than the arithmetic."""
+        if self._space is None or self._space[0] != k:
+
+            def rooms(widths):
+                return [torch.empty(self.samples, k, width, dtype=self.dtype) for width in widths]
+
+            inner = [0, *(layer.weight.shape[1] for layer in self.layers[1:])]  # the data do not move
+            self._space = k, rooms(inner), rooms(len(layer.weight) for layer in self.layers), rooms(inner)
+        return self._space[1:]
 
     @cached_property
     def curvatures(self) -> list[Tensor]:

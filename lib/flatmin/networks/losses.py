@@ -35,7 +35,11 @@ class Loss:
         """Q of each sample with Q Qᵀ = ∂²ℓ/∂f², (n, C, C)."""
         raise NotImplementedError
 
-    def curvature_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
+    def prepared(self, outputs: Tensor) -> Tensor:
+        """What :meth:`curvature_product` needs of the outputs, computed once for many products."""
+        return outputs
+
+    def curvature_product(self, prepared: Tensor, vectors: Tensor) -> Tensor:
         """(∂²ℓ/∂f²) v of each sample, for vectors (n, k, C)."""
         raise NotImplementedError
 
@@ -74,7 +78,7 @@ class SquareLoss(Loss):
         n, classes = outputs.shape
         return torch.eye(classes, dtype=outputs.dtype, device=outputs.device).expand(n, classes, classes)
 
-    def curvature_product(self, outputs, vectors):
+    def curvature_product(self, prepared, vectors):
         """The vectors themselves."""
         return vectors
 
@@ -110,9 +114,13 @@ class CrossEntropy(Loss):
         roots = p.sqrt()
         return torch.diag_embed(roots) - p.unsqueeze(-1) * roots.unsqueeze(-2)
 
-    def curvature_product(self, outputs, vectors):
+    def prepared(self, outputs):
+        """p."""
+        return torch.softmax(outputs, -1)
+
+    def curvature_product(self, prepared, vectors):
         """p ∘ v − p (p·v)."""
-        p = torch.softmax(outputs, -1).unsqueeze(-2)
+        p = prepared.unsqueeze(-2)
         weighted = p * vectors
         return weighted - p * weighted.sum(-1, keepdim=True)
 

@@ -114,7 +114,8 @@ class AutogradPass:
             start += p.numel()
         values = {name: p.detach() for name, p in zip(self.names, self.tensors, strict=True)}
         outputs, moved = torch.func.jvp(self._functional, (values,), (tangents,))
-        back = self.loss_function.curvature_product(outputs, moved[:, None])[:, 0] / self.samples
+        prepared = self.loss_function.prepared(outputs)
+        back = self.loss_function.curvature_product(prepared, moved[:, None])[:, 0] / self.samples
         (grads,) = vjp(self._functional, values)[1](back)
         return torch.cat([grads[name].reshape(-1) for name in self.names])
 
