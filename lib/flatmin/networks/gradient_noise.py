@@ -296,8 +296,13 @@ def decoupling(model: nn.Module, data: Data) -> Decoupling:
         raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
     n, weights = passed.samples, passed.losses
     if passed.parameters < n:
-        rows = passed.sample_roots()[:, 0]
-        exact, plain = rows.T @ (weights[:, None] * rows), rows.T @ rows
+        exact = torch.zeros(passed.parameters, passed.parameters, dtype=passed.dtype)
+        plain, step = torch.zeros_like(exact), max(1, _ENTRIES // passed.parameters)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            rows = passed.sample_roots(part)[:, 0]
+            exact.addmm_(rows.T, weights[part, None] * rows)
+            plain.addmm_(rows.T, rows)
     else:
         plain = curvature.gram(passed)
         exact = weights.sqrt()[:, None] * plain * weights.sqrt()
