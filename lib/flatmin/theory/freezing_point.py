@@ -129,7 +129,7 @@ def follow(
         Δ_S = ησ.
     start_y, start_x : the common y > 0 and the x of the starts, equally likely
     steps : int, iterations
-    power : power of the Hessian in the noise covariance (1 or 2)
+    power : power of the Hessian in the noise covariance (0, 1 or 2)
     resolution : largest change of the sharp side's reduced barrier z² between tabulated y
     points : times at which the solution is kept
 
