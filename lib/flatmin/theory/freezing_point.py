@@ -153,17 +153,22 @@ def follow(
         rate, target = np.exp(table["relaxation"](half)), table["stationary"](half)
         flat[k + 1] = target + (flat[k] - target) * np.exp(-rate * step)
         y[k + 1] = y[k] + step * _velocity(table, half, (flat[k] + flat[k + 1]) / 2)
+    return Path(t, y, flat, _settled(table, first, starts, t, y, flat))
+
+
+def _settled(table, first, starts, t, y, flat):
+    """Probability, at every time, that x changes sign no more."""
     settled, untouched = np.zeros_like(t), 0.0
     for side, share in (("flat", flat), ("sharp", 1 - flat)):
         rate = np.exp(table[f"exit {side}"](y))
-        later = np.cumsum(((rate[1:] + rate[:-1]) / 2 * step)[::-1])[::-1]
+        later = np.cumsum(((rate[1:] + rate[:-1]) / 2 * np.diff(t))[::-1])[::-1]
         unbroken = np.exp(-np.append(later, 0.0))
         settled += share * unbroken
         on_side = (starts >= 0) == (side == "flat")
         untouched += np.sum(first.survival(starts[on_side])) / len(starts) * unbroken[0]
     # a start close to the ridge is likelier to change side at once than one settled in a valley
     settled[0] = min(untouched, settled[0])
-    return Path(t, y, flat, np.maximum.accumulate(settled))
+    return np.maximum.accumulate(settled)
 
 
 def _velocity(table, y, flat):
