@@ -222,7 +222,8 @@ def execute(name):
 
 def write_ledger():
     """Collect the verdicts of all executed chapters and write the ledger's file and pages."""
-    claims.write_verdicts(claims.collect([notebook_path(name) for name in chapter_names()]))
+    made = [path for path in map(notebook_path, chapter_names()) if path.exists()]
+    claims.write_verdicts(claims.collect(made))
     scoreboard.write_pages()
 
 
