@@ -75,8 +75,8 @@ def run(folder, quick):
             "kind": "cnn",
             "data": "cifar",
             "samples": 500,
-            "widths": (16, 32, 64),
-            "epochs": epochs_until(100, 10),
+            "widths": (8, 16, 32),
+            "epochs": epochs_until(800, 16),
         }
         kinds = [fcn, cnn]
     arrays, seconds = {}, 0.0
@@ -94,7 +94,7 @@ def run(folder, quick):
         seed=1,
         scale=(
             "η and B of M22 Fig. 2 and 5; smaller: first 10 000 Fashion-MNIST images and 784-300-300-300-10 "
-            "(paper: 60 000 and 2000 units), first 500 CIFAR-10 images and stacks of 16, 32, 64 channels "
+            "(paper: 60 000 and 2000 units), first 500 CIFAR-10 images and stacks of 8, 16, 32 channels "
             "(paper: 50 000 and 64, 128, 256); 2 runs of each"
         ),
         command=EXPERIMENT.command,
