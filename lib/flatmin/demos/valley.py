@@ -15,6 +15,7 @@ __all__ = [
     "choose_a_valley",
     "fluctuations",
     "loss_and_flatness",
+    "onsets",
     "phase_diagram",
     "phase_name",
     "search_times",
@@ -53,13 +54,13 @@ def choose_a_valley(sigma=0.1, eta=0.02, epsilon=0.001, lambda_1=-2.0, lambda_2=
         valley, RandomShift(sigma), eta=eta, steps=40_000, start=(1.5, 1.5), trajectories=64, burn_in=20_000,
         seed=1, record_every=100, observe=("x", "x**2", "y**2"), histogram={"x": (-2, 2, 80)},
     )  # fmt: skip
-    _, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.4))
+    _, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.1))
     left.plot(runs.times, runs.trajectories[:3, :, 0].T, color=plots.colour("sgd"), linestyle="-", lw=0.8)
     left.set(xlabel="iteration t", ylabel="x", ylim=(-2, 2), title="three trajectories")
     if runs.diverged_fraction.value < 1:
         histogram = runs.histogram("x")
         middle.stairs(histogram.density, histogram.edges, fill=True, color=plots.colour("sgd"), alpha=0.7)
-    middle.set(xlabel="x", ylabel="density after 20,000 steps", title="64 trajectories")
+    middle.set(xlabel="x", ylabel="density", title="64 runs, t > 20,000")
     etas = np.geomspace(0.003, 0.25, 100)
     plots.theory(right, boundary(values, etas) / etas, etas, "boundary I–II")
     plots.printed(right, boundary(values, 0.0) / etas, etas, "as printed")
@@ -97,7 +98,7 @@ def loss_and_flatness(valley):
 
 def three_strengths(runs, first_steps, sigmas):
     """Y23 Fig. 5a,c: the fall into the valley for three noise strengths, and x against time."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=(2, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6), width_ratios=(2, 3))
     for row, kind, sign in zip(range(3), ("gd", "sgd", "flat"), (1, 1, -1), strict=True):
         line = {"color": plots.colour(kind), "linestyle": "-", "label": f"σ = {sigmas[row]:g}"}
         x, y = first_steps.trajectories[row, 0].T
@@ -120,10 +121,10 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
     ``flatness`` and ``search_time`` (etas, sigmas) are masked where runs diverge; ``printed_upper`` is the
     printed Δ_m at each η.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4), sharey=True)
     plots.heatmap(axes[0], sigmas, etas, flatness, r"flatness $F(x_{ss})$", log="xy")
     shown = np.ma.maximum(search_time, 0.1)
-    label = r"search time $\tau_s$ (brightest: 3000 or more)"
+    label = r"search time $\tau_s$ (3000: or more)"
     plots.heatmap(axes[1], sigmas, etas, shown, label, log="xy", log_values=True, cmap="cividis")
     white = {"color": "white"}
     for ax in axes:
@@ -139,6 +140,30 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
     frame = {"labelcolor": "white", "facecolor": "#333333", "frameon": True, "framealpha": 0.9}
     axes[1].legend(loc="lower left", fontsize=8, **frame)
     plots.label_panels(axes)
+    return figure
+
+
+def onsets(scan, balanced, etas, values, errors):
+    """⟨x²⟩ across one onset, and the onset against the learning rate.
+
+    ``scan`` = (Δ_S, squares (n, trajectories)); ``balanced`` = (Δ_S, s) of the averaged force; ``values``
+    and ``errors`` of the onset at each η.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6))
+    deltas, squares = scan
+    error = squares.std(axis=1) / np.sqrt(squares.shape[1])
+    plots.theory(left, balanced[0] * 1e4, balanced[1], "balance of the slow force")
+    plots.points(left, deltas * 1e4, squares.mean(axis=1), error, "simulation, η = 0.04")
+    printed = {"color": plots.colour("printed"), "linestyle": "--", "lw": 1.2}
+    left.axvline(5, label=r"$\Delta_S^*$ as printed", **printed)
+    left.set(xlabel=r"noise level $10^4\,\Delta_S$", ylabel=r"$\langle x^2\rangle$", ylim=(-0.01, 0.45))
+    plots.theory(right, [0, 0.2], [5, 1], "finite step")
+    plots.printed(right, [0, 0.2], [5, 5])
+    plots.points(right, etas, values * 1e4, errors * 1e4, "simulation")
+    right.set(xlabel="learning rate η", ylabel=r"onset $10^4\,\Delta_S^*$", ylim=(0, 6))
+    left.legend()
+    right.legend()
+    plots.label_panels((left, right))
     return figure
 
 
@@ -164,7 +189,7 @@ def search_times(ax, sigmas, times, line_sigmas, lines):
 
 def fluctuations(sigmas, along, across, theory_across, onset, printed_onset):
     """Y22 Fig. S3: variances along and across the valley, (sigmas, trajectories), against noise."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5))
     root = np.sqrt(along.shape[1])
     plots.points(left, sigmas, along.mean(axis=1), along.std(axis=1) / root, "simulation")
     left.axvline(onset, color=plots.colour("theory"), lw=1.2, label="onset, finite step")
@@ -185,7 +210,7 @@ def fluctuations(sigmas, along, across, theory_across, onset, printed_onset):
 
 def spectrum_and_noise(curvature, noise):
     """Y23 Fig. 1 in small: Hessian eigenvalues by rank, and gradient variance along the eigenvectors."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6))
     left.plot(np.arange(1, len(curvature) + 1), curvature, ".", color=plots.colour("simulation"), ms=4)
     left.set(xscale="log", xlabel="rank", ylabel="eigenvalue of the Hessian", title="one of five networks")
     kept = curvature > 1e-5 * curvature[0]
@@ -194,7 +219,7 @@ def spectrum_and_noise(curvature, noise):
     for power, kind, label in ((1, "theory", "∝ H"), (2, "printed", "∝ H² (random shift)")):
         line = noise[0] * (guide / curvature[0]) ** power
         right.plot(guide, line, color=plots.colour(kind), linestyle="-" if power == 1 else "--", label=label)
-    right.set(xlabel="eigenvalue of H", ylabel="variance of the minibatch gradient along it")
+    right.set(xlabel="eigenvalue of H", ylabel="gradient variance along it")
     right.legend()
     plots.label_panels((left, right))
     return figure
