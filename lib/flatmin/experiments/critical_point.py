@@ -62,7 +62,7 @@ def search_time(point, seed):
     arrived = times.count(axis=-1)
     return {
         "mean": np.ma.getdata(times.mean(axis=-1)),
-        "error": np.ma.getdata(times.std(axis=-1, ddof=1)) / np.sqrt(arrived),
+        "error": np.ma.getdata(times.std(axis=-1, ddof=1)) / np.sqrt(np.maximum(arrived, 1)),
         "arrived": arrived / times.shape[-1],
     }
 
@@ -126,16 +126,17 @@ def onset(point, seed):
     return {"w": w, "xi": found.centres / epsilon**0.5, "density": found.density * epsilon**0.5}
 
 
-def split(w, xi, density, reach=1.2):
+def split(w, xi, density, reach=1.5):
     """The w at which ln P(ξ) turns convex at 0, and its jackknife error, from :func:`onset`'s arrays.
 
-    The curvature is that of a fit a + bξ² + cξ⁴ over 0 < ξ < ``reach``; its zero that of a parabola in w.
+    The curvature is that of a fit of a cubic in ξ² over 0 < ξ < ``reach``, which is biased by 0.02 in w on the
+    exact law; its zero is that of a parabola in w.
     """
     inside = (xi > 0) & (xi < reach)
     density = (density + density[..., ::-1]) / 2
 
     def zero(means):
-        bends = [np.polyfit(xi[inside] ** 2, np.log(p[inside]), 2)[1] for p in means]
+        bends = [np.polyfit(xi[inside] ** 2, np.log(p[inside]), 3)[2] for p in means]
         roots = np.roots(np.polyfit(w, bends, 2))
         return roots[np.argmin(np.abs(roots - w.mean()))].real
 
