@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flatmin.ledger.decimals import approx, exact, number
-from notebooks import APPROXIMATE
+from rules import APPROXIMATE
 
 
 @pytest.mark.parametrize(
