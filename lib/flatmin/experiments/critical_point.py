@@ -129,8 +129,8 @@ def onset(point, seed):
 def split(w, xi, density, reach=1.5):
     """The w at which ln P(ξ) turns convex at 0, and its jackknife error, from :func:`onset`'s arrays.
 
-    The curvature is that of a fit of a cubic in ξ² over 0 < ξ < ``reach``, which is biased by 0.02 in w on the
-    exact law; its zero is that of a parabola in w.
+    The curvature is that of a fit of a cubic in ξ² over 0 < ξ < ``reach``, which is biased by 0.02 in w
+    on the exact law; its zero is that of a parabola in w.
     """
     inside = (xi > 0) & (xi < reach)
     density = (density + density[..., ::-1]) / 2
