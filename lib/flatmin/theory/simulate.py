@@ -429,6 +429,14 @@ def _allocate(plan: _Plan, spec, n_observables, records) -> dict:
             f"the result would take {wanted / 2**30:.1f} GiB (limit {_LARGEST_RESULT >> 30} GiB): "
             f"fewer trajectories, a larger record_every or fewer histogram bins"
         )
+    out = _columns(plan, n, n_observables, records)
+    out["counts"] = [np.zeros((n, b), np.uint32) for b in bins]
+    return out
+
+
+def _columns(plan: _Plan, n, n_observables, records) -> dict:
+    """What the kernel fills, one column per trajectory, in the order of its arguments."""
+    d = plan.landscape.dimension
     return {
         "final": np.empty((d, n)),
         "life": np.zeros(n, np.int64),
@@ -439,7 +447,6 @@ def _allocate(plan: _Plan, spec, n_observables, records) -> dict:
         "count": np.zeros(n, np.int64),
         "where": np.zeros((d, n)),
         "records": np.zeros((records, d, n)),
-        "counts": [np.zeros((n, b), np.uint32) for b in bins],
     }
 
 
@@ -447,7 +454,7 @@ def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, bu
     """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
     n = len(members)
     padded = np.concatenate([members, np.repeat(members[-1:], -n % LANES)])
-    d, width, records = plan.landscape.dimension, len(padded), len(out["records"])
+    width = len(padded)
     axes = [axis for group in spec.axes for axis in group]
     low = np.array([a.low for a in axes] or [0.0])
     inverse = np.array([a.bins / (a.high - a.low) for a in axes] or [1.0])
@@ -455,17 +462,7 @@ def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, bu
     counts = tuple(np.zeros((width, c.shape[1]), np.uint32) for c in out["counts"]) or (
         np.zeros((1, 1), np.uint32),
     )
-    piece = {
-        "final": np.empty((d, width)),
-        "life": np.zeros(width, np.int64),
-        "living": np.zeros(width, np.int64),
-        "sums": np.zeros((n_observables, plan.batches, width)),
-        "hit": np.full(width, -1, np.int64),
-        "last": np.zeros(width, np.int64),
-        "count": np.zeros(width, np.int64),
-        "where": np.zeros((d, width)),
-        "records": np.zeros((records, d, width)),
-    }
+    piece = _columns(plan, width, n_observables, len(out["records"]))
     numbers = np.array([plan.landscape.values[p.name] for p in plan.landscape.parameters] or [0.0])
     run(
         key, padded, np.ascontiguousarray(plan.start[:, padded]), plan.per_trajectory(plan.eta)[padded],
