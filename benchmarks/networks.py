@@ -14,6 +14,7 @@ nothing else. Accuracy is against float64, and always shown: a tool that stops e
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import sys
@@ -132,7 +133,8 @@ def _pyhessian(model, data):
 def by_eigenthings(model, data, k):
     from hessian_eigenthings import lanczos
 
-    found = lanczos(_eigenthings(model, data), k=k, max_iter=max(30, 5 * k), which="LA", seed=0)
+    call = {"max_iter": max(30, 5 * k), "which": "LA", "seed": 0, "reorthogonalize": True}
+    found = lanczos(_eigenthings(model, data), k=k, **call)
     return found.eigenvalues.sort(descending=True).values
 
 
@@ -339,6 +341,7 @@ def memory_of(call):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        ctypes.CDLL(None).malloc_trim(0)  # give back what the parent's rounds left free
         before = _status("VmRSS")
         call()
         os.write(write, str((_status("VmHWM") - before) / 1024).encode())

@@ -17,7 +17,7 @@ SHAPES = {
         "gn_dimension": (9,),
         "gn_scale": (9,),
     },
-    noise_strength: {"fcn_loss": (4, None), "fcn_strength": (4, None), "losses": (4,)},
+    noise_strength: {"fcn_loss": (4, None), "fcn_strength": (4, None), "fcn_losses": (4,)},
     noise_alignment: {
         "fcn_mu": (2, 2, 4),
         "cnn_gamma": (2, 2, 4),

@@ -87,6 +87,6 @@ EXPERIMENT = Experiment(
     title="Decoupling and Hessian outliers of the even/odd networks (M22 Fig. 1, 6)",
     claims=("m22-decoupling", "m22-hessian-outliers"),
     run=run,
-    minutes=25,
+    minutes=10,
     needs=("MNIST",),
 )
