@@ -35,7 +35,7 @@ CONVENTIONS = ("ito", "stratonovich", "isothermal")
 #: the noise level Δ_S = ησ
 DELTA_S = sp.Symbol("Delta_S", positive=True)
 #: a density that falls below this fraction of its peak under zero was not resolved by the elements
-_WORST_NEGATIVE = 1e-2
+_WORST_NEGATIVE = 1e-3
 
 
 def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
