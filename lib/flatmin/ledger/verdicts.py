@@ -81,6 +81,11 @@ class Verdict:
     printed_holds: bool | None = None
     note: str | None = None
 
+    def __post_init__(self):
+        # what is shown is made from the digits that are stored: 0.4985 and 0.49850000000000005 round apart
+        for field in fields(self):
+            object.__setattr__(self, field.name, short(getattr(self, field.name)))
+
     @classmethod
     def from_dict(cls, values):
         """Return the verdict with the fields found in ``values``; other keys are ignored."""
@@ -88,7 +93,7 @@ class Verdict:
 
     def as_dict(self):
         """Return the verdict as a dict of JSON values; floats have 12 significant digits."""
-        return {name: short(value) for name, value in asdict(self).items()}
+        return asdict(self)
 
     @property
     def anchor(self):
