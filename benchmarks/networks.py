@@ -338,10 +338,10 @@ def memory_of(call):
     """Growth in MB of the peak memory of a process of its own that makes one call; None off Linux."""
     if not sys.platform.startswith("linux"):
         return None
+    ctypes.CDLL(None).malloc_trim(0)  # give back what earlier rounds left free
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        ctypes.CDLL(None).malloc_trim(0)  # give back what the parent's rounds left free
         before = _status("VmRSS")
         call()
         os.write(write, str((_status("VmHWM") - before) / 1024).encode())

@@ -43,13 +43,18 @@ class Basis:
             self.rows = torch.cat([self.rows, torch.empty_like(self.rows)])
         known = self.rows[: m + 1]
         w = product(self.rows[m])
-        before = w.norm()
-        overlap = known @ w
-        self.diagonal.append(float(overlap[m]))
-        w = w - overlap @ known
+        diagonal = w @ self.rows[m]
+        w = w - diagonal * self.rows[m]
+        if m:
+            w -= self.off[-1] * self.rows[m - 1]
+        # the three-term recurrence is exact but for rounding: one pass against all takes that away, and a
+        # second is needed only where the first one cancels
+        before, overlap = w.norm(), known @ w
+        self.diagonal.append(float(diagonal + overlap[m]))
+        w.addmv_(known.T, overlap, alpha=-1)
         after = w.norm()
-        if after < 0.7 * before:  # cancellation: what is left is orthogonal only after a second pass
-            w -= (known @ w) @ known
+        if after < 0.7 * before:
+            w.addmv_(known.T, known @ w, alpha=-1)
             after = w.norm()
         self.off.append(float(after))
         if float(after) <= 10 * torch.finfo(w.dtype).eps * max(map(abs, self.diagonal)):
