@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.losses import Loss
+from flatmin.networks.losses import Loss, SampleLosses
 from flatmin.networks.models import trainable
 
 __all__ = ["DensePass", "dense_layers"]
@@ -93,7 +93,7 @@ def dense_layers(model: nn.Module) -> tuple[list[nn.Module], list[Layer]] | None
     return None if shared or layers[-1].activation is not nn.Identity else (modules[:split], layers)
 
 
-class DensePass:
+class DensePass(SampleLosses):
     """Forward and backward pass of a fully connected network over n samples, kept.
 
     All matrices are of the mean loss L = (1/n) Σ ℓ_i. ``parameters`` is P, ``samples`` n, ``outputs`` f (n,
@@ -130,16 +130,6 @@ class DensePass:
         return all(bend is None for bend in self.bends)
 
     @cached_property
-    def losses(self) -> Tensor:
-        """ℓ_i, (n,)."""
-        return self.loss_function.values(self.outputs, self.targets)
-
-    @property
-    def loss(self) -> float:
-        """L = (1/n) Σ ℓ_i."""
-        return float(self.losses.mean())
-
-    @cached_property
     def prepared(self) -> Tensor:
         """What products with ∂²ℓ/∂f² need of the outputs."""
         return self.loss_function.prepared(self.outputs)
@@ -156,12 +146,6 @@ class DensePass:
         Row c of sample i, outer product with a_{l−1}, is a column of the Gauss–Newton root in layer l.
         """
         return self._backward(self.loss_function.root(self.outputs).transpose(1, 2))
-
-    @cached_property
-    def jacobians(self) -> list[Tensor]:
-        """∂f/∂z_l of each layer, (n, C, h_l)."""
-        n, classes = self.outputs.shape
-        return self._backward(torch.eye(classes, dtype=self.dtype).expand(n, classes, classes))
 
     def _backward(self, top: Tensor) -> list[Tensor]:
         """Carry ∂/∂z_L (n, …, C) back through the layers."""

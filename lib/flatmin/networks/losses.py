@@ -8,10 +8,12 @@ Both losses are means over samples of a loss of the outputs f (n, C):
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
-__all__ = ["CrossEntropy", "Loss", "SquareLoss", "by_name"]
+__all__ = ["CrossEntropy", "Loss", "SampleLosses", "SquareLoss", "by_name"]
 
 
 class Loss:
@@ -142,3 +144,17 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise ValueError(f"labels must lie in 0…{classes - 1}, got {int(labels.min())}…{int(labels.max())}")
     return torch.nn.functional.one_hot(labels.long(), classes).to(dtype)
+
+
+class SampleLosses:
+    """What every pass knows of its losses, from its ``loss_function``, ``outputs`` and ``targets``."""
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """ℓ_i, (n,)."""
+        return self.loss_function.values(self.outputs, self.targets)
+
+    @property
+    def loss(self) -> float:
+        """L = (1/n) Σ ℓ_i."""
+        return float(self.losses.mean())

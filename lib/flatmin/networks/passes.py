@@ -16,7 +16,7 @@ from torch.func import functional_call, vjp, vmap
 from flatmin.networks import losses
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass, dense_layers
-from flatmin.networks.losses import Loss
+from flatmin.networks.losses import Loss, SampleLosses
 from flatmin.networks.models import trainable
 
 __all__ = ["AutogradPass", "linearise"]
@@ -39,7 +39,7 @@ def linearise(model: nn.Module, data: Data, loss: str | Loss) -> DensePass | Aut
     return AutogradPass(model, data.inputs, data.targets, loss)
 
 
-class AutogradPass:
+class AutogradPass(SampleLosses):
     """The quantities of :class:`~flatmin.networks.dense.DensePass` for any module, through autograd.
 
     The module must treat samples independently (no batch norm in training mode).
@@ -65,16 +65,6 @@ class AutogradPass:
     def dtype(self) -> torch.dtype:
         """Floating-point type of the network."""
         return self.tensors[0].dtype
-
-    @cached_property
-    def losses(self) -> Tensor:
-        """ℓ_i, (n,)."""
-        return self.loss_function.values(self.outputs, self.targets)
-
-    @property
-    def loss(self) -> float:
-        """L = (1/n) Σ ℓ_i."""
-        return float(self.losses.mean())
 
     @cached_property
     def _graph(self):

@@ -216,7 +216,7 @@ def _source(landscape: Landscape, noise: Noise, observables, passage, hop, histo
     dimension = landscape.dimension
     normals = noise.normals(landscape)
     q = [f"q{i}" for i in range(dimension)]
-    pairs = max((len(normals) + 1) // 2, 0)
+    pairs = (len(normals) + 1) // 2
     z = [f"z{i}" for i in range(2 * pairs)]
     names = [c.name for c in landscape.coordinates]
     parameters = "\n".join(f"    {p.name} = P[{i}]" for i, p in enumerate(landscape.parameters)) or "    pass"
@@ -227,12 +227,12 @@ def _source(landscape: Landscape, noise: Noise, observables, passage, hop, histo
     moved = sp.Matrix(landscape.coordinates) - ETA * (landscape.gradient + kick)
     new = {f"new{i}": e for i, e in enumerate(moved)}
     load_z = "".join(f"\n        {s.name} = np.float64({s.name}_[lane])" for s in normals)
-    inside = " and ".join(f"(abs(new{i}) <= bound)" for i in range(dimension))
+    inside = " & ".join(f"(abs(new{i}) <= bound)" for i in range(dimension))
     advance = _ADVANCE.format(
         **{**common, "load": load + load_z},
         z=", ".join(f"{name}_" for name in z) or "_",
         body=_assignments(new, " " * 8),
-        test="inside = " + inside.replace(" and ", " & "),
+        test="inside = " + inside,
         store="\n".join(
             f"        {a}[lane] = new{i} if ok else {n}"
             for i, (a, n) in enumerate(zip(q, names, strict=True))
