@@ -1,0 +1,212 @@
+"""Linear regression on pure noise, by SGD on a data set: M22 §5.3.
+
+Inputs and labels are independent standard normal numbers, L(θ) = (1/2N) Σ (θ·x − y)². Everything is kept
+relative to the minimum θ*: δ = θ − θ*, the residuals e = x·θ* − y, and L − L* = ½ δ·Hδ, which is updated
+with the step instead of being summed over the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numba import njit
+
+__all__ = ["Regression"]
+
+_ORDERS = ("independent", "shuffled")
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A data set of ``samples`` pairs (x, y), x of ``dimension`` entries, drawn from ``seed``.
+
+    Raises ValueError for a dimension below one or fewer than 2·dimension + 2 samples.
+    """
+
+    samples: int
+    dimension: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.dimension < 1:
+            raise ValueError(f"dimension={self.dimension!r}: must be at least 1")
+        if self.samples < 2 * self.dimension + 2:
+            raise ValueError(
+                f"samples={self.samples!r}: must be at least 2·dimension + 2 = {2 * self.dimension + 2}"
+            )
+
+    @cached_property
+    def _drawn(self):
+        rng = np.random.default_rng(self.seed)
+        return rng.standard_normal((self.samples, self.dimension)), rng.standard_normal(self.samples)
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The x, (samples, dimension)."""
+        return self._drawn[0]
+
+    @cached_property
+    def hessian(self) -> np.ndarray:
+        """H = (1/N) Σ x xᵀ, (dimension, dimension)."""
+        return self.inputs.T @ self.inputs / self.samples
+
+    @cached_property
+    def minimum(self) -> np.ndarray:
+        """θ*, (dimension,)."""
+        return np.linalg.solve(self.hessian, self.inputs.T @ self._drawn[1] / self.samples)
+
+    @cached_property
+    def residuals(self) -> np.ndarray:
+        """e = x·θ* − y, (samples,)."""
+        return self.inputs @ self.minimum - self._drawn[1]
+
+    @property
+    def lowest_loss(self) -> float:
+        """L* = L(θ*)."""
+        return float(self.residuals @ self.residuals / (2 * self.samples))
+
+    @property
+    def largest_step(self) -> float:
+        """η beyond which a batch of one sample can increase |δ|: 2/max |x|². Below it δ stays bounded."""
+        return float(2 / (self.inputs**2).sum(axis=1).max())
+
+    def record(
+        self, eta: float, batch_size: int, records: int, *, every: int = 100, order="independent", seed=0
+    ):
+        """δ after every ``every`` steps of one run from the minimum, (records, dimension).
+
+        ``order``: "independent" batches with replacement, or "shuffled" epochs without. Raises ValueError
+        for arguments out of range and for a batch larger than the data.
+        """
+        _check(self, eta, batch_size, order)
+        if records < 1 or every < 1:
+            raise ValueError(f"records={records!r}, every={every!r}: must be at least 1")
+        return _record(
+            self.inputs, self.residuals, eta, batch_size, records, every, order == "shuffled", _state(seed)
+        )
+
+    def passage_steps(
+        self, eta: float, batch_size: int, ratios, *, runs: int, steps: int, order="independent", seed=0
+    ):
+        """First step at which L exceeds c·L*, for all c = ``ratios`` at once; (runs, ratios), −1 if never.
+
+        Every run starts at the minimum and ends after ``steps`` steps, or when all levels were exceeded.
+        Raises ValueError for ratios that do not increase from above 1.
+        """
+        _check(self, eta, batch_size, order)
+        ratios = np.asarray(ratios, dtype=float)
+        if ratios.ndim != 1 or ratios[0] <= 1 or not np.all(np.diff(ratios) > 0):
+            raise ValueError(f"ratios={ratios}: must increase and lie above 1, where the runs start")
+        if runs < 1 or steps < 1:
+            raise ValueError(f"runs={runs!r}, steps={steps!r}: must be at least 1")
+        levels = (ratios - 1) * self.lowest_loss
+        states = np.random.SeedSequence(seed).generate_state(runs, np.uint64)
+        hits = np.full((runs, len(ratios)), -1, np.int64)
+        turned = self.inputs @ self.hessian
+        for state, row in zip(states, hits, strict=True):
+            _passages(
+                self.inputs, self.residuals, turned, self.hessian, eta, batch_size, levels, steps,
+                order == "shuffled", state, row,
+            )  # fmt: skip
+        return hits
+
+
+def _check(data, eta, batch_size, order):
+    if not eta > 0:
+        raise ValueError(f"eta={eta!r}: must be positive")
+    if not 1 <= batch_size <= data.samples:
+        raise ValueError(f"batch_size={batch_size!r}: must be from 1 to samples={data.samples}")
+    if order not in _ORDERS:
+        raise ValueError(f"order={order!r}: allowed are {', '.join(_ORDERS)}")
+
+
+def _state(seed):
+    return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+
+
+@njit(cache=True, inline="always")
+def _below(state, number):  # pragma: no cover - compiled
+    """Advance a 64-bit congruential state and return it with an integer in [0, number) (PCG-XSH-RR)."""
+    one = np.uint64(1)
+    shifted = np.uint32(((state >> np.uint64(18)) ^ state) >> np.uint64(27))
+    turn = np.uint32(state >> np.uint64(59))
+    word = np.uint32((shifted >> turn) | (shifted << ((np.uint32(32) - turn) & np.uint32(31))))
+    state = state * np.uint64(6364136223846793005) + (np.uint64(1442695040888963407) | one)
+    return state, np.int64((np.uint64(word) * np.uint64(number)) >> np.uint64(32))
+
+
+@njit(cache=True)
+def _shuffle(order, state):  # pragma: no cover - compiled
+    for last in range(len(order) - 1, 0, -1):
+        state, other = _below(state, last + 1)
+        order[last], order[other] = order[other], order[last]
+    return state
+
+
+@njit(cache=True)
+def _record(inputs, residuals, eta, batch, records, every, shuffled, state):  # pragma: no cover - compiled
+    samples, dimension = inputs.shape
+    delta, gradient = np.zeros(dimension), np.zeros(dimension)
+    kept = np.empty((records, dimension))
+    order, place = np.arange(samples), samples
+    for record in range(records):
+        for _ in range(every):
+            gradient[:] = 0.0
+            if shuffled and place + batch > samples:
+                state, place = _shuffle(order, state), 0
+            for k in range(batch):
+                if shuffled:
+                    i = order[place + k]
+                else:
+                    state, i = _below(state, samples)
+                error = residuals[i]
+                for a in range(dimension):
+                    error += inputs[i, a] * delta[a]
+                for a in range(dimension):
+                    gradient[a] += error * inputs[i, a]
+            place += batch
+            for a in range(dimension):
+                delta[a] -= eta / batch * gradient[a]
+        kept[record] = delta
+    return kept
+
+
+@njit(cache=True)
+def _passages(
+    inputs, residuals, turned, hessian, eta, batch, levels, steps, shuffled, state, hits
+):  # pragma: no cover - compiled
+    samples, dimension = inputs.shape
+    delta, change = np.zeros(dimension), np.zeros(dimension)
+    slope, slope_change = np.zeros(dimension), np.zeros(dimension)  # Hδ
+    order, place, level = np.arange(samples), samples, 0
+    for step in range(1, steps + 1):
+        change[:] = 0.0
+        slope_change[:] = 0.0
+        if shuffled and place + batch > samples:
+            state, place = _shuffle(order, state), 0
+        for k in range(batch):
+            if shuffled:
+                i = order[place + k]
+            else:
+                state, i = _below(state, samples)
+            error = residuals[i]
+            for a in range(dimension):
+                error += inputs[i, a] * delta[a]
+            for a in range(dimension):
+                change[a] += error * inputs[i, a]
+                slope_change[a] += error * turned[i, a]
+        place += batch
+        excess = 0.0
+        for a in range(dimension):
+            delta[a] -= eta / batch * change[a]
+            slope[a] -= eta / batch * slope_change[a]
+            excess += delta[a] * slope[a] / 2
+        if step % 1000 == 0:  # keep rounding errors of the updates from adding up
+            slope[:] = hessian @ delta
+        while excess > levels[level]:
+            hits[level] = step
+            level += 1
+            if level == len(levels):
+                return
