@@ -17,7 +17,12 @@ SHAPES = {
         "gn_dimension": (9,),
         "gn_scale": (9,),
     },
-    noise_strength: {"fcn_loss": (4, None), "fcn_strength": (4, None), "fcn_losses": (4,)},
+    noise_strength: {
+        "fcn_square_loss": (2, 15),
+        "fcn_square_trace_g": (2, 15),
+        "fcn_xent_strength": (2, 15),
+        "fcn_square_epochs": (15,),
+    },
     noise_alignment: {
         "fcn_mu": (2, 2, 4),
         "cnn_gamma": (2, 2, 4),
@@ -56,3 +61,35 @@ def test_noise_alignment_uses_a_stable_step_for_random_features():
     features = model[0](data.inputs)
     largest = np.linalg.eigvalsh((features.T @ features / len(data)).numpy())[-1]
     assert noise_alignment.step_size("rfm", model, data) == pytest.approx(1 / largest, rel=1e-4)
+
+
+def test_a_noise_strength_run_continues_where_it_was_killed_also_with_more_epochs(tmp_path, monkeypatch):
+    (point,) = noise_strength.points_of(
+        {"fcn": (noise_strength.QUICK, {"square": [0, 1, 2, 4]}, 1)}, "fcn", True
+    )["square"]
+    whole = noise_strength.measure(point | {"resumable": False}, 0)
+    monkeypatch.setattr(noise_strength.paths, "results", lambda: tmp_path)
+    short = noise_strength.measure(point | {"epochs": [0, 1]}, 0)
+    trained, calls = noise_strength.trained, []
+    monkeypatch.setattr(noise_strength, "trained", lambda *a: (calls.append(a[4:]), trained(*a))[1])
+    longer = noise_strength.measure(point, 0)
+    assert calls == [(1, 2), (2, 4)]
+    for name, values in whole.items():
+        assert np.array_equal(longer[name], values)
+        assert np.array_equal(short[name], values[:2])
+
+
+def test_a_diverged_noise_strength_run_reads_infinity(monkeypatch):
+    monkeypatch.setitem(noise_strength.ETA["fcn"], "square", 1e6)
+    point = noise_strength.QUICK | {"loss": "square", "epochs": [0, 10, 20], "repeat": 0, "resumable": False}
+    found = noise_strength.measure(point, 0)
+    assert np.isfinite(found["loss"][0])
+    assert np.isinf(found["loss"][1:]).all()
+
+
+def test_ranges_of_the_noise_strength_rule_are_halved_where_every_run_reached_them():
+    upper, lower = noise_strength.halves([[0.5, 0.001], [0.5, 0.0045]], "late")
+    assert upper == pytest.approx((0.045 / 10**0.5, 0.045))
+    assert lower == pytest.approx((0.0045, 0.045 / 10**0.5))
+    assert noise_strength.halves([[0.5, 0.001], [0.5, 0.005]], "late") is None
+    assert noise_strength.halves([[2.3, 0.001]], "middle")[1] == pytest.approx((0.1, 0.1 * 10**0.5))

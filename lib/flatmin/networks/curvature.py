@@ -25,6 +25,7 @@ __all__ = [
     "frobenius_norm",
     "gauss_newton",
     "gauss_newton_spectrum",
+    "gauss_newton_trace",
     "hessian",
     "spectral_density",
     "trace",
@@ -310,6 +311,28 @@ def trace(
         return Estimate(total / passed.samples, 0.0, 0)
     values = [float(z @ product) for z, product in _probe(passed, block, probes, seed)]
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(probes)), probes)
+
+
+def gauss_newton_trace(
+    model: nn.Module, data: Data, loss: str | Loss, chunk: int = 1000, seed: int = 0
+) -> Estimate:
+    """Estimate Tr G = (1/n) Σ |Qᵢᵀ Jᵢ|², ``chunk`` samples at a time, from one random sign vector a sample.
+
+    E |Jᵢᵀ Qᵢ z|² over signs z is sample i's share, so one pass over the data does, in the memory of one
+    chunk. ``error``, from the scatter over samples, is above that of the signs alone. Raises ValueError for a
+    chunk below 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be positive, got {chunk}")
+    generator, shares = torch.Generator().manual_seed(seed), []
+    for start in range(0, len(data), chunk):
+        passed = linearise(model, data.subset(slice(start, start + chunk)), loss)
+        signs = torch.randint(2, passed.outputs.shape, generator=generator).to(passed.outputs) * 2 - 1
+        tops = (passed.loss_function.root(passed.outputs) @ signs[:, :, None])[:, :, 0]
+        shares.append(passed.pulled_squares(tops).double())
+    every = torch.cat(shares)
+    error = float(every.std() / len(every) ** 0.5) if len(every) > 1 else float("nan")
+    return Estimate(float(every.mean()), error, 1)
 
 
 def _inner_trace(passed, index):

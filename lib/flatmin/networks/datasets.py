@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flatmin.networks import files, losses
 
-__all__ = ["Data", "Split", "cifar10", "digits", "fashion_mnist", "gaussian", "mnist", "sphere"]
+__all__ = ["Data", "Split", "by_name", "cifar10", "digits", "fashion_mnist", "gaussian", "mnist", "sphere"]
 
 _SCALES = {"symmetric": (0.5, 0.5), "unit": (0.0, 1.0)}
 
@@ -175,6 +175,23 @@ def _images(images, labels, count, scale, dtype, name):
         raise ValueError(f"train and test must be 1…{len(labels)}, got {count}")
     inputs = _scaled(images[:count].copy(), 255.0, scale, dtype)
     return Data(inputs, torch.from_numpy(labels[:count].astype(np.int64)), name)
+
+
+_SETS = {"digits": digits, "mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": cifar10}
+
+
+def by_name(
+    name: str, train: int | None = None, scale: str = "symmetric", dtype: torch.dtype = torch.float32
+) -> Split:
+    """Return the image set called ``name``: ``"digits"``, ``"mnist"``, ``"fashion-mnist"`` or ``"cifar10"``.
+
+    ``train`` keeps the first so many training images (default: as many as the set's own function does).
+    Raises ValueError for another name, and what that function raises.
+    """
+    if name not in _SETS:
+        raise ValueError(f"name must be one of {sorted(_SETS)}, got {name!r}")
+    count = {} if train is None else {"train": train}
+    return _SETS[name](scale=scale, dtype=dtype, **count)
 
 
 _TARGETS = ("teacher", "noise")

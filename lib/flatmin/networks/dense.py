@@ -187,6 +187,11 @@ class DensePass(SampleLosses):
         """Rows Qᵀ ∂f_i/∂θ of the Gauss–Newton root G = (1/n) Σ RᵢᵀRᵢ, (rows, C, P)."""
         return self._outer([root[rows] for root in self.roots], rows)
 
+    def pulled_squares(self, tops: Tensor) -> Tensor:
+        """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,)."""
+        pairs = zip(self._backward(tops), self.input_norms(), strict=True)
+        return sum(back.square().sum(1) * norm for back, norm in pairs)
+
     def _outer(self, backs: list[Tensor], rows: slice) -> Tensor:
         parts = []
         for layer, a, back in zip(self.layers, self.inputs, backs, strict=True):

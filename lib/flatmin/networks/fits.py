@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Slope", "log_log_slope"]
+__all__ = ["Slope", "common_slope", "log_log_slope"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,41 @@ def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Sl
         intercept,
         len(groups),
         len(every),
+        (float(np.exp(every.min())), float(np.exp(every.max()))),
+    )
+
+
+def common_slope(x, y, window=None) -> Slope:
+    """Least-squares slope of log y against log x, common to all runs, each run with an intercept of its own.
+
+    ``x``, ``y``: (runs, points), or a sequence of runs of different lengths; ``window = (low, high)`` keeps
+    low ≤ x ≤ high, and runs that leave fewer than two points in it do not count. The error is the usual
+    standard error from the scatter about the lines, so one run is enough; it takes that scatter as
+    independent from point to point. ``intercept`` is the mean of the runs'. Raises ValueError when fewer than
+    three points are left over after one intercept a run.
+    """
+    low, high = (0.0, np.inf) if window is None else window
+    parts = []
+    for one_x, one_y in zip(x, y, strict=True):
+        one_x, one_y = np.asarray(one_x, float), np.asarray(one_y, float)
+        keep = (one_x > 0) & (one_y > 0) & (one_x >= low) & (one_x <= high)
+        if keep.sum() >= 2:
+            parts.append((np.log(one_x[keep]), np.log(one_y[keep])))
+    count = sum(len(u) for u, _ in parts)
+    if count - len(parts) < 3:
+        raise ValueError(
+            f"window must leave three points more than runs, got {window}: {count} in {len(parts)}"
+        )
+    squares = sum(((u - u.mean()) ** 2).sum() for u, _ in parts)
+    slope = float(sum(((u - u.mean()) * v).sum() for u, v in parts) / squares)
+    rest = sum(((v - v.mean() - slope * (u - u.mean())) ** 2).sum() for u, v in parts)
+    every = np.concatenate([u for u, _ in parts])
+    return Slope(
+        slope,
+        float(np.sqrt(rest / (count - len(parts) - 1) / squares)),
+        float(np.mean([v.mean() - slope * u.mean() for u, v in parts])),
+        len(parts),
+        count,
         (float(np.exp(every.min())), float(np.exp(every.max()))),
     )
 

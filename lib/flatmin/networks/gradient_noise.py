@@ -246,9 +246,9 @@ class NoiseStrength:
 def noise_strength(model: nn.Module, data: Data, loss: str | Loss, chunk: int = 1000) -> NoiseStrength:
     """Measure 𝒩 in one pass over the data, ``chunk`` samples at a time.
 
-    Fully connected networks: |∇ℓ_i|² = Σ_l |δ_l,i|² |ã_l,i|², at the cost of one gradient. Memory: one
-    gradient and the activations of one chunk; other networks hold per-sample gradients a few at a time.
-    Raises ValueError for a chunk below 1.
+    Layer by layer, at about the cost of two gradients; networks with other layers than linear and
+    convolutional ones hold per-sample gradients a few at a time. Memory: one gradient and the activations of
+    one chunk. Raises ValueError for a chunk below 1.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be positive, got {chunk}")
@@ -257,20 +257,11 @@ def noise_strength(model: nn.Module, data: Data, loss: str | Loss, chunk: int = 
         passed = linearise(model, data.subset(slice(start, start + chunk)), loss)
         losses += float(passed.losses.double().sum())
         gradient = gradient + passed.gradient().double() * passed.samples
-        squares += _sum_of_squares(passed)
+        tops = passed.loss_function.gradient(passed.outputs, passed.targets)
+        squares += float(passed.pulled_squares(tops).double().sum())
     n = len(data)
     mean = float((gradient / n).square().sum())
     return NoiseStrength(squares / n - mean, losses / n, mean)
-
-
-def _sum_of_squares(passed) -> float:
-    """Σ_i |∇ℓ_i|²."""
-    if isinstance(passed, DensePass):
-        pairs = zip(passed.deltas, passed.input_norms(), strict=True)
-        return sum(float((delta.square().sum(1) * norm).sum()) for delta, norm in pairs)
-    step = max(1, _ENTRIES // passed.parameters)
-    chunks = (slice(start, start + step) for start in range(0, passed.samples, step))
-    return sum(float(passed.sample_gradients(rows).square().sum()) for rows in chunks)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from flatmin.networks import losses
+from flatmin.networks import layers, losses
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass, dense_layers
 from flatmin.networks.losses import Loss, SampleLosses
 from flatmin.networks.models import trainable
 
 __all__ = ["AutogradPass", "linearise"]
+
+#: numbers in one temporary array
+_ENTRIES = 2**25
 
 
 def linearise(model: nn.Module, data: Data, loss: str | Loss) -> DensePass | AutogradPass:
@@ -77,6 +80,19 @@ class AutogradPass(SampleLosses):
     def gradient(self) -> Tensor:
         """∇L, (P,)."""
         return torch.cat([g.detach().reshape(-1) for g in self._graph])
+
+    def pulled_squares(self, tops: Tensor) -> Tensor:
+        """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,).
+
+        Networks of convolutions and linear layers: layer by layer, at about the cost of one gradient; others
+        through per-sample gradients.
+        """
+        found = layers.pulled_squares(self.model, self.inputs, tops)
+        if found is not None:
+            return found
+        step = max(1, _ENTRIES // self.parameters)
+        parts = [slice(start, start + step) for start in range(0, self.samples, step)]
+        return torch.cat([self._pull(part, tops[part, None])[:, 0].square().sum(1) for part in parts])
 
     def hessian_product(self, vectors: Tensor) -> Tensor:
         """H v for the rows of ``vectors`` (k, P): (k, P)."""
