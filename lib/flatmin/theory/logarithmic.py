@@ -8,13 +8,20 @@ minimum, h the curvature there and n the number of directions that count.
 from __future__ import annotations
 
 import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, digamma
 
+from flatmin.theory.escape import kramers_rate
+
 __all__ = [
+    "aligned_factor",
     "critical_dimension",
+    "exponent_of",
     "fit_exponent",
     "fit_histogram",
+    "mean_log_ratio",
     "passage_exponent",
     "power_law_rate",
     "stationary_exponent",
@@ -87,24 +94,47 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
         For a loss that is not positive at the minimum (the clock of the time change would stand still), a
         saddle that is not above it, or Hessians of the wrong signature.
     """
-    _positive(temperature=temperature)
     if not minimum > 0:
         raise ValueError(
             f"minimum={minimum!r}: the loss must be positive at the minimum, or the time change stands still"
         )
-    if not np.all(np.asarray(saddle) > minimum):
+    saddle = np.asarray(saddle, dtype=float)
+    if not np.all(saddle > minimum):
         raise ValueError(f"saddle={saddle!r}: must lie above the loss of the minimum, {minimum!r}")
-    stable = np.linalg.eigvalsh(np.atleast_2d(np.asarray(hessian, dtype=float)))
-    unstable = np.linalg.eigvalsh(np.atleast_2d(np.asarray(saddle_hessian, dtype=float)))
-    if stable[0] <= 0:
-        raise ValueError(f"hessian={hessian!r}: must be positive definite")
-    if len(stable) != len(unstable) or unstable[0] >= 0 or np.any(unstable[1:] <= 0):
-        raise ValueError(
-            f"saddle_hessian={saddle_hessian!r}: must have the shape of hessian and one negative eigenvalue"
-        )
-    prefactor = -unstable[0] / (2 * np.pi) * np.sqrt(stable.prod() / abs(unstable.prod()))
-    power = 1 / np.asarray(temperature, dtype=float) + 1 - len(stable) / 2
-    return prefactor * (np.asarray(saddle, dtype=float) / minimum) ** -power
+    # the rate per unit of τ on U = log L, whose Hessians are those of L over L, times L* for the unit of t
+    n = len(np.atleast_2d(hessian))
+    per_tau = kramers_rate(temperature, np.log(saddle / minimum), hessian, saddle_hessian)
+    return per_tau * (saddle / minimum) ** (n / 2 - 1)
+
+
+def aligned_factor(loss, curvature, ratio, minimum, saddle):
+    """Rate with noise of another strength across the path, over that with isotropic noise; T → 0.
+
+    The path from ``minimum`` to ``saddle`` is straight, along x; ``loss`` (x) is L on it, ``curvature`` (x)
+    the second derivative of L across it, and ``ratio`` = T_y/T_x. With the quasi-potential log L/T_x + ½wy²
+    and W = T_y w the Hamilton–Jacobi equation gives ½U'(W' − ratio·u') = W(u − W), u = curvature/L, and the
+    rate gains exp ∫(u − W)/U' dx. For noise aligned with the Hessian the ratio is h_y/h_x. Several directions
+    multiply. Not in M22, whose App. C has 1 here.
+
+    Raises ValueError for a ratio that is not positive, or a path on which the loss does not rise.
+    """
+    _positive(ratio=ratio)
+    span, tiny = saddle - minimum, 1e-4
+    x = minimum + span * np.linspace(0, 1, 2001)
+    height, across = np.asarray(loss(x), dtype=float), np.asarray(curvature(x) + 0 * x, dtype=float)
+    if np.any(height <= 0) or np.any(np.diff(height) <= 0):
+        raise ValueError("loss: must be positive and rise all the way from minimum to saddle")
+    u = CubicSpline(np.linspace(0, 1, 2001), across / height)
+    potential = CubicSpline(np.linspace(0, 1, 2001), np.log(height))
+
+    def equation(s, state):
+        # in units of the span: U' and x scale, u does not
+        gap, _ = state
+        slope = potential(s, 1) / span**2
+        return [(ratio - 1) * u(s, 1) - 2 * (u(s) + gap) * gap / slope, -gap / slope]
+
+    solution = solve_ivp(equation, (tiny, 1 - tiny), [0.0, 0.0], method="Radau", rtol=1e-8, atol=1e-12)
+    return float(np.exp(solution.y[1, -1]))
 
 
 def fit_exponent(ratios, dimension=1, beyond=1.0):

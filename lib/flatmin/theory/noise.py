@@ -14,7 +14,15 @@ import sympy as sp
 
 from flatmin.theory.landscape import Landscape
 
-__all__ = ["HessianAligned", "Isotropic", "NoNoise", "Noise", "RandomShift", "TraceMatched"]
+__all__ = [
+    "HessianAligned",
+    "Isotropic",
+    "LossProportional",
+    "NoNoise",
+    "Noise",
+    "RandomShift",
+    "TraceMatched",
+]
 
 #: the noise strength σ of Y23/Y22/Y26; σ ∝ 1/B
 SIGMA = sp.Symbol("sigma", nonnegative=True)
@@ -127,6 +135,45 @@ class HessianAligned(Noise):
                 [along * b, (upper + lower) / 2 + along * (c - mean)],
             ]
         )
+
+
+@dataclass(frozen=True)
+class LossProportional(Noise):
+    """Gaussian noise in proportion to the loss, C = 2σL(θ)M with a constant matrix M; σ = 1/B (M22 Eq. 6).
+
+    ``matrix`` (d rows of d numbers) is M, positive definite: H(θ*) for noise aligned with the Hessian, a
+    multiple of the identity for the isotropic one; by default the identity. The loss must stay positive:
+    where it does not, the step is not a number and the run is reported as diverged.
+
+    Raises
+    ------
+    ValueError
+        If sigma is negative or not finite, or matrix is not symmetric and positive definite.
+    """
+
+    matrix: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.matrix is None:
+            return
+        rows = np.asarray(self.matrix, dtype=float)
+        square = rows.ndim == 2 and rows.shape[0] == rows.shape[1]
+        if not (square and np.allclose(rows, rows.T) and np.linalg.eigvalsh(rows)[0] > 0):
+            raise ValueError(f"matrix={self.matrix!r}: must be symmetric and positive definite")
+        object.__setattr__(self, "matrix", tuple(tuple(float(v) for v in row) for row in rows))
+
+    def gradient_noise(self, landscape, normals):
+        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
+        root = sp.eye(landscape.dimension)
+        if self.matrix is not None:
+            if len(self.matrix) != landscape.dimension:
+                raise ValueError(
+                    f"matrix has {len(self.matrix)} rows, "
+                    f"{landscape.name} has {landscape.dimension} coordinates"
+                )
+            root = sp.Matrix(np.linalg.cholesky(np.array(self.matrix)))
+        return sp.sqrt(2 * SIGMA * landscape.loss) * (root * sp.Matrix(normals))
 
 
 class NoNoise(Noise):
