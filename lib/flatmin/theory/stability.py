@@ -1,0 +1,336 @@
+"""Linear stability of minibatch SGD at an interpolating minimum: the exact mean-square threshold.
+
+At a minimum that fits all n samples the linearised model has the errors e_i = g_i·δ, with g_i the gradient of
+sample i's output and δ the distance from the minimum (W22 Eq. 4–5). A step of SGD is δ ← (I − ηH_batch)δ,
+where H = (1/n) Σ g_i g_iᵀ. With a fresh batch at each step the second moment S = E δδᵀ obeys the linear
+recursion
+
+    S ← T S = (I − ηH) S (I − ηH) + η² c [ (1/n) Σ_i g_i g_iᵀ S g_i g_iᵀ − H S H ],
+
+c = 1/B for draws with replacement and (n − B)/(B(n − 1)) without (:func:`noise_factor`). T is self-adjoint
+and maps covariance matrices to covariance matrices, so its largest eigenvalue ρ, with a covariance matrix as
+its eigenvector, decides: E L = ½ Tr(HS) grows as ρᵗ. Since T = 1 − ηA + η²M with A S = HS + SH, the minimum
+is stable exactly if ηM ≤ A as quadratic forms, which makes both thresholds an eigenvalue of their own: no
+search for a root.
+
+Everything happens in the span of the gradients (rank r ≤ min(n, P); nothing else moves) and in the eigenbasis
+of H, where T is diagonal but for the sum over samples. A product costs about 4nr² operations, nothing of the
+size of P is formed, and the Lanczos method needs some ten to a hundred products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+__all__ = ["Minimum", "Mode", "growth", "largest_step", "leading_mode", "noise_factor", "smallest_batch"]
+
+#: eigenvalues of the Gram matrix below this share of the largest count as zero, per sample
+_ROUNDING = 4 * np.finfo(float).eps
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """An interpolating minimum as linear stability sees it; made from gradients or from their Gram matrix.
+
+    Attributes
+    ----------
+    eigenvalues : (r,) array, the non-zero eigenvalues of H, largest first
+    modes : (n, r) array, orthonormal columns: the same eigenvectors in the space of errors, e = √n modes √λ δ
+    """
+
+    eigenvalues: np.ndarray
+    modes: np.ndarray
+
+    @classmethod
+    def from_gradients(cls, gradients) -> Minimum:
+        """Build from the per-sample gradients g_i of the model's only output, (n, P).
+
+        Raises ValueError for another shape, numbers that are not finite, or nothing but zeros.
+        """
+        gradients = _matrix("gradients", gradients)
+        return cls.from_gram(gradients @ gradients.T)
+
+    @classmethod
+    def from_gram(cls, gram) -> Minimum:
+        """Build from K_ij = g_i·g_j, (n, n), without a factor 1/n.
+
+        Raises ValueError unless ``gram`` is square, finite, symmetric and positive semi-definite up to
+        rounding, and not zero.
+        """
+        gram = _matrix("gram", gram)
+        n = len(gram)
+        if gram.shape != (n, n) or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-6 * np.abs(gram).max()):
+            raise ValueError(f"gram of shape {gram.shape}: must be a symmetric (n, n) matrix")
+        values, modes = np.linalg.eigh((gram + gram.T) / (2 * n))
+        if values[-1] <= 0:
+            raise ValueError("gram: must not be zero, or nothing moves")
+        if values[0] < -1e-4 * values[-1]:
+            raise ValueError(f"gram: must be positive semi-definite, has the eigenvalue {n * values[0]:.3g}")
+        kept = np.flatnonzero(values > n * _ROUNDING * values[-1])[::-1]
+        return cls(values[kept], modes[:, kept])
+
+    @property
+    def samples(self) -> int:
+        """Number of samples n."""
+        return len(self.modes)
+
+    @property
+    def rank(self) -> int:
+        """Number of directions r that the gradients span."""
+        return len(self.eigenvalues)
+
+    @cached_property
+    def gradients(self) -> np.ndarray:
+        """The gradients g_i in the eigenbasis of H, (n, r)."""
+        return np.sqrt(self.samples * self.eigenvalues) * self.modes
+
+    @cached_property
+    def kernel(self) -> np.ndarray:
+        """Gram matrix over n, (n, n): K_ij = g_i·g_j/n, with the non-zero eigenvalues of H."""
+        return (self.modes * self.eigenvalues) @ self.modes.T
+
+    @cached_property
+    def squared_norms(self) -> np.ndarray:
+        """‖g_i‖², (n,); their mean is Tr H."""
+        return np.square(self.gradients).sum(axis=1)
+
+    @cached_property
+    def chi(self) -> np.ndarray:
+        """χ_i = g_iᵀ H g_i, (n,); their mean is ‖H‖_F² (W22 Definition 2.1)."""
+        return np.square(self.gradients) @ self.eigenvalues
+
+    @property
+    def trace(self) -> float:
+        """Tr H."""
+        return float(self.eigenvalues.sum())
+
+    @property
+    def frobenius(self) -> float:
+        """‖H‖_F."""
+        return float(np.linalg.norm(self.eigenvalues))
+
+    @property
+    def sharpness(self) -> float:
+        """λ₁, the largest eigenvalue of H."""
+        return float(self.eigenvalues[0])
+
+    @property
+    def effective_rank(self) -> float:
+        """(Tr H)²/‖H‖_F²: how many eigenvalues count."""
+        return (self.trace / self.frobenius) ** 2
+
+    @cached_property
+    def gamma(self) -> float:
+        """Norm uniformity γ = min χ/mean χ (W22 Definition 2.1); γ ≤ inf μ₁ (Lemma 2.2)."""
+        return float(self.chi.min() / self.chi.mean())
+
+    @cached_property
+    def mu_0(self) -> float:
+        """Infimum of the alignment μ(θ) over all θ, W22's μ₀ at its best.
+
+        μ does not depend on the length of δ, so the infimum over any neighbourhood is the same. It is the
+        least value of eᵀ(diag χ − K²)e/(χ̄ eᵀe) over the errors e that the model can make. Cost n³.
+        """
+        return self._least(np.diag(self.chi) - self.kernel @ self.kernel)
+
+    @cached_property
+    def mu_1(self) -> float:
+        """Infimum of the relaxed alignment μ₁(θ) over all θ: γ when r = n, at least γ otherwise. Cost n³."""
+        return self._least(np.diag(self.chi))
+
+    def _least(self, form):
+        """Least value of a quadratic form of the errors, (n, n), over reachable errors, in units of
+        ‖H‖_F²."""
+        reachable = self.modes.T @ form @ self.modes
+        return float(np.linalg.eigvalsh(reachable)[0] / self.chi.mean())
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The fastest growing second moment of the linearised dynamics.
+
+    Attributes
+    ----------
+    growth : float, ρ, the factor of E L per step in the long run
+    moment : (r, r) array, S in the eigenbasis of H, scaled to E L = ½ Tr(HS) = 1
+    contraction : float, r of W22 Lemma 3.2 averaged over S: what full-batch descent alone leaves of the loss
+    noise : float, ρ − contraction: what the noise of the batch puts back
+    alignment : float, μ averaged over S: noise = η² c μ ‖H‖_F²
+    """
+
+    growth: float
+    moment: np.ndarray
+    contraction: float
+    noise: float
+    alignment: float
+
+
+def noise_factor(samples: int, batch_size: float, replacement: bool = False) -> float:
+    """Covariance of the batch gradient over that of one sample: 1/B with replacement, (n − B)/(B(n − 1))
+    without.
+
+    ``batch_size`` is any real number from 1 on (up to n without replacement), so that a boundary in the (η,
+    B) plane can be drawn as a line. Raises ValueError outside.
+    """
+    if not batch_size >= 1 or (not replacement and batch_size > samples):
+        raise ValueError(
+            f"batch_size={batch_size!r}: must be at least 1 and, without replacement, at most {samples}"
+        )
+    if replacement:
+        return 1 / batch_size
+    return 0.0 if samples == 1 else (samples - batch_size) / (batch_size * (samples - 1))
+
+
+def growth(minimum: Minimum, eta: float, batch_size: float, replacement: bool = False) -> float:
+    """Factor ρ per step by which E L grows in the long run; the minimum is stable exactly if ρ ≤ 1.
+
+    ``replacement`` says how a batch is drawn; each step draws a fresh one. Raises ValueError for eta ≤ 0 or a
+    batch size outside its range.
+    """
+    return _leading(minimum, eta, batch_size, replacement)[0]
+
+
+def leading_mode(minimum: Minimum, eta: float, batch_size: float, replacement: bool = False) -> Mode:
+    """The second moment that grows fastest, and what descent and noise do to it; arguments as :func:`growth`.
+
+    At η = :func:`largest_step` the growth is 1, and the parts say how much of it is noise: W22's Theorem 3.3
+    keeps that part alone.
+    """
+    rho, moment = _leading(minimum, eta, batch_size, replacement)
+    moment = moment * np.sign(np.trace(moment))
+    lam = minimum.eigenvalues
+    weights = lam * np.diag(moment)
+    contraction = float(weights @ np.square(1 - eta * lam) / weights.sum())
+    c = noise_factor(minimum.samples, batch_size, replacement)
+    scale = eta**2 * c * minimum.frobenius**2
+    noise = rho - contraction
+    alignment = noise / scale if scale else np.nan
+    return Mode(rho, moment * 2 / weights.sum(), contraction, noise, alignment)
+
+
+def largest_step(minimum: Minimum, batch_size: float, replacement: bool = False) -> float:
+    """The largest learning rate at which the minimum is mean-square stable, exactly: η* with ρ(η*) = 1.
+
+    η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*. Arguments and errors as :func:`growth`.
+    """
+    c = noise_factor(minimum.samples, batch_size, replacement)
+    lam = minimum.eigenvalues
+    sums, products = lam[:, None] + lam, np.multiply.outer(lam, lam)
+    return 1 / _top(minimum, (1 - c) * products / sums, c, sums**-0.5)[0]
+
+
+def smallest_batch(minimum: Minimum, eta: float, replacement: bool = False) -> float:
+    """The smallest batch size at which the minimum is mean-square stable, exactly, as a real number ≥ 1.
+
+    ``inf`` where no batch is large enough (ηλ₁ ≥ 2: even gradient descent leaves; without replacement the
+    whole set, B = n, is then no help either). A batch of B samples is stable if B is at least the result.
+    Raises ValueError for eta ≤ 0.
+    """
+    _require_step(eta)
+    lam, n = minimum.eigenvalues, minimum.samples
+    if eta * lam[0] >= 2:
+        return np.inf
+    products = np.multiply.outer(lam, lam)
+    room = lam[:, None] + lam - eta * products  # A − ηHSH: what noise may use up
+    top = _top(minimum, -eta * products / room, eta, room**-0.5)[0]  # 1/c*
+    return float(max(1.0, top if replacement else n * top / (top + n - 1)))
+
+
+def _leading(minimum, eta, batch_size, replacement):
+    """Return the largest eigenvalue ρ of T and its eigenvector, an (r, r) matrix.
+
+    T is a diagonal D plus a sum of squares w ΦΦᵀ. Far above the threshold ρ stands alone and Lanczos finds it
+    at once; below, the slow directions crowd around it. There ρ is the root of τ(σ) = 1, where τ is the
+    largest eigenvalue of (σ − D)^{-1/2} w ΦΦᵀ (σ − D)^{-1/2}, which does stand alone. 1/τ is increasing and
+    concave, so Newton's steps from below stay below and converge.
+    """
+    _require_step(eta)
+    c = noise_factor(minimum.samples, batch_size, replacement)
+    lam, weight = minimum.eigenvalues, eta**2 * c
+    left = 1 - eta * lam
+    diagonal = np.multiply.outer(left, left) - weight * np.multiply.outer(lam, lam)
+    if weight == 0:  # gradient descent
+        slowest = np.argmax(np.abs(left))
+        return float(left[slowest] ** 2), np.diag(np.eye(minimum.rank)[slowest])
+    rho, moment, settled = _top(minimum, diagonal, weight, np.ones_like(diagonal), restarts=1)
+    if settled:
+        return rho, moment
+    rho = max(rho, diagonal.max() + 1e-12)
+    for _ in range(60):
+        room = rho - diagonal
+        value, vector, _ = _top(minimum, np.zeros_like(diagonal), weight, room**-0.5)
+        step = (value - 1) / np.sum(np.square(vector) / room)
+        moment = vector / np.sqrt(room)
+        if step < 1e-13:
+            break
+        rho += step
+    return rho, moment / np.linalg.norm(moment)
+
+
+def _top(minimum, diagonal, weight, scale, restarts=40):
+    """Top eigenpair of X ↦ diagonal∘X + weight·scale∘Φ(scale∘X), Φ(S) = (1/n) Σ g_i g_iᵀ S g_i g_iᵀ.
+
+    Returns the value, the eigenvector (r, r), and whether it has settled. With all the ``restarts`` it must:
+    RuntimeError otherwise.
+    """
+    g = minimum.gradients
+
+    def product(vector):
+        x = vector.reshape(diagonal.shape)
+        seen = np.einsum("ia,ia->i", g @ (scale * x), g) / minimum.samples
+        return (diagonal * x + weight * scale * ((g.T * seen) @ g)).ravel()
+
+    # a covariance matrix overlaps with the identity, so the Krylov space of the identity holds the right one
+    vector = np.eye(minimum.rank).ravel()
+    for _ in range(restarts):
+        value, vector, settled = _lanczos(product, vector)
+        if settled:
+            break
+    else:
+        if restarts > 1:
+            raise RuntimeError(f"the largest eigenvalue has not settled after {restarts} rounds of Lanczos")
+    return value, vector.reshape(diagonal.shape), settled
+
+
+def _lanczos(product, start, tolerance=1e-11, width=40):
+    """One round of Lanczos with full orthogonalisation: largest eigenvalue, eigenvector, whether it has
+    settled.
+
+    It has when the eigenvalue is known to ``tolerance`` of the largest modulus, from the residual or, where
+    the eigenvalue stands alone, its square over the gap.
+    """
+    basis, main, off = [start / np.linalg.norm(start)], [], []
+    while True:
+        image = product(basis[-1])
+        main.append(float(image @ basis[-1]))
+        stack = np.asarray(basis)
+        for _ in range(2):
+            image = image - stack.T @ (stack @ image)
+        rest = float(np.linalg.norm(image))
+        values, vectors = eigh_tridiagonal(main, off)
+        residual = rest * abs(vectors[-1, -1])
+        gap = values[-1] - values[-2] if len(values) > 1 else 0.0
+        unsure = residual**2 / gap if gap > 2 * residual else residual
+        settled = unsure <= tolerance * np.abs(values).max()
+        if settled or len(basis) == width:
+            return float(values[-1]), vectors[:, -1] @ stack, settled
+        basis.append(image / rest)
+        off.append(rest)
+
+
+def _require_step(eta):
+    if not (np.isfinite(eta) and eta > 0):
+        raise ValueError(f"eta={eta!r}: must be positive")
+
+
+def _matrix(name, values):
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or 0 in values.shape or not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"{name} of shape {values.shape}: must be a finite matrix with a row for each sample"
+        )
+    return values
