@@ -1,0 +1,171 @@
+"""M22 Fig. 3c at scale: first-passage times of the loss of the even/odd network on 10 000 MNIST images."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from flatmin.experiments import Experiment
+from flatmin.experiments.parity_network import parity_data
+from flatmin.ledger import record
+from flatmin.networks import curvature, escape, models, training
+from flatmin.networks.passes import linearise
+
+PRETRAINING = {"eta": 0.01, "batch_size": 100}  # M22 §5.3, then B = 10
+BATCH_SIZE = 10
+#: M22 does not give its step sizes: from that of the pre-training up to where the linearised network is
+#: unstable in mean square (about 0.02), in equal steps
+ETAS = (0.01, 0.0125, 0.015, 0.0175, 0.02)
+LEVELS = np.geomspace(1.05, 8, 64)
+SNAPSHOTS = (1.25, 1.5, 2.0, 3.0, 4.0)
+SHARP = (1, 10, 30, 60)
+WINDOW = 200  # steps kept before and after the passage of SHOWN
+SHOWN = 2.0
+LOCAL = ("h", "trace", "kurtosis", "noise", "noise_trace", "loss")
+
+
+@lru_cache(maxsize=1)
+def pretrained(name, samples, steps, seed):
+    """The even/odd data and the network 784-10-1 (64-10-1 for digits) trained on it, as M22 pre-trains."""
+    data = parity_data(name, samples, "unit")
+    start = models.mlp((data.inputs[0].numel(), 10, 1), seed, "glorot")
+    runs = training.run(start, data, "square", **PRETRAINING, steps=steps, seed=seed, checkpoints=1)
+    return data, runs.model_at()
+
+
+def sharpest(model, data):
+    """Curvature and noise along the sharpest direction v of the Gauss–Newton matrix G.
+
+    ``h`` = λ₁(G); ``kurtosis`` = ⟨(∇fᵢ·v)⁴⟩/h²; ``noise`` = vᵀ⟨∇ℓᵢ∇ℓᵢᵀ⟩v/(2Lh) and ``noise_trace`` = the
+    same for traces, both 1 where decoupling holds; ``trace`` = Tr G; ``loss``; ``along`` = (∇fᵢ·v)², (n,).
+    """
+    passed = linearise(model, data, "square")
+    pair = curvature.eigenpairs(model, data, "square", k=1, matrix="gauss-newton")
+    rows = [passed.sample_roots(slice(i, i + 1000))[:, 0] for i in range(0, len(data), 1000)]
+    along = np.concatenate([(part @ pair.vectors[:, 0]).square().numpy() for part in rows])
+    norms = np.concatenate([part.square().sum(1).numpy() for part in rows])
+    h, errors = float(pair.values[0]), 2 * passed.losses.numpy()
+    return {
+        "h": h,
+        "trace": norms.mean(),
+        "kurtosis": np.square(along).mean() / h**2,
+        "noise": (errors * along).mean() / (2 * passed.loss * h),
+        "noise_trace": (errors * norms).mean() / (2 * passed.loss * norms.mean()),
+        "loss": passed.loss,
+        "along": along,
+    }
+
+
+def at_start(point, seed):
+    """The pre-trained network: spectrum of G, and what linear theories predict.
+
+    ``values`` (100,) largest first, ``dimension`` = 1/Σp², :func:`sharpest`; ``threshold`` (SHARP,): largest
+    η stable in mean square, in the so many sharpest directions; ``tail`` (ETAS,):
+    :func:`~flatmin.networks.escape.tail_exponent` along v.
+    """
+    data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
+    values = curvature.gauss_newton_spectrum(model, data, "square")
+    found = sharpest(model, data)
+    passed = linearise(model, data, "square")
+    pairs = curvature.eigenpairs(model, data, "square", k=SHARP[-1], matrix="gauss-newton")
+    rows = [passed.sample_roots(slice(i, i + 1000))[:, 0] @ pairs.vectors for i in range(0, len(data), 1000)]
+    gradients = pairs.vectors.new_tensor(np.concatenate([part.numpy() for part in rows]))
+    along = gradients.new_tensor(found.pop("along"))
+    return found | {
+        "values": values[:100].numpy(),
+        "dimension": curvature.effective_dimension(values.clamp(min=0)),
+        "threshold": [escape.mean_square_threshold(gradients[:, :k], BATCH_SIZE) for k in SHARP],
+        "tail": [escape.tail_exponent(along, eta, BATCH_SIZE) for eta in ETAS],
+    }
+
+
+def passages(point, seed):
+    """First passages of one network at one η, of SGD on it or on its tangent model.
+
+    ``steps`` (R, LEVELS), ``taken`` (R,); ``path`` (R, 2 WINDOW + 1): the loss in units of L* around the
+    first passage of SHOWN, NaN where there was none; ``local`` (looked, SNAPSHOTS, LOCAL): what
+    :func:`sharpest` measures where the first runs pass.
+    """
+    data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
+    first = escape.first_passages(
+        model,
+        data,
+        LEVELS,
+        eta=point["eta"],
+        batch_size=BATCH_SIZE,
+        steps=point["steps"],
+        seeds=np.random.default_rng(seed).integers(2**31, size=point["runs"]),
+        linearised=point["linearised"],
+        snapshots=SNAPSHOTS if point["looked"] else (),
+        keep_every=1,
+    )
+    local = np.full((point["looked"], len(SNAPSHOTS), len(LOCAL)), np.nan)
+    for at in np.ndindex(local.shape[:2]):
+        theta = first.parameters[at]
+        if np.isfinite(theta).all():
+            found = sharpest(models.with_parameters(model, model[1].weight.new_tensor(theta)), data)
+            local[at] = [found[name] for name in LOCAL]
+    path = around(first.losses / first.reference)
+    return {"steps": first.steps, "taken": first.taken, "path": path, "local": local}
+
+
+def around(losses):
+    """Each run's loss (R, T) from WINDOW steps before its first passage of SHOWN to WINDOW after."""
+    padded = np.pad(losses, ((0, 0), (WINDOW, WINDOW)), constant_values=np.nan)
+    above = losses > SHOWN
+    where = np.where(above.any(1), above.argmax(1), -1)
+    return np.array(
+        [
+            row[at : at + 2 * WINDOW + 1] if at >= 0 else np.full(2 * WINDOW + 1, np.nan)
+            for row, at in zip(padded, where, strict=True)
+        ],
+        dtype=np.float32,
+    )
+
+
+def run(folder, quick):
+    """Three networks: spectra and predictions, and passages of 100 runs for each η; tangent models of one."""
+    common = {"data": "digits" if quick else "mnist", "samples": 1000 if quick else 10_000}
+    common |= {"pretraining": 20_000 if quick else 100_000}
+    runs, long, short = (10, 1000, 500) if quick else (100, 30_000, 10_000)
+    networks = (1, 2, 3)
+    starts = [common | {"network": network} for network in networks]
+    points = [
+        common
+        | {"network": network, "eta": eta, "runs": runs, "linearised": tangent}
+        | {"steps": long if network == 1 else short, "looked": 10 if network == 1 and not tangent else 0}
+        for network, tangent in ((1, False), (1, True), (2, False), (3, False))
+        for eta in ETAS
+    ]
+    with ThreadPoolExecutor(1) as one:  # a Gram matrix takes 0.4 GB: one point at a time
+        first = record.sweep(at_start, starts, name=f"{EXPERIMENT.name}-start", folder=folder, executor=one)
+        second = record.sweep(passages, points, name=EXPERIMENT.name, folder=folder, seed=1, executor=one)
+    arrays = record.stack(first)
+    kinds = {"network": second[:5], "tangent": second[5:10], "second": second[10:15], "third": second[15:]}
+    for kind, results in kinds.items():
+        for name, values in record.stack(results).items():
+            if name == "steps" or (kind != "second" and kind != "third" and values.size):
+                arrays[f"{kind}_{name}"] = values
+    return record.save(
+        EXPERIMENT.name,
+        arrays | {"etas": ETAS, "levels": LEVELS, "snapshots": SNAPSHOTS, "limits": [long, short]},
+        seed=[0, 1],
+        scale=(
+            "images, network, pre-training, B and 100 runs of M22, whose step sizes are not given; passages "
+            f"within {long} steps for one network and its tangent model, {short} for two more networks"
+        ),
+        command=EXPERIMENT.command,
+        data_set="digits" if quick else "MNIST, first 10 000 images, even against odd, pixels in [0, 1]",
+        wall_time=first.seconds + second.seconds,
+        folder=folder,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="escape-network",
+    title="First passages of the loss of the even/odd network (M22 Fig. 3c)",
+    claims=("m22-mfpt-network",),
+    run=run,
+    minutes=45,
+    needs=("MNIST",),
+)

@@ -1,0 +1,355 @@
+"""First passages of the training loss: when does SGD, started at a trained network, first exceed c · L*?
+
+M22 §5.3 asks for the loss of all n samples after every step. For a network with one hidden layer that is
+cheap and exact: a step on a batch 𝔅 moves W₁ by a combination of the inputs in 𝔅, so the pre-activations of
+all samples move by the same combination of rows of the Gram matrix x̃ᵢ·x̃ⱼ (x̃ has a 1 appended for the bias).
+A step costs n·B·h operations, whatever the dimension of the inputs. A model that is linear in θ is the same
+with h = 1, which gives the linearised network for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+from torch import Tensor, nn
+
+from flatmin.networks import curvature
+from flatmin.networks.datasets import Data
+from flatmin.networks.dense import dense_layers
+from flatmin.networks.gradient_noise import batch_factor
+from flatmin.networks.passes import linearise
+from flatmin.networks.training import batches
+
+__all__ = ["Passages", "first_passages", "mean_square_threshold", "tail_exponent"]
+
+_TILE = 1024  # samples at a time: their pre-activations stay in the second-level cache
+_FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep their meaning
+
+
+@dataclass(frozen=True)
+class Passages:
+    """First passages of R runs through C thresholds.
+
+    ``levels`` (C,): thresholds c in units of ``reference`` = L*; ``steps`` (R, C): the first step after
+    which the loss of all samples exceeded c · L*, −1 where that did not happen; ``taken`` (R,): the steps of
+    each run, which ends when it has passed every level; ``losses`` (R, T): the loss at ``times`` (T,), NaN
+    after the end; ``parameters`` (R, S, P): θ at the first passage of each level in ``snapshots`` (S,), NaN
+    where there was none (S = 0 for the linearised network).
+    """
+
+    levels: np.ndarray
+    reference: float
+    steps: np.ndarray
+    taken: np.ndarray
+    times: np.ndarray
+    losses: np.ndarray
+    snapshots: np.ndarray
+    parameters: np.ndarray
+
+    @property
+    def censored(self) -> np.ndarray:
+        """How many runs ended below each level, (C,)."""
+        return (self.steps < 0).sum(0)
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _advance(order, gram, targets, z, weight, bias, scale, coefficients, stop, trace):
+    """SGD over the batches ``order`` (m, B) until the loss exceeds ``stop``; return the steps taken.
+
+    ``z`` (h, n), ``weight`` (h,), ``bias`` (1,) and ``coefficients`` (h, n), by which W₁ has moved along the
+    inputs, change in place; ``trace`` (m,) receives the loss after each step. ``scale`` = η/B.
+    """
+    hidden, size, zero = len(z), order.shape[1], np.float32(0.0)
+    delta, move = np.empty((hidden, size), np.float32), np.empty(hidden, np.float32)
+    out = np.empty(_TILE, np.float32)
+    for step in range(len(order)):
+        batch, shift = order[step], zero
+        move[:] = 0.0
+        for k in range(size):
+            i = batch[k]
+            error = bias[0] - targets[i]
+            for j in range(hidden):
+                error += weight[j] * max(z[j, i], zero)
+            error *= scale
+            shift += error
+            for j in range(hidden):
+                delta[j, k] = -error * weight[j] if z[j, i] > 0 else zero
+                move[j] += error * max(z[j, i], zero)
+        for j in range(hidden):
+            weight[j] -= move[j]
+            for k in range(size):
+                coefficients[j, batch[k]] += delta[j, k]
+        bias[0] -= shift
+        trace[step] = _move_all(gram, targets, z, weight, bias[0], batch, delta, out)
+        if not trace[step] <= stop:
+            return step + 1
+    return len(order)
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _move_all(gram, targets, z, weight, bias, batch, delta, out):
+    """Move the pre-activations of all samples, z += delta · gram[batch]; return the loss there."""
+    (hidden, n), size = z.shape, len(batch)
+    zero, total = np.float32(0.0), 0.0
+    for low in range(0, n, _TILE):
+        width = min(_TILE, n - low)
+        for i in range(width):
+            out[i] = bias - targets[low + i]
+        for j in range(hidden):
+            row = z[j, low : low + width]
+            for k in range(0, size, 2):  # two at a time: half the traffic through the cache
+                last = k + 1 == size
+                here, there = delta[j, k], zero if last else delta[j, k + 1]
+                if here != 0 or there != 0:
+                    one = gram[batch[k], low : low + width]
+                    two = one if last else gram[batch[k + 1], low : low + width]
+                    for i in range(width):
+                        row[i] += here * one[i] + there * two[i]
+            w = weight[j]
+            for i in range(width):
+                out[i] += w * max(row[i], zero)
+        part = zero
+        for i in range(width):
+            part += out[i] * out[i]
+        total += part
+    return 0.5 * total / n
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _advance_linear(order, gram, errors, scale, stop, trace):
+    """The same for a model that is linear in θ: ``errors`` (n,) = f − y, ``gram`` (n, n) = ∇fᵢ·∇fⱼ."""
+    n, size = len(errors), order.shape[1]
+    for step in range(len(order)):
+        batch, total = order[step], 0.0
+        moves = scale * errors[batch]
+        for low in range(0, n, _TILE):
+            tile = errors[low : low + _TILE]
+            for k in range(size):
+                row = gram[batch[k], low : low + _TILE]
+                for i in range(len(tile)):
+                    tile[i] -= moves[k] * row[i]
+            part = np.float32(0.0)
+            for i in range(len(tile)):
+                part += tile[i] * tile[i]
+            total += part
+        trace[step] = 0.5 * total / n
+        if not trace[step] <= stop:
+            return step + 1
+    return len(order)
+
+
+class _Network:
+    """One hidden ReLU layer in function space: the pre-activations of all samples, W₂ and b₂."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor):
+        fixed, (first, second) = _two_layers(model)
+        for module in fixed:
+            inputs = module(inputs)
+        self.inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
+        self.gram = (self.inputs @ self.inputs.T).numpy()
+        self.targets = targets[:, 0].numpy()
+        self.start = torch.cat([first.weight, first.bias[:, None]], 1), second.weight[0], second.bias
+        self.loss = self.reset()
+
+    def reset(self) -> float:
+        """Go back to the start; return the loss there."""
+        self.first = self.start[0].clone()
+        self.weight, self.bias = (part.numpy().copy() for part in self.start[1:])
+        self._refresh()
+        outputs = self.weight @ np.maximum(self.z, 0) + self.bias
+        return 0.5 * float(np.square(outputs - self.targets, dtype=float).mean())
+
+    def _refresh(self):
+        # pre-activations anew from W₁, so that rounding does not add up
+        self.z = (self.first @ self.inputs.T).numpy()
+        self.coefficients = np.zeros_like(self.z)
+
+    def advance(self, order, scale, stop, trace) -> int:
+        """Take steps until the loss exceeds ``stop``; return their number."""
+        state = self.z, self.weight, self.bias, scale, self.coefficients
+        taken = _advance(order, self.gram, self.targets, *state, stop, trace)
+        self.first += torch.from_numpy(self.coefficients) @ self.inputs
+        self._refresh()
+        return taken
+
+    def parameters(self) -> np.ndarray:
+        """θ (P,), in the order of the model."""
+        first = self.first.numpy()
+        return np.concatenate([first[:, :-1].ravel(), first[:, -1], self.weight, self.bias])
+
+
+class _Linearised:
+    """The tangent model f(θ*) + ∇f·(θ − θ*) in function space."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor):
+        passed = linearise(model, Data(inputs, targets), "square")
+        if passed.outputs.shape[1] != 1:
+            raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
+        self.gram = curvature.gram(passed).float().numpy()
+        self.start = (passed.outputs - passed.targets)[:, 0].float().numpy()
+        self.loss = self.reset()
+
+    def reset(self) -> float:
+        """Go back to the start; return the loss there."""
+        self.errors = self.start.copy()
+        return 0.5 * float(np.square(self.errors, dtype=float).mean())
+
+    def advance(self, order, scale, stop, trace) -> int:
+        """Take steps until the loss exceeds ``stop``; return their number."""
+        return _advance_linear(order, self.gram, self.errors, scale, stop, trace)
+
+
+def _two_layers(model):
+    read = dense_layers(model)
+    fits = read is not None and [layer.activation for layer in read[1]] == [nn.ReLU, nn.Identity]
+    if not fits or any(layer.bias is None for layer in read[1]) or len(read[1][1].weight) != 1:
+        raise ValueError(f"model must be one hidden ReLU layer and one output, with biases, got {model}")
+    if read[1][0].weight.dtype != torch.float32:
+        raise ValueError(f"model must be of dtype float32, got {read[1][0].weight.dtype}")
+    return read
+
+
+@torch.no_grad()
+def first_passages(
+    model: nn.Module,
+    data: Data,
+    levels: Sequence[float],
+    *,
+    eta: float,
+    batch_size: int,
+    steps: int,
+    seeds: Sequence[int],
+    sampling: str = "shuffle",
+    linearised: bool = False,
+    snapshots: Sequence[float] = (),
+    keep_every: int = 100,
+) -> Passages:
+    """Run SGD from the parameters of ``model`` and note when the loss first exceeds each level c · L*.
+
+    Square loss, one output; the loss of all of ``data`` is computed after every step, in float32. L* is the
+    loss at the start. Each seed is one run of at most ``steps`` steps; its batches are those of
+    :func:`flatmin.networks.training.run`. All levels are read off one run: their passages are correlated.
+    ``linearised``: run the tangent model at the start instead, to which every network is close nearby.
+    ``snapshots``: levels at whose first passage θ is kept. Divergence passes every level.
+    Raises ValueError for levels that do not increase or do not lie above 1, a step size, number of steps or
+    batch size out of range, snapshots of the linearised model, or a network that is not
+    inputs – hidden ReLU layer – one output in float32 (any network of one output if linearised).
+    """
+    levels, kept_levels = np.asarray(levels, float), np.asarray(sorted(snapshots), float)
+    for name, values in (("levels", levels), ("snapshots", kept_levels)):
+        if values.ndim != 1 or not (values > 1).all() or not (np.diff(values) > 0).all():
+            raise ValueError(f"{name} must increase and lie above 1, the start, got {values}")
+    if not len(levels) or not eta > 0 or steps < 1 or keep_every < 1:
+        raise ValueError(
+            f"levels must not be empty, eta, steps and keep_every positive, got {len(levels)} levels, {eta}, "
+            f"{steps} and {keep_every}"
+        )
+    if linearised and len(kept_levels):
+        raise ValueError(f"snapshots must be empty for the linearised network, got {snapshots}")
+    batch_factor(len(data), batch_size, replacement=False)  # 1 ≤ B ≤ n
+    targets = data.targets.float().reshape(len(data), -1)
+    if targets.shape[1] != 1:
+        raise ValueError(f"data must have one real target a sample, got {tuple(data.targets.shape)}")
+    chain = (_Linearised if linearised else _Network)(model, data.inputs.float(), targets)
+    plan = (np.float32(eta / batch_size), batch_size, steps, sampling, keep_every)
+    runs = [_one_run(chain, len(data), levels, kept_levels, seed, *plan) for seed in seeds]
+    hit, taken, losses, parameters = (np.stack(part) for part in zip(*runs, strict=True))
+    times = np.arange(0, steps + 1, keep_every)
+    return Passages(levels, chain.loss, hit, taken, times, losses, kept_levels, parameters)
+
+
+def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps, sampling, keep_every):
+    """First passages (C,), steps taken, losses (T,) and θ at the kept levels (S, P) of one run."""
+    chain.reset()
+    losses, passed, highest = [np.array([chain.loss])], np.full(len(levels), -1), chain.loss
+    parameters, taken, epoch = [], 0, 0
+    while taken < steps and highest <= levels[-1] * chain.loss:
+        order = batches(samples, batch_size, int(seed), epoch, sampling)[: steps - taken]
+        epoch += 1
+        while len(order) and highest <= levels[-1] * chain.loss:
+            stops = np.append(kept_levels[len(parameters) :], levels[-1]) * chain.loss
+            trace = np.empty(len(order))
+            done = chain.advance(order, scale, min(stops[0], stops[-1]), trace)
+            trace = np.where(np.isnan(trace[:done]), np.inf, trace[:done])
+            rising = np.maximum.accumulate(trace)
+            for c in np.flatnonzero((passed < 0) & (rising[-1] > levels * chain.loss)):
+                passed[c] = taken + 1 + np.searchsorted(rising, levels[c] * chain.loss, side="right")
+            taken, highest, order = taken + done, max(highest, rising[-1]), order[done:]
+            losses.append(trace)
+            while len(parameters) < len(kept_levels) and highest > kept_levels[len(parameters)] * chain.loss:
+                parameters.append(chain.parameters())
+    size = len(chain.parameters()) if len(kept_levels) else 0
+    missing = [np.full(size, np.nan, np.float32)] * (len(kept_levels) - len(parameters))
+    path = np.concatenate(losses)[::keep_every]
+    path = np.pad(path, (0, steps // keep_every + 1 - len(path)), constant_values=np.nan)
+    return passed, taken, path, np.array(parameters + missing).reshape(len(kept_levels), size)
+
+
+def mean_square_threshold(gradients: Tensor, batch_size: int, tolerance: float = 1e-6) -> float:
+    """The largest η for which linearised SGD on the square loss is stable in mean square.
+
+    ``gradients`` (n, k): ∇fᵢ, or their components in the k sharpest directions (the threshold falls a little
+    as k grows). Batches are drawn independently with replacement: M = ⟨δδᵀ⟩, δ = θ − θ*, goes to
+    M − η(GM + MG) + η²F(M), F(M) = GMG + (⟨gᵀMg ggᵀ⟩ − GMG)/B, G = ⟨ggᵀ⟩. The maps are positive, so growth
+    begins where GM + MG = ηF(M) has a solution M ≥ 0; 1/η is the largest eigenvalue of the left side's
+    inverse times F, found by power iteration to a relative ``tolerance``.
+    Raises ValueError for gradients that are not linearly independent or a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    g = gradients.double()
+    values, basis = torch.linalg.eigh(g.T @ g / len(g))
+    if not values[0] > 1e-12 * values[-1]:
+        raise ValueError(f"gradients must be linearly independent, G has eigenvalues from {values[0]:.3g}")
+    g, sums = g @ basis, values[:, None] + values
+    products = values[:, None] * values
+    moment, inverse = torch.eye(len(values), dtype=g.dtype), np.inf
+    while True:
+        weights = ((g @ moment) * g).sum(1) / len(g)
+        moved = (1 - 1 / batch_size) * products * moment + g.T @ (weights[:, None] * g) / batch_size
+        moment = moved / sums
+        before, inverse = inverse, float(moment.norm())
+        moment = moment / inverse
+        if abs(inverse - before) <= tolerance * inverse:
+            return 1 / inverse
+
+
+def tail_exponent(
+    curvatures: Tensor, eta: float, batch_size: int, draws: int = 200_000, seed: int = 0
+) -> float:
+    """x with P(L > c) ∝ c^−x, and t_p ∝ c^x, for the recursion δ ← (1 − ηĥ)δ + noise along one direction v.
+
+    ``curvatures`` (n,): (∇fᵢ·v)², so that ĥ, the mean over a batch (drawn with replacement), is the batch's
+    own curvature. Kesten's theorem: P(|δ| > s) ∝ s^−κ with E|1 − ηĥ|^κ = 1, and L − L* ∝ δ² gives x = κ/2.
+    ∞ if no batch expands, 0 if E log|1 − ηĥ| ≥ 0: then there is no stationary state. The expectations are
+    over ``draws`` batches. Raises ValueError for negative curvatures or an η that is not positive.
+    """
+    values = curvatures.double().numpy()
+    if values.ndim != 1 or not (values >= 0).all() or not eta > 0:
+        raise ValueError(f"curvatures must be non-negative (n,) and eta positive, got {curvatures} and {eta}")
+    rng = np.random.default_rng(seed)
+    batch = np.zeros(draws)
+    for _ in range(batch_size):
+        batch += values[rng.integers(len(values), size=draws)]
+    logs = np.log(np.maximum(np.abs(1 - eta * batch / batch_size), 1e-300))
+
+    def growth(kappa):
+        return logsumexp(kappa * logs) - np.log(draws)
+
+    if logs.mean() >= 0:
+        return 0.0
+    if logs.max() <= 0:
+        return np.inf
+    high = 1.0
+    while growth(high) < 0:
+        high *= 2
+    low = high / 2
+    while growth(low) > 0:
+        low /= 2
+    return brentq(growth, low, high) / 2
