@@ -1,0 +1,111 @@
+"""W22 Fig. 4: gradient descent to near convergence, then SGD at the same step size, 200 times."""
+
+import numpy as np
+
+from flatmin.experiments import Experiment
+from flatmin.experiments.noise_alignment import network, task
+from flatmin.ledger import record
+from flatmin.networks import models, stability, training
+from flatmin.theory.stability import growth, largest_step
+
+#: W22 does not say which; 1 is where its γ₀ exceeds 1 for every model
+BATCH_SIZES = (1, 2, 5)
+#: chosen from gradient descent alone: it ends just inside its own edge, ηλ₁ a little below 2
+ETA = {"linear": 0.15, "fcn": 0.02, "cnn": 0.02}
+SIZE = {"rfm": 1000, "linear": 50, "fcn": 64, "cnn": 8}
+DESCENT = {"rfm": 2_000, "linear": 1_000, "fcn": 10_000, "cnn": 4_000}
+#: "near convergence": the first checkpoint with a loss below this, or else the last
+NEAR = 1e-4
+STEPS = 20
+
+
+def sharp_minimum(kind, size, repeat, images="mnist", steps=None):
+    """Take a network down by gradient descent; return it, its data and η.
+
+    η of the random-feature model is 0.95 · 2/λ₁, which is known beforehand; ``steps`` defaults to those of
+    the full scale.
+    """
+    data = task(kind, repeat, images)
+    start = network(kind, size, repeat, data)
+    eta = 1.9 / stability.tangent(start, data).minimum.sharpness if kind == "rfm" else ETA[kind]
+    steps = DESCENT[kind] if steps is None else steps
+    kept = np.unique(np.geomspace(1, steps, 100).round().astype(int))
+    runs = training.run(start, data, "square", eta=eta, steps=steps, method="gd", checkpoints=kept)
+    near = np.flatnonzero(runs.losses(data)[0] <= NEAR)
+    return runs.model_at(0, near[0] if len(near) else -1), data, eta
+
+
+def leave(point, seed):
+    """From one sharp minimum let SGD go with each batch size.
+
+    ``point``: kind, size, repeat, images, descent, trajectories. Returns for each B (batch sizes, …):
+    ``losses`` and ``linearised`` (trajectories, STEPS + 1), ``mean`` (STEPS + 1,) the exact E L of the
+    linearised network, ``growth`` ρ, ``largest_step``; ``descent`` (STEPS + 1,), gradient descent going on;
+    ``eta``, ``sharpness``, ``frobenius``, ``trace``, ``mu``, ``mu_0``.
+    """
+    kind = point["kind"]
+    model, data, eta = sharp_minimum(kind, point["size"], point["repeat"], point["images"], point["descent"])
+    tangent = stability.tangent(model, data)
+    minimum = tangent.minimum
+    escapes = [
+        stability.escape(model, data, eta, size, STEPS, point["trajectories"], seed % 2**31)
+        for size in BATCH_SIZES
+    ]
+    on = training.run(model, data, "square", eta=eta, steps=STEPS, method="gd", checkpoints=STEPS + 1)
+    return {
+        "losses": np.array([one.losses for one in escapes], np.float32),
+        "linearised": np.array([one.linearised for one in escapes], np.float32),
+        "mean": [tangent.mean_losses(eta, size, STEPS) for size in BATCH_SIZES],
+        "growth": [growth(minimum, eta, size) for size in BATCH_SIZES],
+        "largest_step": [largest_step(minimum, size) for size in BATCH_SIZES],
+        "descent": on.losses(data)[0],
+        "eta": eta,
+        "sharpness": minimum.sharpness,
+        "frobenius": minimum.frobenius,
+        "trace": minimum.trace,
+        "mu": tangent.mu,
+        "mu_0": minimum.mu_0,
+        "parameters": models.flat(model).numel(),
+    }
+
+
+def run(folder, quick):
+    """Three minima of each kind of model; arrays (minima, batch sizes, …)."""
+    trajectories, repeats = (10, 2) if quick else (200, 3)
+    arrays, seconds = {}, 0.0
+    for kind in SIZE:
+        common = {
+            "kind": kind,
+            "size": 4 if quick else SIZE[kind],
+            "images": "digits" if quick else "mnist",
+            "descent": 50 if quick else DESCENT[kind],
+            "trajectories": trajectories,
+        }
+        points = [common | {"repeat": repeat} for repeat in range(repeats)]
+        results = record.sweep(leave, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
+        seconds += results.seconds
+        arrays |= {f"{kind}_{name}": values for name, values in record.stack(results).items()}
+    return record.save(
+        EXPERIMENT.name,
+        arrays | {"batch_sizes": BATCH_SIZES},
+        seed=1,
+        scale=(
+            "four models and 200 trajectories as W22 Fig. 4, from 3 minima each; data, sizes, step sizes and "
+            "batch sizes are ours, W22's appendix is not at hand"
+        ),
+        command=EXPERIMENT.command,
+        data_set="Gaussian and sphere inputs; "
+        + ("digits" if quick else "MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]"),
+        wall_time=seconds,
+        folder=folder,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="stability-escape",
+    title="SGD leaves the minimum that gradient descent found (W22 Fig. 4)",
+    claims=("w22-escape",),
+    run=run,
+    minutes=15,
+    needs=("MNIST",),
+)

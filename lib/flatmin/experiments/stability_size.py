@@ -1,0 +1,130 @@
+"""W22 Fig. 3a: ‖H‖_F and Tr H of SGD's solution against the size of the network, η and B fixed."""
+
+import numpy as np
+
+from flatmin.experiments import Experiment
+from flatmin.experiments.noise_alignment import SAMPLES, SIZES
+from flatmin.experiments.stability_training import along
+from flatmin.ledger import record
+from flatmin.networks import curvature, datasets, gradient_noise, models, training
+
+BATCH_SIZE = 5
+#: ours: from a step that leaves the curvature to itself up to one that few starts survive
+ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,), "linear": (0.01, 0.05)}
+STEPS = {"fcn": 20_000, "cnn": 5_000, "linear": 10_000}
+#: other data and targets, fully connected networks of three widths; larger pixels need smaller steps
+VARIANTS = {
+    "fashion": {"images": "fashion", "scale": "unit", "eta": 0.05},
+    "cifar": {"images": "cifar", "scale": "unit", "eta": 0.02},
+    "symmetric": {"images": "mnist", "scale": "symmetric", "eta": 0.01},
+}
+_WIDTHS = (16, 64, 256)
+
+
+def one_hot(point, seed):
+    """Train a fully connected network with ten outputs on one-hot targets; ``loss``, ``frobenius`` ‖G‖_F,
+    ``trace`` and ``hessian`` ‖H‖_F at the end.
+
+    ``point``: images, size, repeat, eta, steps.
+    """
+    samples, size, repeat = SAMPLES["fcn"], point["size"], point["repeat"]
+    if point["images"] == "digits":
+        data = datasets.digits(samples, "unit").train
+    else:
+        data = datasets.mnist("unit", train=samples).train
+    model = models.mlp((data.inputs[0].numel(), size, size, 10), repeat)
+    how = {"eta": point["eta"], "batch_size": BATCH_SIZE, "steps": point["steps"]}
+    runs = training.run(model, data, "square", seed=repeat, checkpoints=1, **how)
+    end = runs.model_at(0)
+    noise = gradient_noise.alignment(end, data, "square")
+    return {
+        "loss": noise.loss,
+        "frobenius": noise.g_norm,
+        "trace": curvature.trace(end, data, "square").value,
+        "hessian": curvature.frobenius_norm(end, data, "square").value,
+        "parameters": models.flat(model).numel(),
+        "diverged": runs.diverged[0],
+    }
+
+
+def run(folder, quick):
+    """Five runs of each kind, step size and size at the start and the end: arrays (η, sizes, runs, 2).
+
+    The variants have three runs of three widths: arrays (widths, runs, …).
+    """
+    arrays, seconds = {}, 0.0
+    for kind, etas in ETA.items():
+        images, repeats, steps = ("digits", 2, 50) if quick else ("mnist", 5, STEPS[kind])
+        sizes, etas = (SIZES[kind][:2], etas[:2]) if quick else (SIZES[kind], etas)
+        common = {"kind": kind, "images": images, "scale": "unit"}
+        points = _points(common, sizes, etas, repeats, steps)
+        results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
+        seconds += results.seconds
+        for name, values in record.stack(results).items():
+            arrays[f"{kind}_{name}"] = values.reshape(len(etas), len(sizes), repeats, *values.shape[1:])
+        arrays |= {f"{kind}_sizes": sizes, f"{kind}_eta": etas}
+    more, took = _variants(folder, quick)
+    return record.save(
+        EXPERIMENT.name,
+        arrays | more,
+        seed=1,
+        scale=(
+            "5 runs as W22 Fig. 3a, B = 5; fully connected with 500 images, convolutional with 200, linear "
+            "with n = 100, d = 50; data, sizes, step sizes and B are ours, W22's appendix is not at hand"
+        ),
+        command=EXPERIMENT.command,
+        data_set="Gaussian inputs; "
+        + ("digits" if quick else "MNIST, Fashion-MNIST and CIFAR-10, first 500 and 200 images"),
+        wall_time=seconds + took,
+        folder=folder,
+    )
+
+
+def _points(common, sizes, etas, repeats, steps):
+    rest = {"batch_size": BATCH_SIZE, "steps": steps, "checkpoints": [0, steps]}
+    return [
+        common | rest | {"eta": eta, "size": size, "repeat": repeat}
+        for eta in etas
+        for size in sizes
+        for repeat in range(repeats)
+    ]
+
+
+def _variants(folder, quick):
+    """Arrays of the other data and targets, and the seconds they took."""
+    widths, repeats, steps = ((4, 8), 2, 50) if quick else (_WIDTHS, 3, STEPS["fcn"])
+    tasks = {
+        name: (along, _points({"kind": "fcn", **_without(v, "eta")}, widths, (v["eta"],), repeats, steps))
+        for name, v in ({} if quick else VARIANTS).items()
+    }
+    images = "digits" if quick else "mnist"
+    tasks["one_hot"] = (
+        one_hot,
+        [
+            {"images": images, "size": size, "repeat": repeat, "eta": 0.05, "steps": steps}
+            for size in widths
+            for repeat in range(repeats)
+        ],
+    )
+    arrays, seconds = {"variant_widths": widths}, 0.0
+    for name, (function, points) in tasks.items():
+        sweep_name = f"{EXPERIMENT.name}-{name.replace('_', '-')}"
+        results = record.sweep(function, points, name=sweep_name, folder=folder, seed=1)
+        seconds += results.seconds
+        for key, values in record.stack(results).items():
+            arrays[f"{name}_{key}"] = np.reshape(values, (len(widths), repeats, *values.shape[1:]))
+    return arrays, seconds
+
+
+def _without(values, key):
+    return {name: value for name, value in values.items() if name != key}
+
+
+EXPERIMENT = Experiment(
+    name="stability-size",
+    title="Flatness of SGD's solution against the size of the network (W22 Fig. 3a)",
+    claims=("w22-frobenius-size",),
+    run=run,
+    minutes=20,
+    needs=("MNIST", "Fashion-MNIST", "CIFAR-10"),
+)

@@ -1,0 +1,109 @@
+"""W22 Fig. 3b: how near SGD runs to the edge of stability, by W22's bound and by the exact threshold."""
+
+import numpy as np
+
+from flatmin.experiments import Experiment
+from flatmin.experiments.noise_alignment import SAMPLES, network, task
+from flatmin.ledger import record
+from flatmin.networks import curvature, datasets, models, stability, training
+from flatmin.theory.stability import largest_step
+
+#: W22's batch sizes, and step sizes of ours: one that leaves the curvature to itself, and a large one
+BATCH_SIZES = (5, 40)
+ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,)}
+SIZE = {"fcn": 128, "cnn": 8}
+STEPS = {"fcn": 20_000, "cnn": 5_000}
+_IMAGES = {"fashion": datasets.fashion_mnist, "cifar": datasets.cifar10, "mnist": datasets.mnist}
+
+
+def data_of(point):
+    """Training set of a point, targets ±1 for even and odd labels: ``images`` is ``"digits"``, ``"mnist"``,
+    ``"fashion"`` or ``"cifar"``, ``scale`` that of their pixels. Where they agree, the sets of the noise
+    experiment."""
+    kind, images, scale = point["kind"], point["images"], point["scale"]
+    if kind in ("rfm", "linear") or (images in ("digits", "mnist") and scale == "unit"):
+        return task(kind, point["repeat"], images)
+    return _IMAGES[images](scale, train=SAMPLES[kind]).train.parity()
+
+
+def measure(model, data, batch_size):
+    """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), ‖H‖_F, μ, its infimum μ₀, and the exact η*(B)."""
+    tangent = stability.tangent(model, data)
+    minimum = tangent.minimum
+    return {
+        "loss": tangent.loss,
+        "frobenius": minimum.frobenius,
+        "trace": minimum.trace,
+        "sharpness": minimum.sharpness,
+        "hessian": curvature.frobenius_norm(model, data, "square", probes=20).value,
+        "mu": tangent.mu,
+        "mu_0": minimum.mu_0,
+        "largest_step": largest_step(minimum, batch_size),
+    }
+
+
+def along(point, seed):
+    """Train one network and :func:`measure` it at each checkpoint, (checkpoints,) each.
+
+    ``point``: kind, size, images, scale, repeat, eta, batch_size, steps, checkpoints.
+    """
+    data = data_of(point)
+    model = network(point["kind"], point["size"], point["repeat"], data)
+    runs = training.run(
+        model,
+        data,
+        "square",
+        eta=point["eta"],
+        batch_size=point["batch_size"],
+        steps=point["steps"],
+        seed=point["repeat"],
+        checkpoints=point["checkpoints"],
+    )
+    found = [measure(runs.model_at(0, i), data, point["batch_size"]) for i in range(len(runs.steps))]
+    values = {name: np.array([one[name] for one in found]) for name in found[0]}
+    return values | {"parameters": models.flat(model).numel(), "diverged": runs.diverged[0]}
+
+
+def run(folder, quick):
+    """Three runs of each network, η and B; arrays (η, B, runs, checkpoints)."""
+    images, repeats = ("digits", 2) if quick else ("mnist", 3)
+    arrays, seconds = {}, 0.0
+    for kind, etas in ETA.items():
+        steps, etas = (100, etas[:1]) if quick else (STEPS[kind], etas)
+        kept = [0, *np.geomspace(10, steps, 3 if quick else 16).round().astype(int).tolist()]
+        common = {"kind": kind, "size": 4 if quick else SIZE[kind], "images": images, "scale": "unit"}
+        points = [
+            common | {"steps": steps, "checkpoints": kept, "eta": eta, "batch_size": size, "repeat": repeat}
+            for eta in etas
+            for size in BATCH_SIZES
+            for repeat in range(repeats)
+        ]
+        results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
+        seconds += results.seconds
+        for name, values in record.stack(results).items():
+            shape = (len(etas), len(BATCH_SIZES), repeats, *values.shape[1:])
+            arrays[f"{kind}_{name}"] = values.reshape(shape)
+        arrays |= {f"{kind}_eta": etas, f"{kind}_steps": kept}
+    return record.save(
+        EXPERIMENT.name,
+        arrays | {"batch_sizes": BATCH_SIZES},
+        seed=1,
+        scale=(
+            "B = 5 and 40 as W22 Fig. 3b; fully connected 784-128-128-1 on 500 images, convolutional on 200, "
+            "3 runs each; data, sizes and step sizes are ours, W22's appendix is not at hand"
+        ),
+        command=EXPERIMENT.command,
+        data_set="digits" if quick else "MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]",
+        wall_time=seconds,
+        folder=folder,
+    )
+
+
+EXPERIMENT = Experiment(
+    name="stability-training",
+    title="SGD and the edge of stability along training (W22 Fig. 3b)",
+    claims=("w22-bound-training",),
+    run=run,
+    minutes=12,
+    needs=("MNIST",),
+)

@@ -1,0 +1,185 @@
+"""Linear stability of networks: the linearisation, the exact mean loss, the escape and its fit."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from flatmin.experiments import stability_escape, stability_size, stability_training
+from flatmin.ledger import record
+from flatmin.networks import curvature, datasets, gradient_noise, models, stability
+from flatmin.networks.datasets import Data
+from flatmin.theory.stability import growth, largest_step
+
+
+@pytest.fixture
+def near_fit():
+    """A network and targets it fits but for small residuals, in float64."""
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    model = models.mlp((4, 6, 1), 3, activation="tanh", dtype=torch.float64)
+    with torch.no_grad():
+        outputs = model(inputs)
+    return model, Data(inputs, outputs + 1e-5 * torch.randn(12, 1, generator=generator, dtype=torch.float64))
+
+
+def test_tangent_agrees_with_the_other_routes(near_fit):
+    model, data = near_fit
+    tangent = stability.tangent(model, data)
+    noise = gradient_noise.alignment(model, data)
+    matrix = curvature.gauss_newton(model, data, "square")
+    assert tangent.loss == pytest.approx(noise.loss, rel=1e-12)
+    assert tangent.mu == pytest.approx(noise.mu, rel=1e-9)
+    assert tangent.minimum.trace == pytest.approx(float(matrix.trace()), rel=1e-9)
+    assert tangent.minimum.frobenius == pytest.approx(float(matrix.norm()), rel=1e-9)
+
+
+def test_tangent_is_the_same_for_a_network_of_another_kind(near_fit, wrapped):
+    model, data = near_fit
+    one, other = stability.tangent(model, data), stability.tangent(wrapped(model), data)
+    np.testing.assert_allclose(one.gram, other.gram, rtol=1e-10)
+    np.testing.assert_allclose(one.residuals, other.residuals, rtol=1e-10)
+
+
+def test_tangent_wants_one_output(small):
+    with pytest.raises(ValueError, match="one output, got 3"):
+        stability.tangent(*small())
+
+
+def test_mean_losses_of_all_batches_by_hand(near_fit):
+    tangent = stability.tangent(*near_fit)
+    n, eta = 12, 0.3
+    after = [
+        tangent.residuals - eta / 2 * tangent.gram[:, [i, j]] @ tangent.residuals[[i, j]]
+        for i in range(n)
+        for j in range(i)
+    ]
+    expected = np.mean([0.5 * np.mean(e**2) for e in after])
+    assert tangent.mean_losses(eta, 2, 1)[1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_mean_losses_of_the_whole_set_are_gradient_descent(near_fit):
+    tangent = stability.tangent(*near_fit)
+    residuals, found = tangent.residuals, []
+    for _ in range(5):
+        found.append(0.5 * np.mean(residuals**2))
+        residuals = residuals - 0.3 / 12 * tangent.gram @ residuals
+    np.testing.assert_allclose(tangent.mean_losses(0.3, 12, 4), found, rtol=1e-10)
+
+
+def test_mean_losses_grow_as_theory_says_in_the_long_run(near_fit):
+    tangent = stability.tangent(*near_fit)
+    edge = largest_step(tangent.minimum, 3)
+    late = tangent.mean_losses(1.5 * edge, 3, 300)[-2:]
+    assert late[1] / late[0] == pytest.approx(growth(tangent.minimum, 1.5 * edge, 3), rel=1e-6)
+    below = tangent.mean_losses(0.9 * edge, 3, 300)
+    assert below[-1] < below[100] < below[0]
+
+
+def test_mean_losses_are_the_mean_of_losses(near_fit):
+    tangent = stability.tangent(*near_fit)
+    found = tangent.losses(0.2, 3, 6, range(4000))
+    error = found.std(0, ddof=1) / np.sqrt(len(found))
+    expected = tangent.mean_losses(0.2, 3, 6)
+    assert (np.abs(found.mean(0) - expected)[1:] < 4 * error[1:]).all()
+    with pytest.raises(ValueError, match="batch_size"):
+        tangent.mean_losses(0.2, 13, 1)
+
+
+def test_escape_follows_its_linearisation_close_to_the_minimum(near_fit):
+    model, data = near_fit
+    found = stability.escape(model, data, eta=0.2, batch_size=3, steps=6, trajectories=5, seed=2)
+    assert found.losses.shape == found.linearised.shape == (5, 7)
+    np.testing.assert_allclose(found.losses, found.linearised, rtol=1e-2)
+    assert len(np.unique(found.losses[:, 1])) == 5  # each with batches of its own
+
+
+def test_escape_does_not_depend_on_blocks(near_fit, monkeypatch):
+    whole = stability.escape(*near_fit, eta=0.2, batch_size=3, steps=4, trajectories=5).losses
+    monkeypatch.setattr(stability, "_ENTRIES", 1)
+    parts = stability.escape(*near_fit, eta=0.2, batch_size=3, steps=4, trajectories=5).losses
+    np.testing.assert_allclose(parts, whole, rtol=1e-10)
+
+
+def test_escape_reports_divergence_as_infinity(near_fit):
+    model = models.linear_network((4, 6, 6, 1), 0)
+    found = stability.escape(model, near_fit[1], eta=30.0, batch_size=1, steps=30, trajectories=4)
+    assert not np.isnan(found.losses).any()
+    assert np.isinf(found.losses[:, -1]).all()
+
+
+def test_growth_finds_the_rate_it_is_given():
+    rng = np.random.default_rng(0)
+    losses = np.exp(0.4 * np.arange(9)) * rng.lognormal(sigma=0.3, size=(500, 1))
+    exact = stability.growth(losses, (2, 8))
+    assert exact.value == pytest.approx(0.4, abs=1e-12)
+    assert exact.error < 1e-12  # the factor of a trajectory drops out of the slope
+    noisy = stability.growth(losses * rng.lognormal(sigma=0.3, size=(500, 9)), (0, 8))
+    assert abs(noisy.value - 0.4) < 4 * noisy.error
+    assert 1e-3 < noisy.error < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("losses", "window", "message"),
+    [
+        (np.ones((3, 5)), (0, 5), "window must be two increasing steps within 0…4"),
+        (np.ones((3, 5)), (2, 2), "window must be two increasing"),
+        (np.ones((1, 5)), (0, 2), "at least two trajectories"),
+        (np.full((3, 5), np.inf), (0, 2), "before a run diverges"),
+    ],
+)
+def test_growth_refuses(losses, window, message):
+    with pytest.raises(ValueError, match=message):
+        stability.growth(losses, window)
+
+
+SHAPES = {
+    stability_training: {
+        "fcn_frobenius": (1, 2, 2, 4),
+        "cnn_largest_step": (1, 2, 2, 4),
+        "fcn_mu": (1, 2, 2, 4),
+        "fcn_eta": (1,),
+        "batch_sizes": (2,),
+    },
+    stability_size: {
+        "fcn_frobenius": (2, 2, 2, 2),
+        "linear_trace": (2, 2, 2, 2),
+        "one_hot_frobenius": (2, 2),
+    },
+    stability_escape: {
+        "fcn_losses": (2, 3, 10, 21),
+        "cnn_mean": (2, 3, 21),
+        "rfm_descent": (2, 21),
+        "linear_growth": (2, 3),
+    },
+}
+
+
+@pytest.mark.parametrize("module", SHAPES, ids=lambda module: module.EXPERIMENT.name)
+def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path, monkeypatch):
+    with ThreadPoolExecutor(1) as here:  # no processes to start: seconds instead of half a minute
+        monkeypatch.setattr(record, "sweep", functools.partial(record.sweep, executor=here))
+        module.EXPERIMENT.run(tmp_path, True)
+    found = record.load(module.EXPERIMENT.name, tmp_path)
+    for name, shape in SHAPES[module].items():
+        assert found.arrays[name].shape == shape, name
+        assert np.isfinite(found.arrays[name]).all(), name
+    assert found.provenance["command"] == module.EXPERIMENT.command
+
+
+def test_the_sharp_minimum_is_stable_for_descent_and_not_for_sgd():
+    model, data, eta = stability_escape.sharp_minimum("linear", 8, 0)
+    minimum = stability.tangent(model, data).minimum
+    assert eta * minimum.sharpness < 2
+    assert largest_step(minimum, 1) < eta
+
+
+def test_data_of_a_variant():
+    point = {"kind": "fcn", "images": "digits", "scale": "unit", "repeat": 0}
+    data = stability_training.data_of(point)
+    assert set(data.targets.unique().tolist()) == {-1.0, 1.0}
+    assert len(data) == 500
+    linear = stability_training.data_of({"kind": "linear", "images": "mnist", "scale": "unit", "repeat": 3})
+    torch.testing.assert_close(linear.inputs, datasets.gaussian(100, 50, 3, dtype=torch.float32).inputs)
