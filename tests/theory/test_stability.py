@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from flatmin.theory.stability import (
     largest_step,
     leading_mode,
     noise_factor,
+    second_moment_step,
     smallest_batch,
 )
 
@@ -131,6 +134,28 @@ def test_leading_mode_splits_the_growth():
     seen = np.einsum("ia,ab,ib->i", minimum.gradients, mode.moment, minimum.gradients)
     noise = (seen * minimum.chi).mean() / 2 - (minimum.eigenvalues**3 @ np.diag(mode.moment)) / 2
     assert mode.noise == pytest.approx(eta**2 / 2 * noise)
+
+
+def test_mode_at_the_edge_stays_as_it_is():
+    minimum = Minimum.from_gradients(random_gradients(9, 6))
+    eta = largest_step(minimum, 2)
+    mode = leading_mode(minimum, None, 2)
+    after = second_moment_step(minimum, mode.moment, eta, 2)
+    assert after == pytest.approx(mode.moment, abs=1e-5)
+    assert mode.alignment == pytest.approx(leading_mode(minimum, eta, 2).alignment, rel=1e-4)
+
+
+def test_second_moment_step_is_the_average_over_batches():
+    minimum = Minimum.from_gradients(random_gradients(4, 3))
+    root = np.random.default_rng(0).normal(size=(3, 3))
+    moment, eta, g = root @ root.T, 0.3, minimum.gradients
+    for replacement, batches in (
+        (True, list(itertools.product(range(4), repeat=2))),
+        (False, list(itertools.permutations(range(4), 2))),
+    ):
+        steps = [np.eye(3) - eta / 2 * g[list(batch)].T @ g[list(batch)] for batch in batches]
+        average = np.mean([step @ moment @ step for step in steps], axis=0)
+        assert second_moment_step(minimum, moment, eta, 2, replacement) == pytest.approx(average)
 
 
 def test_a_crowded_spectrum_far_below_the_threshold():

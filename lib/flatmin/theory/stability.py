@@ -26,7 +26,16 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-__all__ = ["Minimum", "Mode", "growth", "largest_step", "leading_mode", "noise_factor", "smallest_batch"]
+__all__ = [
+    "Minimum",
+    "Mode",
+    "growth",
+    "largest_step",
+    "leading_mode",
+    "noise_factor",
+    "second_moment_step",
+    "smallest_batch",
+]
 
 #: eigenvalues of the Gram matrix below this share of the largest count as zero, per sample
 _ROUNDING = 4 * np.finfo(float).eps
@@ -155,6 +164,7 @@ class Mode:
 
     Attributes
     ----------
+    eta : float, the learning rate
     growth : float, ρ, the factor of E L per step in the long run
     moment : (r, r) array, S in the eigenbasis of H, scaled to E L = ½ Tr(HS) = 1
     contraction : float, r of W22 Lemma 3.2 averaged over S: what full-batch descent alone leaves of the loss
@@ -162,6 +172,7 @@ class Mode:
     alignment : float, μ averaged over S: noise = η² c μ ‖H‖_F²
     """
 
+    eta: float
     growth: float
     moment: np.ndarray
     contraction: float
@@ -194,14 +205,17 @@ def growth(minimum: Minimum, eta: float, batch_size: float, replacement: bool = 
     return _leading(minimum, eta, batch_size, replacement)[0]
 
 
-def leading_mode(minimum: Minimum, eta: float, batch_size: float, replacement: bool = False) -> Mode:
+def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, replacement: bool = False) -> Mode:
     """The second moment that grows fastest, and what descent and noise do to it; arguments as :func:`growth`.
 
-    At η = :func:`largest_step` the growth is 1, and the parts say how much of it is noise: W22's Theorem 3.3
-    keeps that part alone.
+    ``eta=None`` takes η = :func:`largest_step`, where the growth is 1 and ``noise`` says how much of it W22's
+    Theorem 3.3, which keeps the noise alone, accounts for.
     """
-    rho, moment = _leading(minimum, eta, batch_size, replacement)
-    moment = moment * np.sign(np.trace(moment))
+    if eta is None:
+        eta, moment = _edge(minimum, batch_size, replacement)
+        rho = 1.0
+    else:
+        rho, moment = _leading(minimum, eta, batch_size, replacement)
     lam = minimum.eigenvalues
     weights = lam * np.diag(moment)
     contraction = float(weights @ np.square(1 - eta * lam) / weights.sum())
@@ -209,7 +223,7 @@ def leading_mode(minimum: Minimum, eta: float, batch_size: float, replacement: b
     scale = eta**2 * c * minimum.frobenius**2
     noise = rho - contraction
     alignment = noise / scale if scale else np.nan
-    return Mode(rho, moment * 2 / weights.sum(), contraction, noise, alignment)
+    return Mode(eta, rho, moment * 2 / weights.sum(), contraction, noise, alignment)
 
 
 def largest_step(minimum: Minimum, batch_size: float, replacement: bool = False) -> float:
@@ -217,10 +231,22 @@ def largest_step(minimum: Minimum, batch_size: float, replacement: bool = False)
 
     η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*. Arguments and errors as :func:`growth`.
     """
-    c = noise_factor(minimum.samples, batch_size, replacement)
-    lam = minimum.eigenvalues
-    sums, products = lam[:, None] + lam, np.multiply.outer(lam, lam)
-    return 1 / _top(minimum, (1 - c) * products / sums, c, sums**-0.5)[0]
+    return _edge(minimum, batch_size, replacement)[0]
+
+
+def second_moment_step(
+    minimum: Minimum, moment, eta: float, batch_size: float, replacement: bool = False
+) -> np.ndarray:
+    """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H.
+
+    Raises ValueError as :func:`growth`.
+    """
+    _require_step(eta)
+    c, g = noise_factor(minimum.samples, batch_size, replacement), minimum.gradients
+    left, lam = 1 - eta * minimum.eigenvalues, minimum.eigenvalues
+    seen = np.einsum("ia,ia->i", g @ moment, g) / minimum.samples
+    noise = (g.T * seen) @ g - np.multiply.outer(lam, lam) * moment
+    return np.multiply.outer(left, left) * moment + eta**2 * c * noise
 
 
 def smallest_batch(minimum: Minimum, eta: float, replacement: bool = False) -> float:
@@ -238,6 +264,15 @@ def smallest_batch(minimum: Minimum, eta: float, replacement: bool = False) -> f
     room = lam[:, None] + lam - eta * products  # A − ηHSH: what noise may use up
     top = _top(minimum, -eta * products / room, eta, room**-0.5)[0]  # 1/c*
     return float(max(1.0, top if replacement else n * top / (top + n - 1)))
+
+
+def _edge(minimum, batch_size, replacement):
+    """Return η* and the second moment that neither grows nor shrinks there, an (r, r) matrix."""
+    c = noise_factor(minimum.samples, batch_size, replacement)
+    lam = minimum.eigenvalues
+    scale = (lam[:, None] + lam) ** -0.5  # A^{-1/2}
+    top, vector, _ = _top(minimum, (1 - c) * np.multiply.outer(lam, lam) * scale**2, c, scale)
+    return 1 / top, scale * vector
 
 
 def _leading(minimum, eta, batch_size, replacement):
