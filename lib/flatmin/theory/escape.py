@@ -231,7 +231,8 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
     Raises
     ------
     ValueError
-        For temperatures that are not positive, or a start outside of the box or beyond the target.
+        For temperatures that are not positive, a start outside of the box or beyond the target, or a time so
+        long that rounding decides it (10¹³ of the shortest times of the grid).
     """
     if not min(temperatures) > 0:
         raise ValueError(f"temperatures={temperatures!r}: must be positive")
@@ -260,4 +261,7 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
     passing = np.ones(v.size) if clock is None else np.broadcast_to(clock(*grid), v.shape).ravel()
     time = splu(generator[inside][:, inside]).solve(-passing[inside])
     place = [int(np.abs(axis - at).argmin()) for axis, at in zip(axes, start, strict=True)]
-    return float(time[np.searchsorted(inside, number[tuple(place)])])
+    result = float(time[np.searchsorted(inside, number[tuple(place)])])
+    if not 0 < result * np.abs(generator.diagonal()).max() < 1e13 * passing.max():
+        raise ValueError(f"temperatures={temperatures!r}: the mean time is too long for this grid")
+    return result
