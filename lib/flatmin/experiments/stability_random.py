@@ -50,8 +50,8 @@ def compare(minimum, batch_sizes):
     """Exact threshold and bounds at each batch size, drawn with replacement, as W22 does.
 
     Returns ``exact`` (B,), the largest stable η; each of ``BOUNDS`` (B,), the η it allows; ``contraction``
-    and ``alignment`` (B,) of the critical mode; ``trace_h``, ``frobenius``, ``sharpness``, ``effective_rank``,
-    ``gamma``, ``mu_0``.
+    and ``alignment`` (B,) of the critical mode; ``trace_h``, ``frobenius``, ``sharpness``,
+    ``effective_rank``, ``gamma``, ``mu_0``.
     """
     found = {name: [bound(minimum, b, True) for b in batch_sizes] for name, bound in BOUNDS.items()}
     modes = [leading_mode(minimum, None, b, True) for b in batch_sizes]
