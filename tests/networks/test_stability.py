@@ -88,6 +88,21 @@ def test_mean_losses_are_the_mean_of_losses(near_fit):
         tangent.mean_losses(0.2, 13, 1)
 
 
+def test_edge_is_the_three_ratios(near_fit):
+    model, data = near_fit
+    found = stability.edge(model, data, 0.2, 3)
+    noise, matrix = gradient_noise.alignment(model, data), curvature.gauss_newton(model, data, "square")
+    largest = float(torch.linalg.eigvalsh(matrix)[-1])
+    assert found.bound == pytest.approx(0.2 * noise.g_norm * (noise.mu / 3) ** 0.5, rel=1e-9)
+    assert found.descent == pytest.approx(0.1 * largest, rel=1e-9)
+    at_the_edge = stability.edge(model, data, 0.2 / found.exact, 3)
+    assert growth(stability.tangent(model, data).minimum, 0.2 / found.exact, 3) == pytest.approx(1, abs=1e-8)
+    assert at_the_edge.exact == pytest.approx(1)
+    assert at_the_edge.descent < 0.95
+    whole = stability.edge(model, data, 0.2, 12)
+    assert whole.exact == pytest.approx(whole.descent, rel=1e-9)
+
+
 def test_escape_follows_its_linearisation_close_to_the_minimum(near_fit):
     model, data = near_fit
     found = stability.escape(model, data, eta=0.2, batch_size=3, steps=6, trajectories=5, seed=2)

@@ -11,7 +11,7 @@ from flatmin.networks import curvature, datasets, gradient_noise, models, traini
 BATCH_SIZE = 5
 #: ours: from a step that leaves the curvature to itself up to one that few starts survive
 ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,), "linear": (0.01, 0.05)}
-STEPS = {"fcn": 20_000, "cnn": 5_000, "linear": 10_000}
+STEPS = {"fcn": 10_000, "cnn": 5_000, "linear": 10_000}
 #: other data and targets, fully connected networks of three widths; larger pixels need smaller steps
 VARIANTS = {
     "fashion": {"images": "fashion", "scale": "unit", "eta": 0.05},

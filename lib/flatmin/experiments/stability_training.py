@@ -12,7 +12,7 @@ from flatmin.theory.stability import largest_step
 BATCH_SIZES = (5, 40)
 ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,)}
 SIZE = {"fcn": 128, "cnn": 8}
-STEPS = {"fcn": 20_000, "cnn": 5_000}
+STEPS = {"fcn": 10_000, "cnn": 5_000}
 _IMAGES = {"fashion": datasets.fashion_mnist, "cifar": datasets.cifar10, "mnist": datasets.mnist}
 
 

@@ -19,9 +19,9 @@ from flatmin.networks import curvature, models, training
 from flatmin.networks.datasets import Data
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
-from flatmin.theory.stability import Minimum
+from flatmin.theory.stability import Minimum, largest_step
 
-__all__ = ["Escape", "Growth", "Tangent", "escape", "growth", "tangent"]
+__all__ = ["Edge", "Escape", "Growth", "Tangent", "edge", "escape", "growth", "tangent"]
 
 #: numbers in the kept parameters of one block of trajectories
 _ENTRIES = 2**25
@@ -102,6 +102,35 @@ def tangent(model: nn.Module, data: Data) -> Tangent:
         raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
     gram = curvature.gram(passed).numpy()
     return Tangent((gram + gram.T) / 2, (passed.outputs - passed.targets)[:, 0].numpy())
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Where a network stands against three edges of stability, each a ratio that is 1 at the edge.
+
+    ``bound`` = η‖G‖_F √(μ/B) of W22 Theorem 3.3, with the μ of the present residuals as W22 Fig. 3b takes it;
+    ``exact`` = η/η*(B), mean-square stability with fresh batches without replacement; ``descent`` = ηλ₁(G)/2,
+    full-batch gradient descent. ``exact`` is never below ``descent``.
+    """
+
+    bound: float
+    exact: float
+    descent: float
+
+
+def edge(model: nn.Module, data: Data, eta: float, batch_size: int) -> Edge:
+    """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at ``model``.
+
+    For the square loss and one output, with the Gauss–Newton matrix in the place of the Hessian. Raises
+    ValueError as :func:`tangent`, and for a batch size outside 1…n.
+    """
+    here = tangent(model, data)
+    minimum = here.minimum
+    return Edge(
+        bound=float(eta * minimum.frobenius * np.sqrt(here.mu / batch_size)),
+        exact=eta / largest_step(minimum, batch_size),
+        descent=eta * minimum.sharpness / 2,
+    )
 
 
 @dataclass(frozen=True)
