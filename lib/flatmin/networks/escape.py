@@ -26,7 +26,7 @@ from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
 from flatmin.networks.training import batches
 
-__all__ = ["Passages", "first_passages", "mean_square_threshold", "tail_exponent"]
+__all__ = ["Passages", "first_passages", "tail_exponent"]
 
 _TILE = 1024  # samples at a time: their pre-activations stay in the second-level cache
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep their meaning
@@ -289,35 +289,6 @@ def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps
     path = np.concatenate(losses)[::keep_every]
     path = np.pad(path, (0, steps // keep_every + 1 - len(path)), constant_values=np.nan)
     return passed, taken, path, np.array(parameters + missing).reshape(len(kept_levels), size)
-
-
-def mean_square_threshold(gradients: Tensor, batch_size: int, tolerance: float = 1e-6) -> float:
-    """The largest η for which linearised SGD on the square loss is stable in mean square.
-
-    ``gradients`` (n, k): ∇fᵢ, or their components in the k sharpest directions (the threshold falls a little
-    as k grows). Batches are drawn independently with replacement: M = ⟨δδᵀ⟩, δ = θ − θ*, goes to
-    M − η(GM + MG) + η²F(M), F(M) = GMG + (⟨gᵀMg ggᵀ⟩ − GMG)/B, G = ⟨ggᵀ⟩. The maps are positive, so growth
-    begins where GM + MG = ηF(M) has a solution M ≥ 0; 1/η is the largest eigenvalue of the left side's
-    inverse times F, found by power iteration to a relative ``tolerance``.
-    Raises ValueError for gradients that are not linearly independent or a batch size below 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    g = gradients.double()
-    values, basis = torch.linalg.eigh(g.T @ g / len(g))
-    if not values[0] > 1e-12 * values[-1]:
-        raise ValueError(f"gradients must be linearly independent, G has eigenvalues from {values[0]:.3g}")
-    g, sums = g @ basis, values[:, None] + values
-    products = values[:, None] * values
-    moment, inverse = torch.eye(len(values), dtype=g.dtype), np.inf
-    while True:
-        weights = ((g @ moment) * g).sum(1) / len(g)
-        moved = (1 - 1 / batch_size) * products * moment + g.T @ (weights[:, None] * g) / batch_size
-        moment = moved / sums
-        before, inverse = inverse, float(moment.norm())
-        moment = moment / inverse
-        if abs(inverse - before) <= tolerance * inverse:
-            return 1 / inverse
 
 
 def tail_exponent(
