@@ -5,7 +5,7 @@ import torch
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import datasets, gradient_noise, models, training
+from flatmin.networks import datasets, device, gradient_noise, models, training
 
 MEASURES = ("alpha", "beta", "mu", "mu_1", "mu_2", "gamma", "tau", "loss")
 #: step sizes and numbers of steps are ours: W22's appendix, which has theirs, is not at hand
@@ -28,10 +28,9 @@ def task(kind, seed, images="mnist"):
         return datasets.gaussian(n, 50, seed, dtype=torch.float32)
     if kind == "rfm":
         return datasets.sphere(n, 10, seed, dtype=torch.float32)
-    if images == "digits":
-        data = datasets.digits(n, "unit").train
-        return datasets.Data(data.inputs.view(-1, 1, 8, 8), data.targets).parity()
-    return datasets.mnist("unit", train=n).train.parity()
+    data = datasets.by_name(images, n, "unit").train.parity()
+    side = round(data.inputs[0].numel() ** 0.5)
+    return datasets.Data(data.inputs.view(n, 1, side, side), data.targets, data.name)
 
 
 def network(kind, size, seed, data):
@@ -108,6 +107,7 @@ def run(folder, quick):
         command=EXPERIMENT.command,
         data_set="Gaussian and sphere inputs; "
         + ("digits" if quick else "MNIST, first 500 and 200 images, even against odd"),
+        device=device.describe(),
         wall_time=seconds,
         folder=folder,
     )

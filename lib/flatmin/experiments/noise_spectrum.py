@@ -4,30 +4,25 @@ import torch
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, gradient_noise, models, training
+from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
 
 #: η and B of Y23 Fig. 1; the network, its 1000 images and the start are those of the same group's Y26
 ETA, BATCH_SIZE, EPOCHS = 0.05, 100, 200
 CHECKPOINTS = (0, 1, 5, 20, 50, 100, 200)  # epochs
+MNIST = {"data": "mnist", "per_class": 100, "hidden": 50}
 KEPT = 2000  # eigenvalues shown in Y23 Fig. 1b
 LAYER = 2
-
-
-def data_of(name):
-    """Training set by name: ``"mnist-1000"`` (first 100 images of each class) or ``"digits"``."""
-    if name == "digits":
-        return datasets.digits(dtype=torch.float64).train
-    return datasets.mnist(dtype=torch.float64).train.per_class(100)
 
 
 def spectra(point, seed):
     """Train one network and measure H and C of its second layer at each checkpoint.
 
-    ``point``: data, hidden width, epochs kept. Returns ``curvature`` and ``noise`` (checkpoints, KEPT or
-    fewer), sharpest first, ``loss`` (checkpoints,), ``top`` (checkpoints, 20) eigenvalues of the whole
-    Hessian, ``trace`` of it.
+    ``point``: data, images of each class, hidden width, epochs kept. Returns ``curvature`` and ``noise``
+    (checkpoints, KEPT or fewer), sharpest first, ``loss`` (checkpoints,), ``top`` (checkpoints, 20)
+    eigenvalues of the whole Hessian, ``trace`` of it.
     """
-    data, hidden = data_of(point["data"]), point["hidden"]
+    data, hidden = datasets.by_name(point["data"], dtype=torch.float64).train, point["hidden"]
+    data = data.per_class(point["per_class"])
     start = models.mlp((data.inputs[0].numel(), hidden, hidden, 10), seed % 2**31)
     steps = [epoch * (len(data) // BATCH_SIZE) for epoch in point["epochs"]]
     runs = training.run(
@@ -56,7 +51,8 @@ def spectra(point, seed):
 def run(folder, quick):
     """Ten networks, each with its own start and batch order."""
     epochs = CHECKPOINTS[:4] if quick else CHECKPOINTS
-    point = {"data": "digits" if quick else "mnist-1000", "hidden": 12 if quick else 50, "epochs": epochs}
+    scale = {"data": "digits", "per_class": 90, "hidden": 12} if quick else MNIST
+    point = scale | {"epochs": epochs}
     results = record.sweep(
         spectra, [point] * (2 if quick else 10), name=EXPERIMENT.name, folder=folder, seed=1, combine=None
     )
@@ -70,6 +66,7 @@ def run(folder, quick):
         ),
         command=EXPERIMENT.command,
         data_set="digits" if quick else "MNIST, 1000 images",
+        device=device.describe(),
         wall_time=results.seconds,
         folder=folder,
         exact={"hessian": True, "noise": "without replacement"},

@@ -24,7 +24,7 @@ from flatmin.experiments import Experiment
 from flatmin.ledger import paths, record
 from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
 from flatmin.ledger.sweeps import canonical
-from flatmin.networks import curvature, datasets, gradient_noise, models, training
+from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
 
 BATCH_SIZE = 100
 #: M22 does not give its pixel scaling; with the square loss on [−1, 1] its η = 0.1 diverges
@@ -187,6 +187,7 @@ def run(folder, quick):
         ),
         command=EXPERIMENT.command,
         data_set="digits" if quick else "Fashion-MNIST, 60 000 and 10 000 images; CIFAR-10, 2000 images",
+        device=device.describe(),
         wall_time=results.seconds,
         folder=folder,
     )

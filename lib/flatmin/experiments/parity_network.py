@@ -4,7 +4,7 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, gradient_noise, models, training
+from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
 
 ETA, BATCH_SIZE, SAMPLES = 0.01, 100, 10_000
 SPECTRUM_SAMPLES = 5000  # the decoupling spectra are eigenvalues of Gram matrices of this size
@@ -15,11 +15,7 @@ SCALES = ("unit", "symmetric", "standard")
 def parity_data(name, samples, scale):
     """Images with targets +1 (even) and −1 (odd); ``"standard"``: mean 0 and variance 1 over all pixels."""
     pixels = "unit" if scale == "standard" else scale
-    train = (
-        datasets.digits(samples, pixels).train
-        if name == "digits"
-        else datasets.mnist(pixels, train=samples).train
-    )
+    train = datasets.by_name(name, samples, pixels).train
     if scale == "standard":
         inputs = (train.inputs - train.inputs.mean()) / train.inputs.std()
         train = datasets.Data(inputs, train.targets, train.name)
@@ -77,6 +73,7 @@ def run(folder, quick):
         ),
         command=EXPERIMENT.command,
         data_set="digits" if quick else "MNIST, first 10 000 images, even against odd",
+        device=device.describe(),
         wall_time=first.seconds + second.seconds,
         folder=folder,
     )

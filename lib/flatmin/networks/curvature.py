@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass
+from flatmin.networks.device import choose
 from flatmin.networks.eigen import Eigenpairs, lanczos, tridiagonal
 from flatmin.networks.losses import Loss
 from flatmin.networks.models import parameter_slice
@@ -39,7 +40,13 @@ _COLUMNS, _ENTRIES = 50, 2**25
 _CACHED = 2**20
 
 
-def hessian(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | None = None) -> Tensor:
+def hessian(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    layer: int | str | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
     """Exact Hessian of the mean loss, dense: (P, P), symmetric, in the dtype of the model.
 
     With ``layer`` (2: the second weight matrix, or a parameter's name) only that block. Fully connected
@@ -49,13 +56,12 @@ def hessian(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | N
     layer.
     """
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
-    if not isinstance(passed, DensePass):
-        return _columns_of(passed, block)
-    if layer is None:
-        return _dense_hessian(passed)
+    passed = linearise(model, data, loss, choose(device, model))
+    if layer is None and isinstance(passed, DensePass):
+        return _dense_hessian(passed).cpu()
     index = _layer_index(passed, block)
-    return _columns_of(passed, block) if index is None else kronecker_block(passed, index)
+    found = _columns_of(passed, block) if index is None else kronecker_block(passed, index)
+    return found.cpu()
 
 
 def _layer_index(passed, block: slice) -> int | None:
@@ -67,11 +73,11 @@ def _layer_index(passed, block: slice) -> int | None:
 
 def _columns_of(passed, block: slice) -> Tensor:
     size = block.stop - block.start
-    out = torch.empty(size, size, dtype=passed.dtype)
+    out = passed.outputs.new_empty(size, size)
     for start in range(0, size, _COLUMNS):
         stop = min(start + _COLUMNS, size)
-        unit = torch.zeros(stop - start, passed.parameters, dtype=passed.dtype)
-        unit[torch.arange(stop - start), block.start + torch.arange(start, stop)] = 1
+        unit = passed.outputs.new_zeros(stop - start, passed.parameters)
+        unit[:, block.start + start : block.start + stop].fill_diagonal_(1)
         out[start:stop] = passed.hessian_product(unit)[:, block]
     return (out + out.T) / 2
 
@@ -84,30 +90,30 @@ def kronecker_block(passed: DensePass, index: int) -> Tensor:
     """
     a, curvature = passed.inputs[index], passed.curvatures[index]
     (n, d), h = a.shape, curvature.shape[1]
-    rows, columns = torch.triu_indices(h, h)
+    rows, columns = torch.triu_indices(h, h, device=a.device)
     outer = curvature[:, rows, columns].T.contiguous() / n
-    first, second = torch.triu_indices(d, d)
-    pairs = torch.empty(len(rows), len(first), dtype=passed.dtype)
+    first, second = torch.triu_indices(d, d, device=a.device)
+    pairs = a.new_empty(len(rows), len(first))
     step = max(1, _ENTRIES // n)
     for start in range(0, len(first), step):
         part = slice(start, start + step)
         pairs[:, part] = outer @ (a[:, first[part]] * a[:, second[part]])
-    place_h, place_d = _pair_index(h), _pair_index(d)
+    place_h, place_d = _pair_index(h, a.device), _pair_index(d, a.device)
     full = pairs[:, place_d.reshape(-1)].view(len(rows), d, d)[place_h.reshape(-1)]
     return full.view(h, h, d, d).transpose(1, 2).reshape(h * d, h * d)
 
 
-def _pair_index(size):
+def _pair_index(size, device):
     """Position of the pair (i, j) in the upper triangle, (size, size), symmetric."""
-    rows, columns = torch.triu_indices(size, size)
-    place = torch.empty(size, size, dtype=torch.long)
-    place[rows, columns] = torch.arange(len(rows))
+    rows, columns = torch.triu_indices(size, size, device=device)
+    place = rows.new_empty(size, size)
+    place[rows, columns] = torch.arange(len(rows), device=device)
     place[columns, rows] = place[rows, columns]
     return place
 
 
 def _dense_hessian(passed: DensePass) -> Tensor:
-    out = torch.empty(passed.parameters, passed.parameters, dtype=passed.dtype)
+    out = passed.outputs.new_empty(passed.parameters, passed.parameters)
     places = [_augmented_places(layer) for layer in passed.layers]
     for lower in range(len(passed.layers)):
         slopes = passed.input_slopes(lower)
@@ -120,10 +126,12 @@ def _dense_hessian(passed: DensePass) -> Tensor:
 
 def _augmented_places(layer):
     """Entries of θ of one layer in the order of the matrix [W b], row by row."""
-    weight = torch.arange(layer.weight_slice.start, layer.weight_slice.stop).view(layer.weight.shape)
+    where = {"device": layer.weight.device}
+    weight = torch.arange(layer.weight_slice.start, layer.weight_slice.stop, **where)
+    weight = weight.view(layer.weight.shape)
     if layer.bias is None:
         return weight.reshape(-1)
-    bias = torch.arange(layer.bias_slice.start, layer.bias_slice.stop)[:, None]
+    bias = torch.arange(layer.bias_slice.start, layer.bias_slice.stop, **where)[:, None]
     return torch.cat([weight, bias], 1).reshape(-1)
 
 
@@ -144,7 +152,7 @@ def _pair_block(passed: DensePass, lower: int, upper: int, slope: Tensor | None)
         mixed = (mixed @ passed.layers[upper].weight) @ slope
     n, h, p = mixed.shape
     d, q = inputs.shape[1], low.shape[1]
-    out = torch.empty(h, d, p, q, dtype=passed.dtype)
+    out = mixed.new_empty(h, d, p, q)
     step = max(1, _ENTRIES // (n * d * p))
     for start in range(0, h, step):
         part = slice(start, start + step)
@@ -156,15 +164,24 @@ def _pair_block(passed: DensePass, lower: int, upper: int, slope: Tensor | None)
     return out.view(h * d, p * q) / n
 
 
-def gauss_newton(model: nn.Module, data: Data, loss: str | Loss, layer: int | str | None = None) -> Tensor:
+def gauss_newton(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    layer: int | str | None = None,
+    device: str | torch.device | None = None,
+) -> Tensor:
     """Gauss–Newton matrix G = (1/n) Σ Jᵢᵀ (∂²ℓ/∂f²) Jᵢ, dense: (P, P) or one layer's block.
 
     For the square loss G = (1/n) Σ ∇f ∇fᵀ, the Fisher matrix of W22 §1 and M22 Eq. 43.
     """
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
+    return _gauss_newton(linearise(model, data, loss, choose(device, model)), block).cpu()
+
+
+def _gauss_newton(passed, block: slice) -> Tensor:
     size = block.stop - block.start
-    total = torch.zeros(size, size, dtype=passed.dtype)
+    total = passed.outputs.new_zeros(size, size)
     for rows in _root_chunks(passed):
         total.addmm_(rows[:, block].T, rows[:, block])
     return total / passed.samples
@@ -177,17 +194,19 @@ def _root_chunks(passed) -> Iterator[Tensor]:
         yield passed.sample_roots(slice(start, start + step)).flatten(0, 1)
 
 
-def gauss_newton_spectrum(model: nn.Module, data: Data, loss: str | Loss) -> Tensor:
+def gauss_newton_spectrum(
+    model: nn.Module, data: Data, loss: str | Loss, device: str | torch.device | None = None
+) -> Tensor:
     """All min(P, n·C) largest eigenvalues of the Gauss–Newton matrix, exact, largest first.
 
     The smaller of G (P, P) and the Gram matrix of its root (n·C, n·C) is formed; they share their spectrum.
     """
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, choose(device, model))
     if passed.parameters <= passed.samples * passed.outputs.shape[1]:
-        matrix = gauss_newton(model, data, loss)
+        matrix = _gauss_newton(passed, slice(0, passed.parameters))
     else:
         matrix = gram(passed) / passed.samples
-    return torch.linalg.eigvalsh(matrix).flip(0)
+    return torch.linalg.eigvalsh(matrix).flip(0).cpu()
 
 
 def gram(passed: DensePass | AutogradPass) -> Tensor:
@@ -228,6 +247,7 @@ def eigenpairs(
     matrix: str = "hessian",
     tolerance: float = 1e-3,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Eigenpairs:
     """The k largest eigenpairs of the Hessian (or ``matrix="gauss-newton"``), or of one layer's block, by
     Lanczos.
@@ -239,12 +259,16 @@ def eigenpairs(
     if matrix not in _MATRICES:
         raise ValueError(f"matrix must be one of {_MATRICES}, got {matrix!r}")
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
-    start = torch.randn(
-        block.stop - block.start, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    product = _product(passed, block, matrix)
-    return lanczos(product, start.to(passed.dtype), k, tolerance)
+    passed = linearise(model, data, loss, choose(device, model))
+    (start,) = probes_like(passed.outputs, block.stop - block.start, seed)
+    return lanczos(_product(passed, block, matrix), start, k, tolerance)
+
+
+def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterator[Tensor]:
+    """Yield ``count`` normal vectors (size,), the same for every dtype and device but for rounding."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(outputs)
 
 
 def _product(passed, block: slice, matrix: str):
@@ -295,6 +319,7 @@ def trace(
     layer: int | str | None = None,
     probes: int = 100,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Estimate:
     """Trace of the Hessian. Exact for fully connected networks, Hutchinson's estimate for others.
 
@@ -302,7 +327,7 @@ def trace(
     one backward pass with C columns is all; Tr H is then also the trace of the Gauss–Newton matrix.
     """
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, choose(device, model))
     index = _layer_index(passed, block)
     if isinstance(passed, DensePass) and (layer is None or index is not None):
         layers = range(len(passed.layers)) if index is None else [index]
@@ -314,7 +339,12 @@ def trace(
 
 
 def gauss_newton_trace(
-    model: nn.Module, data: Data, loss: str | Loss, chunk: int = 1000, seed: int = 0
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    chunk: int = 1000,
+    seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Estimate:
     """Estimate Tr G = (1/n) Σ |Qᵢᵀ Jᵢ|², ``chunk`` samples at a time, from one random sign vector a sample.
 
@@ -324,15 +354,21 @@ def gauss_newton_trace(
     """
     if chunk < 1:
         raise ValueError(f"chunk must be positive, got {chunk}")
-    generator, shares = torch.Generator().manual_seed(seed), []
+    device, shares = choose(device, model), []
+    generator = torch.Generator("cpu").manual_seed(seed)
     for start in range(0, len(data), chunk):
-        passed = linearise(model, data.subset(slice(start, start + chunk)), loss)
-        signs = torch.randint(2, passed.outputs.shape, generator=generator).to(passed.outputs) * 2 - 1
+        passed = linearise(model, data.subset(slice(start, start + chunk)), loss, device)
+        signs = random_signs(passed.outputs, passed.outputs.shape, generator)
         tops = (passed.loss_function.root(passed.outputs) @ signs[:, :, None])[:, :, 0]
-        shares.append(passed.pulled_squares(tops).double())
+        shares.append(passed.pulled_squares(tops).double().cpu())
     every = torch.cat(shares)
     error = float(every.std() / len(every) ** 0.5) if len(every) > 1 else float("nan")
     return Estimate(float(every.mean()), error, 1)
+
+
+def random_signs(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
+    """±1 at random, drawn on the CPU, in the dtype and on the device of ``outputs``."""
+    return torch.randint(2, shape, generator=generator, device="cpu").to(outputs) * 2 - 1
 
 
 def _inner_trace(passed, index):
@@ -345,10 +381,10 @@ def _probe(passed, block, probes, seed):
     """Yield random signs z and H z."""
     if probes < 2:
         raise ValueError(f"probes must be at least 2, got {probes}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     product = _product(passed, block, "hessian")
     for _ in range(probes):
-        z = torch.randint(2, (block.stop - block.start,), generator=generator).to(passed.dtype) * 2 - 1
+        z = random_signs(passed.outputs, (block.stop - block.start,), generator)
         yield z, product(z)
 
 
@@ -359,6 +395,7 @@ def frobenius_norm(
     layer: int | str | None = None,
     probes: int = 100,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Estimate:
     """Frobenius norm of the Hessian. Exact for fully connected networks, else from E|Hz|² = ‖H‖² over random
     z.
@@ -367,7 +404,7 @@ def frobenius_norm(
     products of small matrices for each pair of layers; H itself is never formed.
     """
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, choose(device, model))
     index = _layer_index(passed, block)
     if index is not None:
         flat = passed.curvatures[index].flatten(1)
@@ -442,7 +479,13 @@ class Density:
 
 
 def spectral_density(
-    model: nn.Module, data: Data, loss: str | Loss, steps: int = 80, probes: int = 10, seed: int = 0
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    steps: int = 80,
+    probes: int = 10,
+    seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Density:
     """Spectral density of the Hessian by stochastic Lanczos quadrature.
 
@@ -451,12 +494,10 @@ def spectral_density(
     """
     if steps < 1 or probes < 1:
         raise ValueError(f"steps and probes must be positive, got {steps} and {probes}")
-    passed = linearise(model, data, loss)
-    generator = torch.Generator().manual_seed(seed)
+    passed = linearise(model, data, loss, choose(device, model))
     product = _product(passed, slice(0, passed.parameters), "hessian")
     nodes, weights = [], []
-    for _ in range(probes):
-        start = torch.randn(passed.parameters, generator=generator, dtype=torch.float64).to(passed.dtype)
+    for start in probes_like(passed.outputs, passed.parameters, seed, probes):
         one_nodes, one_weights = tridiagonal(product, start, steps)
         nodes.append(one_nodes)
         weights.append(one_weights / probes)
@@ -473,6 +514,7 @@ def flatness(
     definition: str = "geometric-mean",
     layer: int | str | None = None,
     top: int = 10,
+    device: str | torch.device | None = None,
 ) -> float:
     """Flatness as a paper defines it; larger is flatter.
 
@@ -484,12 +526,12 @@ def flatness(
     if definition not in _FLATNESS:
         raise ValueError(f"definition must be one of {_FLATNESS}, got {definition!r}")
     if definition == "trace":
-        return 1 / trace(model, data, loss, layer).value
+        return 1 / trace(model, data, loss, layer, device=device).value
     if definition == "frobenius":
-        return 1 / frobenius_norm(model, data, loss, layer).value
+        return 1 / frobenius_norm(model, data, loss, layer, device=device).value
     if definition == "largest":
-        return 1 / float(eigenpairs(model, data, loss, 1, layer).values[0])
-    values = eigenpairs(model, data, loss, top, layer).values.double()
+        return 1 / float(eigenpairs(model, data, loss, 1, layer, device=device).values[0])
+    values = eigenpairs(model, data, loss, top, layer, device=device).values.double()
     if not (values > 0).all():
         return float("nan")
     mean = float(values.log().mean().exp())

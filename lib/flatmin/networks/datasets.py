@@ -55,14 +55,14 @@ class Data:
 
         Y26 trains on ``mnist().train.per_class(100)``. ValueError if a class has fewer, or without labels.
         """
-        labels = self._labels("per_class").numpy()
+        labels = self._labels("per_class").cpu().numpy()
         keep = []
         for label in np.unique(labels):
             where = np.flatnonzero(labels == label)
             if not 1 <= samples <= len(where):
                 raise ValueError(f"samples must be 1…{len(where)} for class {label}, got {samples}")
             keep.append(where[:samples])
-        return self.subset(torch.from_numpy(np.sort(np.concatenate(keep))))
+        return self.subset(torch.from_numpy(np.sort(np.concatenate(keep))).to(self.targets.device))
 
     def parity(self) -> Data:
         """Return the samples with targets +1 (even label) and −1 (odd label), (n, 1): the task of M22 §5."""
@@ -73,10 +73,11 @@ class Data:
         """Return the samples with one-hot targets (n, classes)."""
         return replace(self, targets=losses.one_hot(self._labels("one_hot"), classes, self.inputs.dtype))
 
-    def to(self, dtype: torch.dtype) -> Data:
-        """Return the samples with inputs (and real targets) of ``dtype``."""
-        targets = self.targets.to(dtype) if self.targets.is_floating_point() else self.targets
-        return replace(self, inputs=self.inputs.to(dtype), targets=targets)
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Data:
+        """Return the samples with inputs (and real targets) of ``dtype``, on ``device``."""
+        kind = dtype if self.targets.is_floating_point() else None
+        inputs = self.inputs.to(device=device, dtype=dtype)
+        return replace(self, inputs=inputs, targets=self.targets.to(device=device, dtype=kind))
 
     def _labels(self, method):
         if self.targets.is_floating_point():

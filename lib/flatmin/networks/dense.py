@@ -254,7 +254,7 @@ class DensePass(SampleLosses):
         if self._space is None or self._space[0] != k:
 
             def rooms(widths):
-                return [torch.empty(self.samples, k, width, dtype=self.dtype) for width in widths]
+                return [self.outputs.new_empty(self.samples, k, width) for width in widths]
 
             inner = [0, *(layer.weight.shape[1] for layer in self.layers[1:])]  # the data do not move
             self._space = k, rooms(inner), rooms(len(layer.weight) for layer in self.layers), rooms(inner)

@@ -17,8 +17,8 @@ __all__ = ["Eigenpairs", "lanczos", "tridiagonal"]
 class Eigenpairs:
     """Some eigenpairs, largest eigenvalue first.
 
-    ``values`` (k,); ``vectors`` (P, k), one a column; ``residuals`` (k,): bound on |Av − λv|, which is also a
-    bound on the distance of λ to an eigenvalue; ``products``: how many products it took.
+    On the CPU: ``values`` (k,); ``vectors`` (P, k), one a column; ``residuals`` (k,): bound on |Av − λv|,
+    which is also a bound on the distance of λ to an eigenvalue; ``products``: how many products it took.
     """
 
     values: Tensor
@@ -97,12 +97,9 @@ def lanczos(
         values, vectors, residuals = basis.ritz(k)
         allowed = tolerance * np.maximum(abs(values), floor * max(map(abs, basis.diagonal)))
         if (residuals <= allowed).all() or last:
-            return Eigenpairs(
-                torch.from_numpy(values.copy()).to(start),
-                basis.rows[:taken].T @ torch.from_numpy(vectors.copy()).to(start),
-                torch.from_numpy(residuals.copy()).to(start),
-                taken,
-            )
+            values, vectors, residuals = (torch.from_numpy(x.copy()) for x in (values, vectors, residuals))
+            turned = (basis.rows[:taken].T @ vectors.to(start)).cpu()
+            return Eigenpairs(values.to(turned), turned, residuals.to(turned), taken)
         look = taken + 2 + taken // 20
     raise ValueError(f"steps must be more than {steps}: the residuals are still {residuals.max():.1e}")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flatmin.networks import curvature
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass
+from flatmin.networks.device import choose
 from flatmin.networks.eigen import lanczos
 from flatmin.networks.losses import Loss
 from flatmin.networks.models import parameter_slice
@@ -67,6 +68,7 @@ def covariance(
     batch_size: int = 1,
     replacement: bool = False,
     layer: int | str | None = None,
+    device: str | torch.device | None = None,
 ) -> Tensor:
     """Exact covariance C of the minibatch gradient, dense: (P, P), in the dtype of the model.
 
@@ -75,12 +77,12 @@ def covariance(
     Raises ValueError for a batch size outside 1…n or an unknown layer.
     """
     block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, choose(device, model))
     size = block.stop - block.start
-    total = torch.zeros(size, size, dtype=passed.dtype)
+    total = passed.outputs.new_zeros(size, size)
     for rows in _centred_gradients(passed, block):
         total.addmm_(rows.T, rows)
-    return total * (batch_factor(passed.samples, batch_size, replacement) / passed.samples)
+    return total.cpu() * (batch_factor(passed.samples, batch_size, replacement) / passed.samples)
 
 
 @dataclass(frozen=True)
@@ -102,20 +104,22 @@ def in_hessian_basis(
     batch_size: int = 1,
     replacement: bool = False,
     layer: int | str | None = None,
+    device: str | torch.device | None = None,
 ) -> HessianBasis:
     """Diagonal of C in the eigenbasis of the exact Hessian, as in Y23 Fig. 1b.
 
     C itself is never formed: C_ii is the mean square of v_i·(∇ℓ − ∇L). Arguments as :func:`covariance`.
     """
-    block = parameter_slice(model, layer)
-    values, vectors = torch.linalg.eigh(curvature.hessian(model, data, loss, layer))
+    device, block = choose(device, model), parameter_slice(model, layer)
+    dense = curvature.hessian(model, data, loss, layer, device).to(device)
+    values, vectors = torch.linalg.eigh(dense)
     values, vectors = values.flip(0), vectors.flip(1)
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, device)
     noise = torch.zeros_like(values)
     for rows in _centred_gradients(passed, block):
         noise += (rows @ vectors).square().sum(0)
     noise *= batch_factor(passed.samples, batch_size, replacement) / passed.samples
-    return HessianBasis(values, noise, vectors)
+    return HessianBasis(values.cpu(), noise.cpu(), vectors.cpu())
 
 
 @dataclass(frozen=True)
@@ -144,21 +148,26 @@ class Alignment:
     chi: Tensor = field(repr=False)
 
 
-def alignment(model: nn.Module, data: Data, loss: str | Loss = "square") -> Alignment:
+def alignment(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss = "square",
+    device: str | torch.device | None = None,
+) -> Alignment:
     """Measure α, β, μ, μ₁, μ₂, γ, τ through n×n Gram matrices; no matrix of the size of P is formed.
 
     W22 defines them for the square loss and one output. Several outputs: G = (1/n) Σ Jᵀ(∂²ℓ/∂f²)J and
     L = (1/n) Σ ½|f − y|². For cross-entropy the same formulas are evaluated with L the cross-entropy; μ = 1
     has no special meaning then. Memory: about four (n, n) arrays and a few rows of (n·C, n·C).
     """
-    passed = linearise(model, data, loss)
+    passed = linearise(model, data, loss, choose(device, model))
     n = passed.samples
-    chi = torch.zeros(n, dtype=torch.float64)
+    chi = torch.zeros(n, dtype=torch.float64, device="cpu")
     first, mean_rows = 0.0, 0.0
-    gradients = torch.empty(n, n, dtype=passed.dtype)
+    gradients = passed.outputs.new_empty(n, n)
     for rows, of_gradients, mixed, roots in _gram_rows(passed):
         gradients[rows] = of_gradients
-        chi[rows] = roots.square().sum((1, 2)).double() / n
+        chi[rows] = roots.square().sum((1, 2)).double().cpu() / n
         first += float(mixed.square().sum())
         mean_rows = mean_rows + mixed.sum(0).double()
     means = gradients.mean(0, keepdim=True)
@@ -185,8 +194,8 @@ def alignment(model: nn.Module, data: Data, loss: str | Loss = "square") -> Alig
 
 
 def _largest_gauss_newton(passed) -> float:
-    start = torch.randn(passed.parameters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    pairs = lanczos(lambda v: passed.gauss_newton_product(v[None])[0], start.to(passed.dtype), 1, 1e-4)
+    (start,) = curvature.probes_like(passed.outputs, passed.parameters, seed=0)
+    pairs = lanczos(lambda v: passed.gauss_newton_product(v[None])[0], start, 1, 1e-4)
     return float(pairs.values[0])
 
 
@@ -243,7 +252,13 @@ class NoiseStrength:
     gradient_square: float
 
 
-def noise_strength(model: nn.Module, data: Data, loss: str | Loss, chunk: int = 1000) -> NoiseStrength:
+def noise_strength(
+    model: nn.Module,
+    data: Data,
+    loss: str | Loss,
+    chunk: int = 1000,
+    device: str | torch.device | None = None,
+) -> NoiseStrength:
     """Measure 𝒩 in one pass over the data, ``chunk`` samples at a time.
 
     Layer by layer, at about the cost of two gradients; networks with other layers than linear and
@@ -252,9 +267,9 @@ def noise_strength(model: nn.Module, data: Data, loss: str | Loss, chunk: int = 
     """
     if chunk < 1:
         raise ValueError(f"chunk must be positive, got {chunk}")
-    squares, losses, gradient = 0.0, 0.0, 0.0
+    device, squares, losses, gradient = choose(device, model), 0.0, 0.0, 0.0
     for start in range(0, len(data), chunk):
-        passed = linearise(model, data.subset(slice(start, start + chunk)), loss)
+        passed = linearise(model, data.subset(slice(start, start + chunk)), loss, device)
         losses += float(passed.losses.double().sum())
         gradient = gradient + passed.gradient().double() * passed.samples
         tops = passed.loss_function.gradient(passed.outputs, passed.targets)
@@ -276,18 +291,18 @@ class Decoupling:
     decoupled: Tensor
 
 
-def decoupling(model: nn.Module, data: Data) -> Decoupling:
+def decoupling(model: nn.Module, data: Data, device: str | torch.device | None = None) -> Decoupling:
     """Compare the noise with its decoupled form, for the square loss and one output, as M22 Fig. 1 does.
 
     Both spectra come from the (n, n) Gram matrix of ∇f, or from (P, P) matrices where P < n. Raises
     ValueError for a network with several outputs.
     """
-    passed = linearise(model, data, "square")
+    passed = linearise(model, data, "square", choose(device, model))
     if passed.outputs.shape[1] != 1:
         raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
     n, weights = passed.samples, passed.losses
     if passed.parameters < n:
-        exact = torch.zeros(passed.parameters, passed.parameters, dtype=passed.dtype)
+        exact = passed.outputs.new_zeros(passed.parameters, passed.parameters)
         plain, step = torch.zeros_like(exact), max(1, _ENTRIES // passed.parameters)
         for start in range(0, n, step):
             part = slice(start, start + step)
@@ -299,6 +314,6 @@ def decoupling(model: nn.Module, data: Data) -> Decoupling:
         exact = weights.sqrt()[:, None] * plain * weights.sqrt()
     scale = passed.loss / n
     return Decoupling(
-        torch.linalg.eigvalsh(exact).flip(0) / n,
-        torch.linalg.eigvalsh(plain).flip(0) * scale,
+        torch.linalg.eigvalsh(exact).flip(0).cpu() / n,
+        torch.linalg.eigvalsh(plain).flip(0).cpu() * scale,
     )

@@ -16,6 +16,7 @@ from torch.func import functional_call, vjp, vmap
 from flatmin.networks import layers, losses
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import DensePass, dense_layers
+from flatmin.networks.device import home, place
 from flatmin.networks.losses import Loss, SampleLosses
 from flatmin.networks.models import trainable
 
@@ -25,10 +26,13 @@ __all__ = ["AutogradPass", "linearise"]
 _ENTRIES = 2**25
 
 
-def linearise(model: nn.Module, data: Data, loss: str | Loss) -> DensePass | AutogradPass:
+def linearise(
+    model: nn.Module, data: Data, loss: str | Loss, device: torch.device | None = None
+) -> DensePass | AutogradPass:
     """Pass the samples of ``data`` through ``model`` and keep what derivatives of the mean loss need.
 
-    Inputs are cast to the dtype of the parameters. Raises ValueError for an empty data set, an unknown loss,
+    Inputs are cast to the dtype of the parameters. The pass and all it returns lie on ``device``, by default
+    where the model lies. Raises ValueError for an empty data set, an unknown loss,
     targets that do not fit it, or a model without trainable parameters.
     """
     if len(data) == 0:
@@ -36,9 +40,10 @@ def linearise(model: nn.Module, data: Data, loss: str | Loss) -> DensePass | Aut
     if not trainable(model):
         raise ValueError("model must have trainable parameters")
     loss = losses.by_name(loss)
-    layers = dense_layers(model)
-    if layers is not None:
-        return DensePass(*layers, data.inputs, data.targets, loss)
+    model, data = place(model, data, home(model) if device is None else device)
+    read = dense_layers(model)
+    if read is not None:
+        return DensePass(*read, data.inputs, data.targets, loss)
     return AutogradPass(model, data.inputs, data.targets, loss)
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from flatmin.networks import losses, models
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import dense_layers
+from flatmin.networks.device import choose, home, place
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.losses import Loss
 from flatmin.networks.passes import linearise
@@ -43,7 +44,8 @@ class Runs:
 
     ``steps`` (T,): iterations at which parameters were kept; ``parameters`` (R, T, P); ``seeds``, ``eta``
     (R,); ``diverged_at`` (R,): iteration at which a run was found not to be finite, −1 for a run that stayed
-    finite. A diverged run keeps its last finite parameters, and its losses read ∞ from there on.
+    finite. A diverged run keeps its last finite parameters, and its losses read ∞ from there on. All lies on
+    the CPU; ``device`` is where the runs were trained, and where losses and accuracies are computed.
     """
 
     model: nn.Module = field(repr=False)
@@ -56,6 +58,7 @@ class Runs:
     method: str
     sampling: str
     diverged_at: np.ndarray
+    device: torch.device
 
     def __len__(self):
         return len(self.seeds)
@@ -73,8 +76,8 @@ class Runs:
         """Mean loss on ``data`` of every run at every checkpoint, (R, T); ∞ once a run has diverged."""
         loss = losses.by_name(self.loss)
 
-        def mean(outputs):
-            return loss.values(outputs, loss.targets(data.targets, outputs.shape[-1], outputs.dtype)).mean()
+        def mean(outputs, targets):
+            return loss.values(outputs, loss.targets(targets, outputs.shape[-1], outputs.dtype)).mean()
 
         values = self._evaluate(mean, data)
         late = self.diverged[:, None] & (self.steps >= self.diverged_at[:, None])
@@ -85,10 +88,14 @@ class Runs:
 
         One output: the sign against targets ±1; several: the largest against labels or one-hot targets.
         """
-        return self._evaluate(lambda outputs: correct(outputs, data.targets).double().mean(), data)
+        return self._evaluate(lambda outputs, targets: correct(outputs, targets).double().mean(), data)
 
     def _evaluate(self, measure, data):
-        values = [float(measure(predict(self.model, theta, data))) for theta in self.parameters.flatten(0, 1)]
+        model, data = place(self.model, data, self.device)
+        values = [
+            float(measure(_outputs(model, theta.to(self.device), data.inputs), data.targets))
+            for theta in self.parameters.flatten(0, 1)
+        ]
         return np.array(values).reshape(self.parameters.shape[:2])
 
 
@@ -109,10 +116,16 @@ def _named(model, theta):
     return named
 
 
+def predict(model: nn.Module, theta: Tensor, data: Data, device: str | torch.device | None = None) -> Tensor:
+    """Outputs (n, C), on the CPU, of ``model`` with the parameters ``theta`` (P,)."""
+    device = choose(device, model)
+    model, data = place(model, data, device)
+    return _outputs(model, theta.to(device), data.inputs).cpu()
+
+
 @torch.no_grad()
-def predict(model: nn.Module, theta: Tensor, data: Data) -> Tensor:
-    """Outputs (n, C) of ``model`` with the parameters ``theta`` (P,), without copying the model."""
-    outputs = functional_call(model, _named(model, theta), (data.inputs.to(theta.dtype),))
+def _outputs(model, theta, inputs):
+    outputs = functional_call(model, _named(model, theta), (inputs.to(theta.dtype),))
     return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
@@ -290,6 +303,7 @@ def run(
     file: str | Path | None = None,
     save_every: float = 30.0,
     progress: bool = False,
+    device: str | torch.device | None = None,
 ) -> Runs:
     """Train ``model`` on the mean loss from its present parameters; the model itself is left as it is.
 
@@ -308,16 +322,21 @@ def run(
         call continues from it with the same numbers as if it had never stopped.
     progress
         Show a progress bar where someone watches.
+    device
+        Where to train, see :func:`flatmin.networks.device.choose`. Batches and noise are the same everywhere.
 
     Returns :class:`Runs`. Divergence is reported there, not raised.
     Raises ValueError for an unknown name, a batch size outside 1…n, a step size or number of steps that is
     not positive, checkpoints outside 0…steps, shapes that do not broadcast, or a ``file`` of another call.
     """
     starts = [model] if isinstance(model, nn.Module) else list(model)
+    device = choose(device, starts[0])
     plan = _plan(starts, data, loss, eta, batch_size, steps, seed, method, sampling, noise_trace, checkpoints)
-    thetas = torch.stack([models.flat(one) for one in starts]).expand(len(plan.seeds), -1)
-    read = dense_layers(starts[0])
-    stack = GenericStack(starts[0], thetas) if read is None else DenseStack(read[1], thetas)
+    thetas = torch.stack([models.flat(one).to(device) for one in starts]).expand(len(plan.seeds), -1)
+    plan.inputs, plan.targets = plan.inputs.to(device), plan.targets.to(device)
+    there, _ = place(starts[0], data.first(1), device)
+    read = dense_layers(there)
+    stack = GenericStack(there, thetas) if read is None else DenseStack(read[1], thetas)
     if read is not None:
         with torch.no_grad():
             for module in read[0]:
@@ -334,6 +353,7 @@ def run(
         method,
         sampling,
         diverged_at,
+        device,
     )
 
 
@@ -362,7 +382,7 @@ def _plan(starts, data, loss, eta, batch_size, steps, seed, method, sampling, no
     dtype = models.flat(starts[0]).dtype
     inputs = data.inputs.to(dtype)
     with torch.no_grad():
-        outputs = starts[0](inputs[:1])
+        outputs = starts[0](inputs[:1].to(home(starts[0])))
     targets = loss.targets(data.targets, 1 if outputs.ndim == 1 else outputs.shape[1], dtype)
     seeds = np.broadcast_to(np.asarray(seed, int), shape).copy()
     return _Plan(loss, method, sampling, batch_size, noise_trace, seeds, etas, kept, inputs, targets)
@@ -374,7 +394,7 @@ class _Gradient:
     def __init__(self, stack, plan: _Plan):
         self.stack, self.plan, self.epoch = stack, plan, None
         self.per_epoch = len(plan.inputs) // plan.batch_size
-        self.etas = torch.as_tensor(plan.eta, dtype=plan.inputs.dtype)
+        self.etas = torch.from_numpy(plan.eta).to(plan.inputs)
         runs = len(plan.seeds)
         self.whole = [x.expand(runs, *x.shape) for x in (plan.inputs, plan.targets)]
 
@@ -394,7 +414,7 @@ class _Gradient:
         if epoch != self.epoch:
             n, size = len(plan.inputs), plan.batch_size
             drawn = [batches(n, size, int(seed), epoch, plan.sampling) for seed in plan.seeds]
-            self.order, self.epoch = torch.from_numpy(np.stack(drawn, 1)), epoch
+            self.order, self.epoch = torch.from_numpy(np.stack(drawn, 1)).to(plan.inputs.device), epoch
         return self.order[t % self.per_epoch]
 
     def _langevin(self, t):
@@ -405,30 +425,32 @@ class _Gradient:
             trace = trace.clamp(min=0) * factor
         else:
             trace = torch.full_like(trace, plan.noise_trace)
-        shape, dtype = gradient.shape, plan.inputs.numpy().dtype
+        shape, dtype = gradient.shape, np.float64 if gradient.dtype == torch.float64 else np.float32
         normals = np.stack(
             [
                 np.random.default_rng([int(seed), t]).standard_normal(shape[1], dtype=dtype)
                 for seed in plan.seeds
             ]
         )
-        noise = torch.from_numpy(normals) * (trace / shape[1]).sqrt()[:, None]
+        noise = torch.from_numpy(normals).to(gradient) * (trace / shape[1]).sqrt()[:, None]
         self.stack.load(self.stack.thetas() - self.etas[:, None] * (gradient + noise))
 
 
 @torch.no_grad()
 def _train(stack, plan: _Plan, start: Tensor, file, save_every, progress):
     """Take the steps of the plan; return the kept parameters (R, T, P) and where runs diverged (R,)."""
-    kept = torch.zeros(len(plan.seeds), len(plan.kept), start.shape[1], dtype=start.dtype)
+    kept = torch.zeros(
+        len(plan.seeds), len(plan.kept), start.shape[1], dtype=start.dtype, device="cpu"
+    )  # on the CPU: there is more room
     diverged_at = np.full(len(plan.seeds), -1)
     print_of = plan.fingerprint(start)
     t = 0
     if file is not None and Path(file).exists():
         t, thetas, done, diverged_at = _load(file, print_of)
         kept[:, : done.shape[1]] = done
-        stack.load(thetas)
+        stack.load(thetas.to(start))
     advance, last = _Gradient(stack, plan), int(plan.kept[-1])
-    advance.etas[torch.from_numpy(diverged_at >= 0)] = 0
+    advance.etas[torch.from_numpy(diverged_at >= 0).to(start.device)] = 0
     safe, saved = stack.thetas(), time.monotonic()
     stops = np.union1d(np.arange(0, last + 1, _CHECK), plan.kept)
     with tqdm(
@@ -440,10 +462,11 @@ def _train(stack, plan: _Plan, start: Tensor, file, save_every, progress):
             bar.update(int(stop) - t)
             t = int(stop)
             safe = _guard(stack, safe, advance, diverged_at, t)
-            kept[:, plan.kept == t] = safe[:, None]
+            if t in plan.kept:
+                kept[:, int(np.searchsorted(plan.kept, t))] = safe.cpu()
             late = time.monotonic() - saved > save_every
             if file is not None and (late or t == last):
-                _save(file, print_of, t, safe, kept[:, plan.kept <= t], diverged_at)
+                _save(file, print_of, t, safe.cpu(), kept[:, plan.kept <= t], diverged_at)
                 saved = time.monotonic()
     return kept, diverged_at
 
@@ -456,7 +479,7 @@ def _guard(stack, safe, advance, diverged_at, t):
         thetas[lost] = safe[lost]
         stack.load(thetas)
         advance.etas[lost] = 0
-        diverged_at[lost.numpy() & (diverged_at < 0)] = t
+        diverged_at[lost.cpu().numpy() & (diverged_at < 0)] = t
     return thetas
 
 

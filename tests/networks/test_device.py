@@ -1,0 +1,189 @@
+"""Which device is chosen, and that everything is computed there and comes back."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
+from flatmin.networks.passes import linearise
+
+XENT = "cross-entropy"
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch):
+    monkeypatch.delenv(device.ENVIRONMENT, raising=False)
+
+
+def train(model, data, **more):
+    call = {"eta": 0.1, "batch_size": 6, "steps": 9, "seed": [0, 1], "checkpoints": 3}
+    return training.run(model, data, XENT, **call | more)
+
+
+def outcome(model, data, **more):
+    """What a chapter takes from runs: parameters, losses, accuracies, outputs."""
+    runs = train(model, data, **more)
+    outputs = training.predict(model, runs.parameters[0, -1], data)
+    return runs.parameters, runs.losses(data), runs.accuracies(data), outputs
+
+
+#: calls of (model, data); the models have three outputs, or one for decoupling
+CALLS = {
+    "sgd": outcome,
+    "gd": lambda m, d: outcome(m, d, method="gd"),
+    "gld": lambda m, d: outcome(m, d, method="gld"),
+    "one run": lambda m, d: outcome(m, d, seed=0),
+    "diverging": lambda m, d: train(m, d, eta=[1e30, 0.1], steps=150).parameters,
+    "hessian": lambda m, d: curvature.hessian(m, d, XENT),
+    "layer": lambda m, d: curvature.hessian(m, d, XENT, 2),
+    "gauss_newton": lambda m, d: curvature.gauss_newton(m, d, XENT),
+    "spectrum": lambda m, d: curvature.gauss_newton_spectrum(m, d, XENT),
+    "spectrum, few samples": lambda m, d: curvature.gauss_newton_spectrum(m, d.first(3), XENT),
+    "eigenpairs": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, tolerance=1e-8),
+    "eigenpairs of a layer": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, 2, tolerance=1e-8),
+    "trace": lambda m, d: curvature.trace(m, d, XENT, probes=3),
+    "trace of a layer": lambda m, d: curvature.trace(m, d, XENT, 2, probes=3),
+    "gauss_newton_trace": lambda m, d: curvature.gauss_newton_trace(m, d, XENT, 10),
+    "norm": lambda m, d: curvature.frobenius_norm(m, d, XENT, probes=3),
+    "norm of a layer": lambda m, d: curvature.frobenius_norm(m, d, XENT, 2, probes=3),
+    "density": lambda m, d: curvature.spectral_density(m, d, XENT, 5, 2),
+    "flatness": lambda m, d: curvature.flatness(m, d, XENT, "largest"),
+    "covariance": lambda m, d: gradient_noise.covariance(m, d, XENT, 5),
+    "basis": lambda m, d: gradient_noise.in_hessian_basis(m, d, XENT, 5),
+    "noise_strength": lambda m, d: gradient_noise.noise_strength(m, d, XENT, 10),
+}
+#: forward derivatives do not work with the stand-in
+DENSE_CALLS = {
+    "alignment": lambda m, d: gradient_noise.alignment(m, d, XENT),
+    "gauss-newton pairs": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, matrix="gauss-newton"),
+}
+
+
+def flattened(found):
+    """All arrays and numbers in a result."""
+    if dataclasses.is_dataclass(found):
+        found = [getattr(found, field.name) for field in dataclasses.fields(found)]
+    if isinstance(found, (tuple, list)):
+        return [x for one in found for x in flattened(one)]
+    return [found]
+
+
+def assert_the_same(found, expected):
+    for one, other in zip(flattened(found), flattened(expected), strict=True):
+        if isinstance(one, torch.Tensor):
+            assert type(one) is torch.Tensor  # back from the device, as one that numpy takes
+            one, other = one.numpy(), other.numpy()
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("wrap", [False, True], ids=["dense", "any"])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_computes_elsewhere_what_it_computes_here(name, wrap, small, wrapped, elsewhere):
+    model, data = small("tanh", XENT, samples=20)
+    model = wrapped(model) if wrap else model
+    expected = CALLS[name](model, data)
+    with elsewhere.chosen():
+        assert_the_same(CALLS[name](model, data), expected)
+    assert device.home(model) == data.inputs.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", DENSE_CALLS)
+def test_a_call_for_dense_networks_too(name, small, elsewhere):
+    model, data = small("relu", XENT, samples=20)
+    expected = DENSE_CALLS[name](model, data)
+    with elsewhere.chosen():
+        assert_the_same(DENSE_CALLS[name](model, data), expected)
+
+
+@pytest.mark.parametrize("samples", [15, 200])
+def test_decoupling_elsewhere(small, samples, elsewhere):
+    model, data = small("relu", outputs=1, samples=samples)
+    expected = gradient_noise.decoupling(model, data)
+    with elsewhere.chosen():
+        assert_the_same(gradient_noise.decoupling(model, data), expected)
+
+
+def test_convolutions_elsewhere(elsewhere):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(12, 3, 8, 8, generator=generator, dtype=torch.float64)
+    data = datasets.Data(images, torch.randint(10, (12,), generator=generator))
+    model = models.cnn_stacks((2, 3), 1, 0, "he", 3, 8, 10, torch.float64)
+    expected = CALLS["noise_strength"](model, data), CALLS["gauss_newton_trace"](model, data)
+    with elsewhere.chosen():
+        assert_the_same(
+            (CALLS["noise_strength"](model, data), CALLS["gauss_newton_trace"](model, data)), expected
+        )
+
+
+def test_a_run_saved_elsewhere_continues_there(small, tmp_path, elsewhere):
+    model, data = small("relu", XENT)
+    expected = train(model, data, steps=250).parameters
+    file = tmp_path / "run.npz"
+    with elsewhere.chosen():
+        train(model, data, steps=250, file=file, save_every=0)
+        assert_the_same(train(model, data, steps=250, file=file).parameters, expected)
+
+
+def test_the_stand_in_refuses_what_a_device_would(small, elsewhere):
+    model, data = small("relu", XENT)
+    with elsewhere.chosen():
+        passed = linearise(model, data, XENT, elsewhere.DEVICE)
+        assert passed.outputs.device.type == elsewhere.DEVICE.type
+        with pytest.raises(RuntimeError, match="device"):
+            passed.outputs + torch.ones(len(data), 3)
+        with pytest.raises((RuntimeError, TypeError)):
+            passed.outputs.numpy()
+
+
+def test_a_pass_lies_where_the_model_lies_unless_told_otherwise(small, elsewhere):
+    model, data = small("relu", XENT)
+    with elsewhere.chosen():
+        assert linearise(model, data, XENT).outputs.device.type == "cpu"
+        there, _ = device.place(model, data, elsewhere.DEVICE)
+        assert linearise(there, data, XENT).outputs.device.type == elsewhere.DEVICE.type
+
+
+def cuda(monkeypatch, count):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda chosen: f"card {chosen.index}")
+
+
+def test_cuda_is_chosen_where_it_is(monkeypatch):
+    cuda(monkeypatch, 2)
+    assert device.choose() == torch.device("cuda", 0)
+    assert device.choose("cuda:1") == torch.device("cuda", 1)
+    assert device.choose("cpu") == torch.device("cpu")
+    assert device.describe() == "card 0"
+    assert device.describe("cpu") is None
+    monkeypatch.setenv(device.ENVIRONMENT, "cpu")
+    assert device.choose() == torch.device("cpu")
+    assert device.choose("cuda:1") == torch.device("cuda", 1)
+    cuda(monkeypatch, 0)
+    monkeypatch.delenv(device.ENVIRONMENT)
+    assert device.choose() == torch.device("cpu")
+
+
+def test_a_model_on_an_accelerator_stays_there(small, monkeypatch, elsewhere):
+    model, data = small("relu", XENT)
+    with elsewhere.chosen():
+        there, _ = device.place(model, data, elsewhere.DEVICE)
+    cuda(monkeypatch, 0)
+    assert device.choose(None, there) == elsewhere.DEVICE
+    assert device.choose("cpu", there) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "allowed"),
+    [("gpu", 0, "cpu"), ("cuda", 0, "cpu"), ("cuda:2", 2, "cpu, cuda, cuda:0, cuda:1"), ("meta", 0, "cpu")],
+)
+def test_devices_that_are_not_there_are_named(value, count, allowed, monkeypatch):
+    cuda(monkeypatch, count)
+    with pytest.raises(ValueError, match=rf"device must be one of {allowed}, got '{value}'"):
+        device.choose(value)
+    monkeypatch.setenv(device.ENVIRONMENT, value)
+    with pytest.raises(ValueError, match=f"FLATMIN_DEVICE must be one of {allowed}, got '{value}'"):
+        device.choose()
