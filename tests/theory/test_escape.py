@@ -4,7 +4,7 @@ import sympy as sp
 from scipy.integrate import dblquad
 from scipy.special import erfcx
 
-from flatmin.theory.escape import mean_passage_time
+from flatmin.theory.escape import escape_rate, kramers_rate, mean_passage_time, plane_passage_time
 from flatmin.theory.reduction import SlowEquation
 
 X = sp.Symbol("x", real=True)
@@ -124,3 +124,74 @@ def test_constant_slope_against_closed_form():
     assert mean_passage_time(slope, 0.5, 0.0, 3.0) == pytest.approx(
         np.exp(3) * (1 - np.exp(-0.5)) - 0.5, rel=1e-11
     )
+
+
+DOUBLE_WELL = SlowEquation(X, X - X**3, sp.Float(0.05), "ito")
+
+
+def test_escape_rate_is_the_lowest_eigenvalue():
+    # free diffusion between an absorbing and a reflecting end: D(π/2a)²
+    free = SlowEquation(X, sp.Integer(0), sp.Rational(1, 2), "ito")
+    assert escape_rate(free, 0.0, 2.0, panels=20) == pytest.approx(0.5 * (np.pi / 4) ** 2, rel=1e-9)
+    # Ornstein–Uhlenbeck absorbed at the centre: the first odd mode decays at rate 1
+    ou = SlowEquation(X, -X, sp.Rational(1, 2), "ito")
+    assert escape_rate(ou, 0.0, 8.0) == pytest.approx(1, rel=1e-9)
+    assert escape_rate(ou, 0.0, -8.0) == pytest.approx(1, rel=1e-9)
+
+
+def test_escape_rate_is_the_inverse_mean_time_over_a_high_barrier():
+    rate, time = escape_rate(DOUBLE_WELL, 1.0, -4.0), mean_passage_time(DOUBLE_WELL, -1.0, 1.0, -4.0)
+    assert rate * time == pytest.approx(1, abs=0.01)
+    assert kramers_rate(0.05, 0.25, 2.0, -1.0) == pytest.approx(rate, rel=0.12)
+    low = SlowEquation(X, X - X**3, sp.Float(0.01), "ito")
+    assert kramers_rate(0.01, 0.25, 2.0, -1.0) == pytest.approx(escape_rate(low, 1.0, -4.0), rel=0.02)
+
+
+def test_plane_passage_time_is_the_one_dimensional_one_for_separate_directions():
+    time = plane_passage_time(
+        lambda x, y: (x**2 - 1) ** 2 / 4 + y**2,
+        (0.05, 0.2),
+        (-1, 0),
+        1.0,
+        ((-2.5, 1.2), (-2, 2)),
+        cells=(296, 20),
+    )
+    assert time == pytest.approx(mean_passage_time(DOUBLE_WELL, -1.0, 1.0, -2.5), rel=2e-3)
+
+
+def test_plane_passage_time_converges_at_second_order_and_scales_with_the_clock():
+    def potential(x, y):
+        return (x**2 - 1) ** 2 / 4 + (1 + x**2) * y**2
+
+    box = ((-2.5, 1.2), (-2, 2))
+    times = [
+        plane_passage_time(potential, (0.1, 0.1), (-1, 0), 1.0, box, cells=(37 * k, 20 * k))
+        for k in (2, 4, 8)
+    ]
+    assert (times[1] - times[0]) / (times[2] - times[1]) == pytest.approx(4, rel=0.2)
+    double = plane_passage_time(
+        potential, (0.1, 0.1), (-1, 0), 1.0, box, cells=(74, 40), clock=lambda x, y: 2 + 0 * x
+    )
+    assert double == pytest.approx(2 * times[0], rel=1e-9)
+
+
+def test_rates_refuse_what_is_no_escape():
+    with pytest.raises(ValueError, match="target=1"):
+        escape_rate(DOUBLE_WELL, 1.0, 1.0)
+    with pytest.raises(ValueError, match="panels=0"):
+        escape_rate(DOUBLE_WELL, 1.0, -4.0, panels=0)
+    with pytest.raises(ValueError, match="barrier"):
+        kramers_rate(0.1, -1.0, 2.0, -1.0)
+    with pytest.raises(ValueError, match="temperature"):
+        kramers_rate(0.0, 1.0, 2.0, -1.0)
+    with pytest.raises(ValueError, match="positive definite"):
+        kramers_rate(0.1, 1.0, -2.0, -1.0)
+    with pytest.raises(ValueError, match="one negative eigenvalue"):
+        kramers_rate(0.1, 1.0, np.eye(2), -np.eye(2))
+    box = ((-2, 2), (-1, 1))
+    with pytest.raises(ValueError, match="temperatures"):
+        plane_passage_time(lambda x, y: x + y, (0.1, 0.0), (-1, 0), 1.0, box)
+    with pytest.raises(ValueError, match="start"):
+        plane_passage_time(lambda x, y: x + y, (0.1, 0.1), (1.5, 0), 1.0, box)
+    with pytest.raises(ValueError, match="too long for this grid"):
+        plane_passage_time(lambda x, y: (x**2 - 1) ** 2 / 4 + y**2, (0.005, 0.005), (-1, 0), 1.0, box)

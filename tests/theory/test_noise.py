@@ -8,6 +8,7 @@ from flatmin.theory.noise import (
     SIGMA,
     HessianAligned,
     Isotropic,
+    LossProportional,
     NoNoise,
     RandomShift,
     TraceMatched,
@@ -79,3 +80,23 @@ def test_hessian_aligned_needs_two_coordinates():
     q = sp.Symbol("q", real=True)
     with pytest.raises(ValueError, match="needs two coordinates"):
         HessianAligned().covariance(Landscape(q**2, (q,)))
+
+
+def test_loss_proportional_noise_has_the_covariance_that_is_stated():
+    valley = near_degenerate_valley()
+    matrix = sp.Matrix([[2.0, 0.5], [0.5, 1.0]])
+    noise = LossProportional(matrix=((2.0, 0.5), (0.5, 1.0)))
+    rest = noise.covariance(valley) - 2 * SIGMA * valley.loss * matrix
+    at = dict.fromkeys(valley.coordinates, 0.7) | dict.fromkeys((*valley.parameters, SIGMA), 0.3)
+    np.testing.assert_allclose(np.array(rest.subs(at), dtype=float), 0, atol=1e-12)
+    assert LossProportional().covariance(valley)[0, 0].equals(2 * SIGMA * valley.loss)
+
+
+def test_loss_proportional_noise_refuses_what_is_no_covariance():
+    for matrix in (((1.0, 2.0), (0.0, 1.0)), ((1.0, 2.0), (2.0, 1.0)), ((1.0, 2.0),)):
+        with pytest.raises(ValueError, match="matrix"):
+            LossProportional(0.1, matrix)
+    with pytest.raises(ValueError, match="2 coordinates"):
+        LossProportional(0.1, ((1.0,),)).covariance(near_degenerate_valley())
+    with pytest.raises(ValueError, match="sigma"):
+        LossProportional(-0.1)

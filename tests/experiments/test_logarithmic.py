@@ -1,0 +1,50 @@
+"""The functions behind the recorded runs of linear regression."""
+
+import numpy as np
+import pytest
+
+from flatmin.demos import logarithmic as demo
+from flatmin.experiments import logarithmic_passage, logarithmic_stationary
+from flatmin.theory.multiplicative import RegressionChain
+
+
+def test_stationary_exponents_are_those_of_the_chain():
+    point = {"eta": 0.2, "batch_size": 2, "samples": 50_000, "records": 4000, "order": "independent"}
+    found = logarithmic_stationary.measure(point, seed=3)
+    law = RegressionChain(0.2, 2).stationary(300)
+    # 4000 independent records fix the width of the core to some three per cent
+    assert found["all"] == pytest.approx(law.fitted_exponent(), rel=0.1)
+    assert found["square"] == pytest.approx(RegressionChain(0.2, 2).mean_square, rel=0.1)
+    assert 1 < found["beyond"] < found["highest"]
+    assert np.isfinite(found["histogram"])
+    assert np.isfinite(found["tail"])
+
+
+def test_passages_are_those_of_the_chain_and_censoring_is_said():
+    point = {"dimension": 10, "samples": 20_000, "runs": 100, "steps": 3000, "order": "independent"}
+    found = logarithmic_passage.measure(point, seed=4)
+    ratios = logarithmic_passage.RATIOS
+    at = np.searchsorted(ratios, 2.0)
+    exact = RegressionChain(0.1, 1, 10).passage_time(ratios[at])
+    assert found["mean"][at] == pytest.approx(exact, rel=0.4)  # four standard errors of 100 exponential times
+    assert found["reached"][0] == 1
+    assert found["reached"][-1] < 1
+    assert np.isnan(found["mean"][-1])
+    assert np.all(np.diff(found["reached"]) <= 0)
+
+
+def test_both_clocks_agree_where_the_loss_is_constant_in_the_mean():
+    times = demo.both_clocks(0.05, 1.0, 400, np.random.default_rng(0))
+    assert np.all(times > 0)
+    # every step has L ≥ 1/8
+    assert np.all(times[:, 1] >= times[:, 0] / 8)
+
+
+def test_chain_density_is_the_law():
+    edges = np.array([0, 0.02, 0.1, 0.3])
+    density = demo.chain_density(0.2, edges, steps=200_000, seed=1)
+    law = RegressionChain(0.2).stationary(400)
+    # tail() counts both signs of θ, the density one point of the line
+    exact = -np.diff(law.tail(np.sqrt(edges))) / (2 * np.diff(np.sqrt(edges)))
+    error = density.std(axis=0, ddof=1) / np.sqrt(8)
+    np.testing.assert_allclose(density.mean(axis=0), exact, atol=5 * error.max() + 0.003)
