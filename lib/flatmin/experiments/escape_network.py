@@ -26,7 +26,7 @@ SHOWN = 2.0
 LOCAL = ("h", "trace", "kurtosis", "noise", "noise_trace", "loss")
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)
 def pretrained(name, samples, steps, seed):
     """The even/odd data and the network 784-10-1 (64-10-1 for digits) trained on it, as M22 pre-trains."""
     data = parity_data(name, samples, "unit")
@@ -90,33 +90,39 @@ def at_start(point, seed):
 
 
 def passages(point, seed):
-    """First passages of one network at one η, of SGD on it or on its tangent model.
+    """First passages at one η and B of one ``model``: "network", "tangent" (linear in θ), or "decoupled".
 
-    ``steps`` (R, LEVELS), ``taken`` (R,); ``path`` (R, 2 WINDOW + 1): the loss in units of L* around the
-    first passage of SHOWN, NaN where there was none; ``local`` (looked, SNAPSHOTS, LOCAL): what
+    "decoupled" is M22's own quadratic model with its steps kept discrete, from the 100 largest eigenvalues.
+    ``steps`` (R, LEVELS); for a network that is looked at, ``path`` (R, 2 WINDOW + 1): the loss in units of
+    L* around the first passage of SHOWN, NaN where there was none; ``local`` (looked, SNAPSHOTS, LOCAL): what
     :func:`sharpest` measures where the first runs pass.
     """
     data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
+    common = {"eta": point["eta"], "batch_size": point["batch_size"], "steps": point["steps"]}
+    if point["model"] == "decoupled":
+        tops = curvature.eigenpairs(model, data, "square", k=100, matrix="gauss-newton").values
+        seed %= 2**31
+        found = escape.decoupled_passages(tops.numpy(), LEVELS, **common, runs=point["runs"], seed=seed)
+        return {"steps": found}
     first = escape.first_passages(
         model,
         data,
         LEVELS,
-        eta=point["eta"],
-        batch_size=BATCH_SIZE,
-        steps=point["steps"],
+        **common,
         seeds=np.random.default_rng(seed).integers(2**31, size=point["runs"]),
-        linearised=point["linearised"],
+        linearised=point["model"] == "tangent",
         snapshots=SNAPSHOTS if point["looked"] else (),
         keep_every=1,
     )
+    if not point["looked"]:
+        return {"steps": first.steps}
     local = np.full((point["looked"], len(SNAPSHOTS), len(LOCAL)), np.nan)
     for at in np.ndindex(local.shape[:2]):
         theta = first.parameters[at]
         if np.isfinite(theta).all():
             found = sharpest(models.with_parameters(model, model[1].weight.new_tensor(theta)), data)
             local[at] = [found[name] for name in LOCAL]
-    path = around(first.losses / first.reference)
-    return {"steps": first.steps, "taken": first.taken, "path": path, "local": local}
+    return {"steps": first.steps, "path": around(first.losses / first.reference), "local": local}
 
 
 def around(losses):
@@ -133,39 +139,47 @@ def around(losses):
     )
 
 
+def grid(quick):
+    """The points of :func:`passages` for each of three networks; the first is looked at more closely."""
+    runs, long, short = (10, 1000, 500) if quick else (100, 10_000, 3000)
+
+    def points(network, model, etas, batch_size=BATCH_SIZE, steps=short, looked=0):
+        common = {"network": network, "model": model, "batch_size": batch_size, "steps": steps}
+        return [common | {"eta": eta, "runs": runs, "looked": looked} for eta in etas]
+
+    return {
+        "network": points(1, "network", ETAS, steps=long, looked=5),
+        "smaller": points(1, "network", [eta / 2 for eta in ETAS[::2]], BATCH_SIZE // 2, steps=long),
+        "larger": points(1, "network", [2 * ETAS[0]], 2 * BATCH_SIZE, steps=long),
+        "tangent": points(1, "tangent", ETAS, steps=long),
+        "decoupled": points(1, "decoupled", ETAS, steps=long),
+        "second": points(2, "network", ETAS),
+        "third": points(3, "network", ETAS),
+    }
+
+
 def run(folder, quick):
-    """Three networks: spectra and predictions, and passages of 100 runs for each η; tangent models of one."""
+    """Spectra of three networks and what follows from them; first passages of 100 runs for each η."""
     common = {"data": "digits" if quick else "mnist", "samples": 1000 if quick else 10_000}
     common |= {"pretraining": 20_000 if quick else 100_000}
-    runs, long, short = (10, 1000, 500) if quick else (100, 10_000, 5000)
-    starts, found, seconds = [], [], 0.0
+    options, kinds, arrays = {"name": EXPERIMENT.name, "folder": folder}, grid(quick), {}
     with ThreadPoolExecutor(1) as one:  # a Gram matrix takes 0.4 GB: one point at a time
-        for network in (1, 2, 3):
-            here = common | {"network": network}
-            several = here | {"runs": runs, "steps": long if network == 1 else short}
-            points = [
-                several | {"eta": eta, "linearised": tangent, "looked": 0 if tangent or network > 1 else 5}
-                for tangent in (False, True)[: 2 if network == 1 else 1]
-                for eta in ETAS
-            ]
-            name = f"{EXPERIMENT.name}-{network}"
-            first = record.sweep(at_start, [here], name=name, folder=folder, executor=one)
-            second = record.sweep(passages, points, name=name, folder=folder, seed=1, executor=one)
-            starts, found = starts + first, found + second
-            seconds += first.seconds + second.seconds
-    arrays = record.stack(starts)
-    kinds = {"network": found[:5], "tangent": found[5:10], "second": found[10:15], "third": found[15:]}
-    for kind, results in kinds.items():
-        for name, values in record.stack(results).items():
-            if name == "steps" or (kind in ("network", "tangent") and values.size):
-                arrays[f"{kind}_{name}"] = values
+        options["executor"] = one
+        for kind, points in kinds.items():
+            found = record.sweep(passages, [common | point for point in points], seed=1, **options)
+            arrays |= {f"{kind}_{name}": values for name, values in record.stack(found).items()}
+            arrays["seconds"] = arrays.get("seconds", 0) + found.seconds
+        first = record.sweep(at_start, [common | {"network": network} for network in (1, 2, 3)], **options)
+    arrays |= record.stack(first)
+    seconds = arrays.pop("seconds") + first.seconds
+    long, short = kinds["network"][0]["steps"], kinds["second"][0]["steps"]
     return record.save(
         EXPERIMENT.name,
         arrays | {"etas": ETAS, "levels": LEVELS, "snapshots": SNAPSHOTS, "limits": [long, short]},
         seed=[0, 1],
         scale=(
-            "images, network, pre-training, B and 100 runs of M22, whose step sizes are not given; passages "
-            f"within {long} steps for one network and its tangent model, {short} for two more networks"
+            "images, network, pre-training, B and 100 runs of M22, whose step sizes are not given; runs of "
+            f"{long} steps of one network and its models, {short} steps of two more networks"
         ),
         command=EXPERIMENT.command,
         data_set="digits" if quick else "MNIST, first 10 000 images, even against odd, pixels in [0, 1]",

@@ -26,7 +26,7 @@ from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
 from flatmin.networks.training import batches
 
-__all__ = ["Passages", "first_passages", "tail_exponent"]
+__all__ = ["Passages", "decoupled_passages", "first_passages", "tail_exponent"]
 
 _TILE = 1024  # samples at a time: their pre-activations stay in the second-level cache
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep their meaning
@@ -324,3 +324,44 @@ def tail_exponent(
     while growth(low) > 0:
         low /= 2
     return brentq(growth, low, high) / 2
+
+
+def decoupled_passages(
+    curvatures: Sequence[float],
+    levels: Sequence[float],
+    *,
+    eta: float,
+    batch_size: int,
+    steps: int,
+    runs: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """First steps at which L > c · L*, (runs, levels), in M22's model with its steps kept discrete.
+
+    A quadratic minimum with the eigenvalues ``curvatures`` h_i (k,) and Gaussian noise of covariance 2LH/B
+    (M22 Eq. 6): in units x_i = δ_i √(h_i/2L*) of a loss L = L*(1 + |x|²) a step does
+    x_i ← (1 − ηh_i)x_i + ηh_i √((1 + |x|²)/B) ξ_i. −1 where a level is not reached within ``steps``.
+    Raises ValueError for curvatures that are not positive or levels that do not increase from above 1.
+    """
+    h, levels = np.asarray(curvatures, float), np.asarray(levels, float)
+    if h.ndim != 1 or not (h > 0).all():
+        raise ValueError(f"curvatures must be positive (k,), got {curvatures}")
+    if not (levels > 1).all() or not (np.diff(levels) > 0).all():
+        raise ValueError(f"levels must increase and lie above 1, the start, got {levels}")
+    rng = np.random.default_rng(seed)
+    x, ratio, highest = np.zeros((runs, len(h))), np.ones(runs), np.ones(runs)
+    passed, alive = np.full((runs, len(levels)), -1), np.arange(runs)
+    for step in range(1, steps + 1):
+        noise = rng.standard_normal(x.shape) * np.sqrt(ratio / batch_size)[:, None]
+        x += eta * h * (noise - x)
+        ratio = 1 + np.square(x).sum(1)
+        for run in np.flatnonzero(ratio > highest):
+            new = slice(*np.searchsorted(levels, [highest[run], ratio[run]]))
+            passed[alive[run], new] = step
+        highest = np.maximum(highest, ratio)
+        kept = highest <= levels[-1]
+        if not kept.all():
+            x, ratio, highest, alive = x[kept], ratio[kept], highest[kept], alive[kept]
+            if not len(alive):
+                break
+    return passed
