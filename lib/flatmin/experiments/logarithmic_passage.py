@@ -39,7 +39,7 @@ def measure(point, seed):
 
 def run(folder, quick):
     """Twelve dimensions, 32 data sets each; some of them also with more data and in shuffled epochs."""
-    samples, runs, steps, sets = (500, 10, 20_000, 4) if quick else (10_000, 100, 400_000, 32)
+    samples, runs, steps, sets = (500, 10, 20_000, 4) if quick else (10_000, 100, 100_000, 32)
     dimensions = DIMENSIONS[::4] if quick else DIMENSIONS
     fewer = dimensions[:2] if quick else FEWER
     grids = {  # name: dimensions, data sets, samples, order
@@ -77,5 +77,5 @@ EXPERIMENT = Experiment(
     title="First-passage times of linear regression",
     claims=("m22-mfpt-linear", "m22-critical-dimension"),
     run=run,
-    minutes=10,
+    minutes=2,
 )
