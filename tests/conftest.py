@@ -1,7 +1,9 @@
 """What several tests share: the book built once, and a copy of the checkout as git sees it."""
 
+import functools
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,23 @@ import pytest
 import book
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # modules that tests import
 
 
 @pytest.fixture(scope="session")
 def root():
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture
+def sweeps_here(monkeypatch):
+    """Let sweeps compute in this process: without processes to start, small ones take seconds less."""
+    from executors import Here
+
+    from flatmin.ledger import record
+
+    monkeypatch.setattr(record, "sweep", functools.partial(record.sweep, executor=Here()))
 
 
 @pytest.fixture(scope="session")

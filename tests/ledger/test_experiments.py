@@ -9,6 +9,8 @@ from flatmin.experiments import discover, status
 from flatmin.ledger.claims import load_claims
 
 MODULE = """
+from executors import Here
+
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
 
@@ -22,17 +24,6 @@ def point(point, seed):
 
 
 def run(folder, quick):
-    from concurrent.futures import Future
-
-    class Here:
-        def submit(self, function, *arguments):
-            future = Future()
-            try:
-                future.set_result(function(*arguments))
-            except Exception as error:
-                future.set_exception(error)
-            return future
-
     points = [dict(x=x) for x in range(2 if quick else 5)]
     results = record.sweep(point, points, name=NAME, folder=folder, executor=Here(), progress=False)
     scale = "small" if quick else "the paper's"

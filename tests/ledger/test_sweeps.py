@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from executors import Here
 
 from flatmin.ledger.sweeps import SweepError, stack, sweep
 
@@ -32,18 +33,6 @@ def log(tmp_path):
 @pytest.fixture
 def points(log):
     return [{"x": x, "log": str(log)} for x in range(5)]
-
-
-class Here:
-    """An executor that computes at once, in this process."""
-
-    def submit(self, function, *arguments):
-        future = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def go(function, points, folder, **options):

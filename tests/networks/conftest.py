@@ -1,8 +1,5 @@
 """Small networks and data that the tests of curvature and gradient noise share."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -49,13 +46,6 @@ CASES = [
 @pytest.fixture
 def small():
     return make_small
-
-
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """The module of the device that is not there."""
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    return importlib.import_module("elsewhere")
 
 
 @pytest.fixture

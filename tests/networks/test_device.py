@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import elsewhere
 import numpy as np
 import pytest
 import torch
@@ -80,7 +81,7 @@ def assert_the_same(found, expected):
 
 @pytest.mark.parametrize("wrap", [False, True], ids=["dense", "any"])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_computes_elsewhere_what_it_computes_here(name, wrap, small, wrapped, elsewhere):
+def test_a_call_computes_elsewhere_what_it_computes_here(name, wrap, small, wrapped):
     model, data = small("tanh", XENT, samples=20)
     model = wrapped(model) if wrap else model
     expected = CALLS[name](model, data)
@@ -90,7 +91,7 @@ def test_a_call_computes_elsewhere_what_it_computes_here(name, wrap, small, wrap
 
 
 @pytest.mark.parametrize("name", DENSE_CALLS)
-def test_a_call_for_dense_networks_too(name, small, elsewhere):
+def test_a_call_for_dense_networks_too(name, small):
     model, data = small("relu", XENT, samples=20)
     expected = DENSE_CALLS[name](model, data)
     with elsewhere.chosen():
@@ -98,14 +99,14 @@ def test_a_call_for_dense_networks_too(name, small, elsewhere):
 
 
 @pytest.mark.parametrize("samples", [15, 200])
-def test_decoupling_elsewhere(small, samples, elsewhere):
+def test_decoupling_elsewhere(small, samples):
     model, data = small("relu", outputs=1, samples=samples)
     expected = gradient_noise.decoupling(model, data)
     with elsewhere.chosen():
         assert_the_same(gradient_noise.decoupling(model, data), expected)
 
 
-def test_convolutions_elsewhere(elsewhere):
+def test_convolutions_elsewhere():
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(12, 3, 8, 8, generator=generator, dtype=torch.float64)
     data = datasets.Data(images, torch.randint(10, (12,), generator=generator))
@@ -117,7 +118,7 @@ def test_convolutions_elsewhere(elsewhere):
         )
 
 
-def test_a_run_saved_elsewhere_continues_there(small, tmp_path, elsewhere):
+def test_a_run_saved_elsewhere_continues_there(small, tmp_path):
     model, data = small("relu", XENT)
     expected = train(model, data, steps=250).parameters
     file = tmp_path / "run.npz"
@@ -126,7 +127,7 @@ def test_a_run_saved_elsewhere_continues_there(small, tmp_path, elsewhere):
         assert_the_same(train(model, data, steps=250, file=file).parameters, expected)
 
 
-def test_the_stand_in_refuses_what_a_device_would(small, elsewhere):
+def test_the_stand_in_refuses_what_a_device_would(small):
     model, data = small("relu", XENT)
     with elsewhere.chosen():
         passed = linearise(model, data, XENT, elsewhere.DEVICE)
@@ -137,7 +138,7 @@ def test_the_stand_in_refuses_what_a_device_would(small, elsewhere):
             passed.outputs.numpy()
 
 
-def test_a_pass_lies_where_the_model_lies_unless_told_otherwise(small, elsewhere):
+def test_a_pass_lies_where_the_model_lies_unless_told_otherwise(small):
     model, data = small("relu", XENT)
     with elsewhere.chosen():
         assert linearise(model, data, XENT).outputs.device.type == "cpu"
@@ -167,7 +168,7 @@ def test_cuda_is_chosen_where_it_is(monkeypatch):
     assert device.choose() == torch.device("cpu")
 
 
-def test_a_model_on_an_accelerator_stays_there(small, monkeypatch, elsewhere):
+def test_a_model_on_an_accelerator_stays_there(small, monkeypatch):
     model, data = small("relu", XENT)
     with elsewhere.chosen():
         there, _ = device.place(model, data, elsewhere.DEVICE)

@@ -33,6 +33,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("module", SHAPES, ids=lambda module: module.EXPERIMENT.name)
+@pytest.mark.usefixtures("sweeps_here")
 def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path):
     module.EXPERIMENT.run(tmp_path, True)
     found = record.load(module.EXPERIMENT.name, tmp_path)
