@@ -182,3 +182,30 @@ def test_paths_are_centred_on_the_passage():
     assert path[0, escape_network.WINDOW] == 2.5
     assert path[0, -1] == 3.0
     assert np.isnan(path[1]).all()
+
+
+def test_power_of_known_passages_and_its_error():
+    rng, levels = np.random.default_rng(0), np.geomspace(1.1, 3, 20)
+    found = []
+    for _ in range(200):
+        factors = rng.exponential(size=(100, 1)) + np.zeros((1, 20))
+        factors[:, 10:] = rng.exponential(size=(100, 1))  # two groups of levels that share their runs
+        found.append(
+            escape.passage_power(100 * factors * levels**4, levels, between=(1.0, 9.0), resamples=100)
+        )
+    values, errors = np.array([(one.value, one.error) for one in found]).T
+    assert abs(values.mean() - 4) < 4 * values.std() / np.sqrt(200)
+    assert errors.mean() == pytest.approx(values.std(), rel=0.2)
+    exact = escape.passage_power(np.ones((5, 1)) * 10 * levels**3, levels, times=(20, 100))
+    assert exact.value == pytest.approx(3)
+    assert exact.error < 1e-9
+    assert exact.window[0] >= 2 ** (1 / 3)
+
+
+def test_power_refuses_levels_that_were_not_reached():
+    levels, steps = np.geomspace(1.1, 3, 20), np.full((4, 20), 7)
+    steps[0, 15:] = -1
+    assert escape.passage_power(steps, levels, between=(1.0, levels[14])).value == pytest.approx(0)
+    for arguments in ({"between": (1, 9)}, {"times": (8, 9)}, {}, {"times": (1, 9), "between": (1, 9)}):
+        with pytest.raises(ValueError, match=r"between|times"):
+            escape.passage_power(steps, levels, **arguments)

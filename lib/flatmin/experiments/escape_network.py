@@ -147,12 +147,14 @@ def grid(quick):
         common = {"network": network, "model": model, "batch_size": batch_size, "steps": steps}
         return [common | {"eta": eta, "runs": runs, "looked": looked} for eta in etas]
 
+    halves = [eta / 2 for eta in ETAS[::2]]
     return {
         "network": points(1, "network", ETAS, steps=long, looked=5),
-        "smaller": points(1, "network", [eta / 2 for eta in ETAS[::2]], BATCH_SIZE // 2, steps=long),
-        "larger": points(1, "network", [2 * ETAS[0]], 2 * BATCH_SIZE, steps=long),
         "tangent": points(1, "tangent", ETAS, steps=long),
+        "smaller": points(1, "network", halves, BATCH_SIZE // 2, steps=long),
+        "smaller_tangent": points(1, "tangent", halves, BATCH_SIZE // 2, steps=long),
         "decoupled": points(1, "decoupled", ETAS, steps=long),
+        "larger": points(1, "network", [2 * ETAS[0]], 2 * BATCH_SIZE, steps=long),
         "second": points(2, "network", ETAS),
         "third": points(3, "network", ETAS),
     }
@@ -165,13 +167,13 @@ def run(folder, quick):
     options, kinds, arrays = {"name": EXPERIMENT.name, "folder": folder}, grid(quick), {}
     with ThreadPoolExecutor(1) as one:  # a Gram matrix takes 0.4 GB: one point at a time
         options["executor"] = one
+        first = record.sweep(at_start, [common | {"network": network} for network in (1, 2, 3)], **options)
+        arrays |= record.stack(first) | {"seconds": first.seconds}
         for kind, points in kinds.items():
             found = record.sweep(passages, [common | point for point in points], seed=1, **options)
             arrays |= {f"{kind}_{name}": values for name, values in record.stack(found).items()}
-            arrays["seconds"] = arrays.get("seconds", 0) + found.seconds
-        first = record.sweep(at_start, [common | {"network": network} for network in (1, 2, 3)], **options)
-    arrays |= record.stack(first)
-    seconds = arrays.pop("seconds") + first.seconds
+            arrays["seconds"] += found.seconds
+    seconds = arrays.pop("seconds")
     long, short = kinds["network"][0]["steps"], kinds["second"][0]["steps"]
     return record.save(
         EXPERIMENT.name,

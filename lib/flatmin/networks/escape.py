@@ -19,14 +19,14 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from flatmin.networks import curvature
+from flatmin.networks import curvature, fits
 from flatmin.networks.datasets import Data
 from flatmin.networks.dense import dense_layers
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
 from flatmin.networks.training import batches
 
-__all__ = ["Passages", "decoupled_passages", "first_passages", "tail_exponent"]
+__all__ = ["Passages", "decoupled_passages", "first_passages", "passage_power", "tail_exponent"]
 
 _TILE = 1024  # samples at a time: their pre-activations stay in the second-level cache
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep their meaning
@@ -365,3 +365,34 @@ def decoupled_passages(
             if not len(alive):
                 break
     return passed
+
+
+def passage_power(
+    steps, levels, *, times=None, between=None, resamples: int = 400, seed: int = 0
+) -> fits.Slope:
+    """Power x of t_p ∝ c^x: least-squares slope of log mean first-passage time against log c.
+
+    ``steps`` (R, C) of R independent runs, ``levels`` (C,); the levels used are those whose mean time lies in
+    ``times`` = (low, high), or those in ``between`` = (low, high); exactly one is given. The points along c
+    come from the same runs: the error is the spread over resampled runs. The result's ``window`` is in c.
+    Raises ValueError if runs did not reach a level used, or if fewer than three levels are left.
+    """
+    steps, levels = np.asarray(steps, float), np.asarray(levels, float)
+    if (times is None) == (between is None):
+        raise ValueError(f"times={times}, between={between}: exactly one of them is to be given")
+    reached = (steps >= 0).all(0)
+    mean = np.where(reached, steps.mean(0), np.inf)
+    low, high = between if times is None else times
+    scale = levels if times is None else mean
+    used = np.flatnonzero((scale >= low) & (scale <= high))
+    if len(used) < 3 or not reached[used].all():
+        raise ValueError(
+            f"{'between' if times is None else 'times'}={(low, high)}: must leave at least three levels, all "
+            f"reached by every run; it leaves {len(used)}, {int(reached[used].sum())} of them reached"
+        )
+    logs, rng = np.log(levels[used]), np.random.default_rng(seed)
+    slope, intercept = np.polyfit(logs, np.log(mean[used]), 1)
+    draws = rng.integers(len(steps), size=(resamples, len(steps)))
+    spread = np.polyfit(logs, np.log(steps[draws][:, :, used].mean(1)).T, 1)[0]
+    window = tuple(float(levels[i]) for i in used[[0, -1]])
+    return fits.Slope(float(slope), float(spread.std()), float(intercept), len(steps), len(used), window)
