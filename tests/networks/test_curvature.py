@@ -40,6 +40,22 @@ def test_estimates_for_other_modules_agree_within_their_error(small, wrapped):
         assert estimate.error < 0.05 * abs(exact)
 
 
+@pytest.mark.parametrize("loss", ["square", "cross-entropy"])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_the_gauss_newton_trace_is_estimated_within_its_error(small, wrapped, loss, wrap):
+    model, data = small("tanh", loss, samples=400)
+    exact = float(curvature.gauss_newton(model, data, loss).trace())
+    one = wrapped(model) if wrap else model
+    found = [curvature.gauss_newton_trace(one, data, loss, 150, seed) for seed in range(40)]
+    values = np.array([estimate.value for estimate in found])
+    assert abs(values.mean() - exact) < 4 * values.std(ddof=1) / 40**0.5
+    # the spread over 40 seeds is known to 11 %
+    assert values.std(ddof=1) / 1.33 < np.mean([estimate.error for estimate in found]) < 0.1 * exact
+    assert found[0].value == pytest.approx(curvature.gauss_newton_trace(one, data, loss, 7).value)
+    with pytest.raises(ValueError, match="chunk must be positive, got 0"):
+        curvature.gauss_newton_trace(one, data, loss, 0)
+
+
 @pytest.mark.parametrize("layer", [None, 2, "3.bias"])
 @pytest.mark.parametrize("matrix", ["hessian", "gauss-newton"])
 @pytest.mark.parametrize("wrap", [False, True])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.networks.fits import log_log_slope
+from flatmin.networks.fits import common_slope, log_log_slope
 
 
 def test_an_exact_power_law_is_found_without_error():
@@ -43,3 +43,34 @@ def test_one_group_or_an_empty_window_is_refused():
         log_log_slope([x], [x])
     with pytest.raises(ValueError, match="window must leave"):
         log_log_slope([x, x], [x, x], window=(10, 20))
+
+
+def test_the_common_slope_lets_each_run_have_its_intercept():
+    x = np.geomspace(1, 100, 9)
+    fit = common_slope([x, x[3:]], [3 * x**1.7, 5 * x[3:] ** 1.7])
+    assert fit.value == pytest.approx(1.7)
+    assert fit.error == pytest.approx(0, abs=1e-12)
+    assert np.exp(fit.intercept) == pytest.approx(15**0.5)
+    assert (fit.groups, fit.points) == (2, 15)
+
+
+def test_the_error_of_the_common_slope_is_the_spread_of_repeated_experiments():
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 100, 12)
+    fits = [
+        common_slope([x, x[4:]], [x * np.exp(0.3 * rng.standard_normal(len(x))) for x in (x, x[4:])])
+        for _ in range(400)
+    ]
+    spread = np.std([fit.value for fit in fits])
+    assert np.mean([fit.value for fit in fits]) == pytest.approx(1, abs=4 * spread / 20)
+    assert np.mean([fit.error for fit in fits]) == pytest.approx(spread, rel=0.1)
+
+
+def test_the_common_slope_needs_three_points_more_than_runs():
+    x = np.arange(1.0, 5)
+    assert common_slope([x], [x], window=(1, 4)).points == 4
+    assert common_slope([x, x], [x, x**2], window=(1, 3)).groups == 2
+    assert common_slope([x, x[:1]], [x, x[:1]]).groups == 1
+    for runs, window in (([x], (1, 3)), ([x, x], (1, 2)), ([x], (8, 9))):
+        with pytest.raises(ValueError, match="window must leave three points more than runs"):
+            common_slope(runs, runs, window)

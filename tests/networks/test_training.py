@@ -231,3 +231,13 @@ def test_data_methods():
         datasets.digits(scale="none")
     with pytest.raises(ValueError, match="3 samples, targets 2"):
         Data(torch.zeros(3, 1), torch.zeros(2))
+
+
+def test_image_sets_by_name():
+    train, test = datasets.by_name("digits", 7, "unit", torch.float64)
+    expected = datasets.digits(7, "unit", torch.float64)
+    assert torch.equal(train.inputs, expected.train.inputs)
+    assert torch.equal(test.targets, expected.test.targets)
+    assert len(datasets.by_name("digits").train) == 1000
+    with pytest.raises(ValueError, match="name must be one of .*'fashion-mnist'.*, got 'cifar'"):
+        datasets.by_name("cifar")
