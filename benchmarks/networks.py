@@ -1,6 +1,6 @@
 """Curvature, gradient noise and training against the best public tools, as ratios in one run.
 
-    python benchmarks/networks.py [TASK ...] [--rounds 5] [--record]
+    python benchmarks/networks.py [TASK ...] [--rounds 5] [--device cuda] [--record]
 
 Tasks: top10, top50, layer, trace, norm, alignment, training. The peers (PyHessian, curvlinops,
 hessian-eigenthings, BackPACK) are used where they are installed:
@@ -8,9 +8,10 @@ hessian-eigenthings, BackPACK) are used where they are installed:
     pip install --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \\
         backpack-for-pytorch==1.7.1 einops einconv unfoldNd linear_operator jaxtyping
 
-(in an environment of their own; ``--no-deps`` keeps the torch that is there). The tools of one task run in
-turn, ``--rounds`` times, on one thread; times are medians. Memory is the growth of a process that does
-nothing else. Accuracy is against float64, and always shown: a tool that stops early is quick and wrong.
+(in an environment of their own; ``--no-deps`` keeps the torch that is there). All tools run on one device, a
+CUDA device where there is one, else one thread of the CPU; the tools of one task in turn, ``--rounds`` times;
+times are medians. Memory is the growth of a process that does nothing else, on CUDA that of the device's
+memory. Accuracy is against float64, and always shown: a tool that stops early is quick and wrong.
 """
 
 import argparse
@@ -27,12 +28,17 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch.func import functional_call, grad, jvp, vmap
 
-from flatmin.networks import curvature, gradient_noise, models, training
+from flatmin.networks import curvature, device, gradient_noise, models, training
 from flatmin.networks.datasets import Data
 
 CE = torch.nn.functional.cross_entropy
 ETA, BATCH_SIZE, STEPS, REPEATS = 0.05, 50, 2000, 20
 DATA_LOADER_STEPS = 400  # measured, then scaled: 20 × 2000 steps would take minutes
+
+
+def chosen():
+    """The device of this run: ``main`` puts it into the variable that flatmin reads."""
+    return device.choose()
 
 
 def problem(hidden=50, outputs=10, samples=1000):
@@ -48,7 +54,7 @@ def problem(hidden=50, outputs=10, samples=1000):
     runs = training.run(
         start, data, loss, eta=0.01 if outputs == 1 else ETA, batch_size=BATCH_SIZE, steps=300
     )
-    return runs.model_at(), data
+    return device.place(runs.model_at(), data, chosen())
 
 
 def optional(name):
@@ -72,10 +78,10 @@ def by_double_backward(model, data, k):
     graph = torch.autograd.grad(CE(model(data.inputs), data.targets), parameters, create_graph=True)
 
     def product(v):
-        pieces = torch.from_numpy(v.astype(np.float32)).split([p.numel() for p in parameters])
+        pieces = _vector(v).split([p.numel() for p in parameters])
         pieces = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
         out = torch.autograd.grad(graph, parameters, pieces, retain_graph=True)
-        return torch.cat([o.reshape(-1) for o in out]).numpy()
+        return torch.cat([o.reshape(-1) for o in out]).cpu().numpy()
 
     return _eigsh(product, models.flat(model).numel(), k)
 
@@ -83,7 +89,11 @@ def by_double_backward(model, data, k):
 def by_torch_func(model, data, k):
     """Forward over reverse, nothing cached, under scipy's Lanczos."""
     theta, product = models.flat(model), _jvp_product(model, data)
-    return _eigsh(lambda v: product(torch.from_numpy(v.astype(np.float32))).numpy(), theta.numel(), k)
+    return _eigsh(lambda v: product(_vector(v)).cpu().numpy(), theta.numel(), k)
+
+
+def _vector(v):
+    return torch.from_numpy(v.astype(np.float32)).to(chosen())
 
 
 def _jvp_product(model, data):
@@ -127,7 +137,9 @@ def by_tight_pyhessian(model, data, k):
 def _pyhessian(model, data):
     from pyhessian import hessian
 
-    return hessian(model, torch.nn.CrossEntropyLoss(), data=(data.inputs, data.targets), cuda=False)
+    return hessian(
+        model, torch.nn.CrossEntropyLoss(), data=(data.inputs, data.targets), cuda=chosen().type == "cuda"
+    )
 
 
 def by_eigenthings(model, data, k):
@@ -149,7 +161,7 @@ def eigenvalue_task(k):
     exact = curvature.eigenpairs(_double(model), data, "cross-entropy", k, tolerance=1e-7).values
 
     def error(values):
-        return float((values.double() / exact - 1).abs().max())
+        return float((values.double().cpu() / exact - 1).abs().max())
 
     tools = {
         "flatmin": by_flatmin,
@@ -189,11 +201,11 @@ def layer_task():
         return torch.autograd.functional.hessian(loss, model[3].weight.detach()).reshape(2500, 2500)
 
     def by_linop():
-        operator, unit = _curvlinops_hessian(model, [model[3].weight], data), torch.eye(2500)
+        operator, unit = _curvlinops_hessian(model, [model[3].weight], data), torch.eye(2500, device=chosen())
         return torch.cat([operator @ unit[:, i : i + 250] for i in range(0, 2500, 250)], 1)
 
     def error(matrix):
-        return float((matrix.double() - exact).norm() / exact.norm())
+        return float((matrix.double().cpu() - exact).norm() / exact.norm())
 
     tools = {
         "flatmin": lambda: curvature.hessian(model, data, "cross-entropy", 2),
@@ -293,7 +305,7 @@ def alignment_task():
 def training_task():
     """Seconds for 20 repeats of 2000 steps at B = 50; the loop is measured on one short repeat and scaled."""
     _, data = problem()
-    start = models.mlp((784, 50, 50, 10), 1)
+    start = models.mlp((784, 50, 50, 10), 1).to(chosen())
 
     def stacked(repeats):
         call = {"eta": ETA, "batch_size": BATCH_SIZE, "seed": range(repeats)}
@@ -335,9 +347,17 @@ TASKS = {
 
 
 def memory_of(call):
-    """Growth in MB of the peak memory of a process of its own that makes one call; None off Linux."""
+    """Growth in MB of the peak memory of a process of its own that makes one call, or of the CUDA device's.
+
+    NaN on other systems than Linux.
+    """
+    if chosen().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not sys.platform.startswith("linux"):
-        return None
+        return float("nan")
     ctypes.CDLL(None).malloc_trim(0)  # give back what earlier rounds left free
     read, write = os.pipe()
     child = os.fork()
@@ -364,8 +384,10 @@ def measure(task, rounds):
     seconds, results = {name: [] for name in tools}, {}
     for _ in range(rounds):
         for name, (tool, scale) in tools.items():
+            finish()
             start = time.perf_counter()
             results[name] = tool()
+            finish()
             seconds[name].append((time.perf_counter() - start) * scale)
     return [
         (
@@ -376,6 +398,12 @@ def measure(task, rounds):
         )
         for name in tools
     ]
+
+
+def finish():
+    """Wait for what the device has still to do."""
+    if chosen().type == "cuda":
+        torch.cuda.synchronize()
 
 
 def show(task, rows):
@@ -396,7 +424,8 @@ def keep(tables):
         "benchmark-networks",
         {"task": tasks, "tool": tools, "seconds": seconds, "error": errors, "megabytes": memory},
         seed=0,
-        scale="784-50-50-10 (alignment: 784-50-50-1), 1000 Gaussian samples, one thread",
+        scale="784-50-50-10 (alignment: 784-50-50-1), 1000 Gaussian samples, one thread of the host",
+        device=device.describe(),
         command="python benchmarks/networks.py --record",
         data_set="ten Gaussian classes",
     )
@@ -406,12 +435,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …: default as in flatmin.networks.device")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    os.environ[device.ENVIRONMENT] = str(device.choose(options.device))
     unknown = set(options.tasks) - set(TASKS)
     if unknown:
         parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(TASKS)}")
     torch.set_num_threads(1)
+    print(f"device: {device.describe() or 'CPU, one thread'}")
     tables = {}
     for task in options.tasks or TASKS:
         tables[task] = measure(task, options.rounds)

@@ -239,5 +239,5 @@ def test_image_sets_by_name():
     assert torch.equal(train.inputs, expected.train.inputs)
     assert torch.equal(test.targets, expected.test.targets)
     assert len(datasets.by_name("digits").train) == 1000
-    with pytest.raises(ValueError, match="name must be one of .*'fashion-mnist'.*, got 'cifar'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*'fashion-mnist'.*, got 'cifar'"):
         datasets.by_name("cifar")
