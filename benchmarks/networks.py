@@ -438,7 +438,10 @@ def main():
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …: default as in flatmin.networks.device")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    os.environ[device.ENVIRONMENT] = str(device.choose(options.device))
+    try:
+        os.environ[device.ENVIRONMENT] = str(device.choose(options.device))
+    except ValueError as error:
+        parser.error(str(error))
     unknown = set(options.tasks) - set(TASKS)
     if unknown:
         parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(TASKS)}")
