@@ -129,13 +129,14 @@ def tightness(rows, batch_sizes):
             ax.fill_between(x, ratio.min(axis=0), ratio.max(axis=0), color=colour, alpha=0.25, lw=0)
     places = np.concatenate([line.get_xdata() for line in left.lines])
     x = np.geomspace(places.min(), places.max(), 200)
-    plots.theory(left, x, 2 * np.sqrt(x) / (1 + x), "orthogonal gradients")
+    line = plots.theory(left, x, 2 * np.sqrt(x) / (1 + x), "orthogonal gradients")
     left.axvline(1, color="0.6", lw=0.8, ls="-")
     left.set(xscale="log", yscale="log", ylabel="exact η* / η of the bound")
     right.axhline(1, color="0.6", lw=0.8, ls="-")
     right.set(ylim=(0.5, 1.02))
     for ax, title in ((left, "Theorem 3.3, best μ₀"), (right, "trace and directions")):
         ax.set(xlabel="B / effective rank", title=title)
+    left.legend(handles=[line], fontsize=9, loc="lower right")
     right.legend(fontsize=9, loc="lower right")
     plots.label_panels((left, right))
     return figure
@@ -153,7 +154,7 @@ def paths_and_rates(logs, mean, scan):
     sample = np.log10(np.exp(logs).mean(axis=0))
     plots.theory(left, steps, sample, f"mean of {len(logs)}", "sharp", linewidth=1.6)
     median = np.median(logs, axis=0) / np.log(10)
-    plots.theory(left, steps, median, "median", "flat", linestyle="-.", linewidth=2)
+    plots.theory(left, steps, median, "median", "gd", linestyle="-.", linewidth=2.2)
     left.set(xlabel="step", ylabel=r"$\log_{10}L$")
     left.legend()
     ratio, ln_rho, typical, errors = scan
