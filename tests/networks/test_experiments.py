@@ -94,3 +94,11 @@ def test_ranges_of_the_noise_strength_rule_are_halved_where_every_run_reached_th
     assert lower == pytest.approx((0.0045, 0.045 / 10**0.5))
     assert noise_strength.halves([[0.5, 0.001], [0.5, 0.005]], "late") is None
     assert noise_strength.halves([[2.3, 0.001]], "middle")[1] == pytest.approx((0.1, 0.1 * 10**0.5))
+
+
+def test_a_bend_shows_in_the_slopes_of_the_two_halves():
+    losses = np.geomspace(0.5, 0.00045, 40)[None]
+    bent = np.where(losses > 0.0045, 1, losses / 0.0045)
+    upper, lower = noise_strength.half_slopes(losses, bent, "late")
+    assert (upper.value, lower.value) == (pytest.approx(0), pytest.approx(1))
+    assert noise_strength.half_slopes(losses[:, :20], bent[:, :20], "late") is None
