@@ -18,7 +18,7 @@ def edges_along(panels):
     ``panels``: (title, steps (T,), {B: (bound, exact)}), with the ratios (runs, T) of
     :class:`~flatmin.networks.stability.Edge`. Points are means over runs, bars their standard deviation.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.8), sharey=True)
     for ax, (title, steps, ratios) in zip(axes, panels, strict=True):
         at = np.maximum(steps, steps[1] / 2)  # the start, which a logarithmic axis has no place for
         for (size, (bound, exact)), (kind, marker) in zip(ratios.items(), _BATCHES, strict=True):
@@ -37,17 +37,19 @@ def edges_along(panels):
 def flatness_against_size(panels):
     """W22 Fig. 3a for several models.
 
-    ``panels``: (title, [(label, parameters (sizes,), frobenius, trace)]) with values (sizes, runs), first the
-    smaller step size. Points are means over runs, bars their standard deviation.
+    ``panels``: (title, [(label, parameters (sizes,), frobenius, trace)]) for a small and a large step size,
+    with values (sizes, runs), NaN for a run that diverged. Points are means over the other runs where there
+    are two or more, bars their standard deviation.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.6))
     for ax, (title, series) in zip(axes, panels, strict=True):
         for index, (label, parameters, frobenius, trace) in enumerate(series):
-            fill = "none" if index < len(series) - 1 else "full"
+            fill = "full" if index else "none"
             for values, kind, name in ((trace, "sharp", "Tr H"), (frobenius, "sgd", r"$\|H\|_F$")):
-                look = {"fillstyle": fill, "linestyle": ":" if fill == "none" else "-", "lw": 0.8}
-                error = values.std(1, ddof=1)
-                plots.points(ax, parameters, values.mean(1), error, f"{name}, {label}", kind, **look)
+                look = {"fillstyle": fill, "linestyle": "-" if index else ":", "lw": 0.8}
+                kept = np.isfinite(values).sum(1) > 1
+                mean, spread = np.nanmean(values[kept], 1), np.nanstd(values[kept], 1, ddof=1)
+                plots.points(ax, parameters[kept], mean, spread, f"{name}, {label}", kind, **look)
         ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
         ax.legend(fontsize=7)
     axes[0].set_ylabel("curvature at the end")
@@ -60,20 +62,24 @@ def escapes(panels, top=10.0):
     ``panels``: (title, losses (R, T + 1), mean (T + 1,), descent (T + 1,), factor), where ``factor`` is the
     growth per step of W22's γ₀ with the alignment measured at the start. Losses above ``top`` are cut off.
     """
-    columns = 2 if len(panels) > 2 else len(panels)
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(8.6, 0.6 + 2.8 * rows), squeeze=False)
-    for ax, (title, losses, mean, descent, factor) in zip(axes.flat, panels, strict=True):
+    columns = 3
+    rows = len(panels) // columns + 1  # one place more than panels, for the legend
+    figure, axes = plt.subplots(rows, columns, figsize=(8.6, 2.7 * rows))
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (title, losses, mean, descent, factor) in zip(axes.flat, panels, strict=False):
         t = np.arange(len(mean))
         shown = np.where(np.isfinite(losses), losses, np.nan)
         ax.plot(t, shown.T, color=plots.colour("sgd"), lw=0.4, alpha=0.15, ls="-")
         plots.theory(ax, t, mean, "linearised SGD, exact mean")
         plots.printed(ax, t, losses[0, 0] * factor**t, r"$\gamma_0^t$ with the $\mu$ of the start")
         ax.plot(t, descent, color=plots.colour("gd"), ls=":", label="gradient descent goes on")
-        known = np.isfinite(losses).all(0)
+        known = (losses < 1e9).all(0)  # from there on the mean is that of runs about to diverge
         error = losses[:, known].std(0, ddof=1) / np.sqrt(len(losses))
         plots.points(ax, t[known], losses[:, known].mean(0), error, "mean of the trajectories", "sharp")
         floor = max(1e-7, np.nanmin(shown) / 2)
-        ax.set(yscale="log", ylim=(floor, top), xlabel="step", ylabel="loss L", title=title)
-    axes.flat[-1].legend(fontsize=7, loc="lower right")
+        ax.set(yscale="log", ylim=(floor, top), xlabel="step", title=title)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss L")
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="center")
     return figure

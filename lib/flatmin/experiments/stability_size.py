@@ -9,8 +9,8 @@ from flatmin.ledger import record
 from flatmin.networks import curvature, datasets, gradient_noise, models, training
 
 BATCH_SIZE = 5
-#: ours: from a step that leaves the curvature to itself up to one that few starts survive
-ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,), "linear": (0.01, 0.05)}
+#: ours: from a step that leaves the curvature to itself up to one that the widest starts do not survive
+ETA = {"fcn": (0.01, 0.05, 0.1), "cnn": (0.005, 0.02), "linear": (0.01, 0.05)}
 STEPS = {"fcn": 10_000, "cnn": 5_000, "linear": 10_000}
 #: other data and targets, fully connected networks of three widths; larger pixels need smaller steps
 VARIANTS = {
@@ -81,7 +81,7 @@ def run(folder, quick):
 
 
 def _points(common, sizes, etas, repeats, steps):
-    rest = {"batch_size": BATCH_SIZE, "steps": steps, "checkpoints": [0, steps]}
+    rest = {"batch_size": BATCH_SIZE, "steps": steps, "checkpoints": [0, steps], "hessian": False}
     return [
         common | rest | {"eta": eta, "size": size, "repeat": repeat}
         for eta in etas

@@ -26,26 +26,30 @@ def data_of(point):
     return _IMAGES[images](scale, train=SAMPLES[kind]).train.parity()
 
 
-def measure(model, data, batch_size):
-    """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), ‖H‖_F, μ, its infimum μ₀, and the exact η*(B)."""
+def measure(model, data, batch_size, hessian):
+    """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), μ, its infimum μ₀, the exact η*(B), and ``hessian``
+    ‖H‖_F if asked for, which takes long in wide networks."""
     tangent = stability.tangent(model, data)
     minimum = tangent.minimum
-    return {
+    found = {
         "loss": tangent.loss,
         "frobenius": minimum.frobenius,
         "trace": minimum.trace,
         "sharpness": minimum.sharpness,
-        "hessian": curvature.frobenius_norm(model, data, "square", probes=20).value,
         "mu": tangent.mu,
         "mu_0": minimum.mu_0,
         "largest_step": largest_step(minimum, batch_size),
     }
+    if hessian:
+        found["hessian"] = curvature.frobenius_norm(model, data, "square", probes=20).value
+    return found
 
 
 def along(point, seed):
     """Train one network and :func:`measure` it at each checkpoint, (checkpoints,) each.
 
-    ``point``: kind, size, images, scale, repeat, eta, batch_size, steps, checkpoints.
+    ``point``: kind, size, images, scale, repeat, eta, batch_size, steps, checkpoints; hessian (default
+    true): whether to measure ‖H‖_F too.
     """
     data = data_of(point)
     model = network(point["kind"], point["size"], point["repeat"], data)
@@ -59,7 +63,8 @@ def along(point, seed):
         seed=point["repeat"],
         checkpoints=point["checkpoints"],
     )
-    found = [measure(runs.model_at(0, i), data, point["batch_size"]) for i in range(len(runs.steps))]
+    how = point["batch_size"], point.get("hessian", True)
+    found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.steps))]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     return values | {"parameters": models.flat(model).numel(), "diverged": runs.diverged[0]}
 
