@@ -98,13 +98,12 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
         raise ValueError(
             f"minimum={minimum!r}: the loss must be positive at the minimum, or the time change stands still"
         )
-    saddle = np.asarray(saddle, dtype=float)
-    if not np.all(saddle > minimum):
+    if not np.all(np.asarray(saddle) > minimum):
         raise ValueError(f"saddle={saddle!r}: must lie above the loss of the minimum, {minimum!r}")
     # the rate per unit of τ on U = log L, whose Hessians are those of L over L, times L* for the unit of t
     n = len(np.atleast_2d(hessian))
-    per_tau = kramers_rate(temperature, np.log(saddle / minimum), hessian, saddle_hessian)
-    return per_tau * (saddle / minimum) ** (n / 2 - 1)
+    ratio = np.asarray(saddle, dtype=float) / minimum
+    return kramers_rate(temperature, np.log(ratio), hessian, saddle_hessian) * ratio ** (n / 2 - 1)
 
 
 def aligned_factor(loss, curvature, ratio, minimum, saddle):
