@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.special import erfc
 
+from flatmin.demos import logarithmic_network
 from flatmin.experiments import escape_network
 from flatmin.networks import datasets, escape, models, training
 from flatmin.networks.passes import linearise
@@ -209,3 +210,26 @@ def test_power_refuses_levels_that_were_not_reached():
     for arguments in ({"between": (1, 9)}, {"times": (8, 9)}, {}, {"times": (1, 9), "between": (1, 9)}):
         with pytest.raises(ValueError, match=r"between|times"):
             escape.passage_power(steps, levels, **arguments)
+
+
+def test_time_ratio_of_two_networks_and_its_error():
+    rng, levels = np.random.default_rng(1), np.array([1.2, 1.5, 1.9, 3.0])
+    deviations = []
+    for _ in range(300):
+        four = [scale * rng.exponential(size=(80, 4)) for scale in (300, 100, 50, 200)]
+        four[0][3, 2:] = -1  # one run of one network did not reach the third level
+        own, linear, error, used = logarithmic_network.log_time_ratio([four], levels, 2)
+        assert used == [1.5]
+        deviations.append((own - np.log(3) - linear + np.log(0.25)) / error)
+    assert abs(np.mean(deviations)) < 4 / np.sqrt(300)
+    assert np.std(deviations) == pytest.approx(1, abs=0.15)
+
+
+def test_powers_are_compared_at_the_same_levels():
+    levels = np.geomspace(1.1, 3, 20)
+    steps, tangent = (np.ones((5, 1)) * 10 * levels**power for power in (3, 2))
+    found = logarithmic_network.powers(steps, tangent, levels, ((20, 100), (1e4, 1e5)))
+    assert found[1] is None
+    assert [fit.value for fit in found[0]] == pytest.approx([3, 2])
+    assert found[0][0].window == found[0][1].window
+    assert logarithmic_network.in_words(found, ((20, 100), (10_000, 100_000))).endswith("–")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from flatmin.ledger import plots
+from flatmin.ledger.claims import approx
 from flatmin.networks import escape
 
 _MARKERS = "os^Dv"
@@ -75,3 +76,64 @@ def show_powers(ax, groups, levels, inverse, window, lines):
         plots.theory(ax, inverse, np.asarray(inverse) + offset, label, kind, linewidth=1.2)
     ax.set(xlabel=r"$B/(\eta h)$", ylabel="power of c", ylim=(0, None))
     ax.legend(fontsize=8)
+
+
+def powers(steps, tangent, levels, windows):
+    """Power of c of a network's passages and of its linearisation's at the same levels, for each window.
+
+    ``steps`` and ``tangent`` (R, C); ``windows`` are ranges of the mean time in steps. A list of pairs of
+    :class:`flatmin.networks.fits.Slope`, None where a window leaves too few levels that every run reached.
+    """
+    found = []
+    for times in windows:
+        try:
+            fit = escape.passage_power(steps, levels, times=times)
+            found.append((fit, escape.passage_power(tangent, levels, between=fit.window)))
+        except ValueError:
+            found.append(None)
+    return found
+
+
+def in_words(pairs, windows):
+    """The powers of :func:`powers` as text."""
+    return "; ".join(
+        f"steps {low}–{high}: "
+        + ("–" if pair is None else " against ".join(approx(fit.value, fit.error) for fit in pair))
+        for (low, high), pair in zip(windows, pairs, strict=True)
+    )
+
+
+def log_time_ratio(groups, levels, highest):
+    """Mean log of the ratio of two mean passage times, of networks and of their linearisations.
+
+    ``groups`` is a list of (first, second, first linearised, second linearised), (R, C) each; every group is
+    compared at the highest of the ``levels`` up to ``highest`` that all its runs reached. Returns
+    (log ratio, that of the linearised, error of their difference, levels used).
+    """
+    logs, errors, used = [], [], []
+    for tables in groups:
+        reached = np.all([(np.asarray(steps) >= 0).all(axis=0) for steps in tables], axis=0)
+        place = np.flatnonzero(reached & (levels <= highest))[-1]
+        columns = [np.asarray(steps)[:, place] for steps in tables]
+        means = np.log([column.mean() for column in columns])
+        logs.append(means[::2] - means[1::2])
+        errors += [column.std(ddof=1) / column.mean() / np.sqrt(len(column)) for column in columns]
+        used.append(float(levels[place]))
+    own, linear = np.mean(logs, axis=0)
+    return float(own), float(linear), float(np.linalg.norm(errors)) / len(groups), used
+
+
+def where_it_passes(local, snapshots, start):
+    """Lines of text: curvature and noise along the sharpest direction at the passages, relative to the start.
+
+    ``local`` (runs, snapshots, 2): h and the noise along v in units of 2Lh; ``start`` is h there.
+    """
+    lines = []
+    for level, values in zip(snapshots, np.moveaxis(local, 1, 0), strict=True):
+        kept = values[np.isfinite(values).all(axis=1)]
+        if len(kept) > 1:
+            error = kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
+            means = kept.mean(axis=0)
+            h, noise = (approx(m, e) for m, e in zip(means / (start, 1), error / (start, 1), strict=True))
+            lines.append(f"c = {level:g} ({len(kept)} runs): h/h* = {h}, noise along v/2Lh = {noise}")
+    return "\n".join(lines)
