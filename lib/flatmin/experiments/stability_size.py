@@ -55,7 +55,8 @@ def run(folder, quick):
     arrays, seconds = {}, 0.0
     for kind, etas in ETA.items():
         images, repeats, steps = ("digits", 2, 50) if quick else ("mnist", 5, STEPS[kind])
-        sizes, etas = (SIZES[kind][:2], etas[:2]) if quick else (SIZES[kind], etas)
+        sizes = SIZES[kind][: 2 if quick else 4 if kind == "cnn" else None]
+        etas = etas[:2] if quick else etas
         common = {"kind": kind, "images": images, "scale": "unit"}
         points = _points(common, sizes, etas, repeats, steps)
         results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
