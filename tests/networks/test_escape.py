@@ -228,8 +228,11 @@ def test_time_ratio_of_two_networks_and_its_error():
 def test_powers_are_compared_at_the_same_levels():
     levels = np.geomspace(1.1, 3, 20)
     steps, tangent = (np.ones((5, 1)) * 10 * levels**power for power in (3, 2))
-    found = logarithmic_network.powers(steps, tangent, levels, ((20, 100), (1e4, 1e5)))
-    assert found[1] is None
-    assert [fit.value for fit in found[0]] == pytest.approx([3, 2])
+    late = np.where(levels < 2, tangent, -1)
+    windows = ((20, 100), (10_000, 100_000))
+    found = logarithmic_network.powers((steps, tangent, late), levels, windows)
+    assert [fit.value for fit in found[0][:2]] == pytest.approx([3, 2])
     assert found[0][0].window == found[0][1].window
-    assert logarithmic_network.in_words(found, ((20, 100), (10_000, 100_000))).endswith("–")
+    assert found[0][2] is None
+    assert found[1] == [None] * 3
+    assert logarithmic_network.in_words(found, windows).endswith("–, –, –")

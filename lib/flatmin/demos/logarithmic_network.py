@@ -19,24 +19,29 @@ def mean_times(steps, levels):
 def show_times(ax, levels, series, printed, every=4):
     """Mean first-passage time t_p = ηk against c, log–log.
 
-    ``series`` is a list of (label, η, steps (R, C), steps of the tangent model (R', C)), ``printed`` M22's
-    power for each of them, drawn as a short dashed line through the measurement.
+    ``series`` is a list of (label, η, steps (R, C), steps of the tangent model (R', C), those of M22's model
+    with discrete steps or None), ``printed`` M22's power for each of them, drawn as a short dashed line
+    through the measurement.
     """
     blues = np.array([[0.62, 0.79, 0.88], [0.26, 0.57, 0.78], [0.03, 0.19, 0.42]])
     position = np.linspace(0, 1, len(series))
     tones = np.column_stack([np.interp(position, [0, 0.5, 1], part) for part in blues.T])
-    for (label, eta, steps, tangent), power, tone, marker in zip(
+    for (label, eta, steps, *models), power, tone, marker in zip(
         series, printed, tones, _MARKERS, strict=False
     ):
         c, mean, error = mean_times(steps, levels)
         some = slice(1, None, every)
         ax.errorbar(c[some], eta * mean[some], eta * error[some], fmt=marker, ms=4, color=tone, label=label)
-        c_line, line, _ = mean_times(tangent, levels)
-        plots.theory(ax, c_line, eta * line, linewidth=1)
+        for kind, model in zip(("theory", "gld"), models, strict=True):
+            if model is not None:
+                c_line, line, _ = mean_times(model, levels)
+                plots.theory(ax, c_line, eta * line, kind=kind, linewidth=1)
         middle = np.abs(np.log(mean / 30)).argmin()
         span = c[middle] * np.array([0.85, 1.18])
         plots.printed(ax, span, eta * mean[middle] * (span / c[middle]) ** power, None, linewidth=1.6)
     plots.theory(ax, [], [], "linearised network", linewidth=1)
+    if any(one[4] is not None for one in series):
+        plots.theory(ax, [], [], "M22's model, discrete steps", "gld", linewidth=1)
     plots.printed(ax, [], [])
     ax.set(xscale="log", yscale="log", xlabel="c = L/L*", ylabel=r"mean first-passage time $t_p=\eta k$")
     ax.set_xticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
@@ -78,29 +83,36 @@ def show_powers(ax, groups, levels, inverse, window, lines):
     ax.legend(fontsize=8)
 
 
-def powers(steps, tangent, levels, windows):
-    """Power of c of a network's passages and of its linearisation's at the same levels, for each window.
+def powers(tables, levels, windows):
+    """Powers of c of a network's passages, and of other models' at the same levels, for each window.
 
-    ``steps`` and ``tangent`` (R, C); ``windows`` are ranges of the mean time in steps. A list of pairs of
-    :class:`flatmin.networks.fits.Slope`, None where a window leaves too few levels that every run reached.
+    ``tables`` are first-passage steps (R, C), the network's first; ``windows`` are ranges of its mean time in
+    steps. One list of :class:`flatmin.networks.fits.Slope` for each window, None in place of what too few
+    levels were reached for by every run.
     """
     found = []
     for times in windows:
-        try:
-            fit = escape.passage_power(steps, levels, times=times)
-            found.append((fit, escape.passage_power(tangent, levels, between=fit.window)))
-        except ValueError:
-            found.append(None)
+        fits = [_power(tables[0], levels, times=times)]
+        between = fits[0].window if fits[0] else (1, 1)
+        fits += [_power(table, levels, between=between) for table in tables[1:]]
+        found.append(fits)
     return found
 
 
-def in_words(pairs, windows):
+def _power(table, levels, **where):
+    try:
+        return escape.passage_power(table, levels, **where)
+    except ValueError:
+        return None
+
+
+def in_words(found, windows):
     """The powers of :func:`powers` as text."""
-    return "; ".join(
-        f"steps {low}–{high}: "
-        + ("–" if pair is None else " against ".join(approx(fit.value, fit.error) for fit in pair))
-        for (low, high), pair in zip(windows, pairs, strict=True)
-    )
+    texts = []
+    for (low, high), fits in zip(windows, found, strict=True):
+        powers_here = ["–" if fit is None else approx(fit.value, fit.error) for fit in fits]
+        texts.append(f"steps {low}–{high}: " + ", ".join(powers_here))
+    return "; ".join(texts)
 
 
 def log_time_ratio(groups, levels, highest):
