@@ -67,20 +67,26 @@ def show_paths(ax, path, level, runs=3, around=30):
     ax.legend(fontsize=8)
 
 
-def show_powers(ax, groups, levels, inverse, window, lines):
-    """Fitted power of c against B/(ηh): measured points and the formulas ``lines``.
+def show_powers(ax, groups, ends, lines):
+    """Powers of c against 1/T = B/(ηh): fits as points, the formulas ``lines``.
 
-    ``groups`` is a list of (label, kind, marker, [1/T], [steps (R, C)]), where 1/T = B/(ηh); ``lines`` one of
-    (label, kind, offset): power = B/(ηh) + offset over ``inverse`` (2,).
+    ``groups`` is a list of (label, kind, marker, [1/T], fits of :func:`powers`), ``lines`` one of
+    (label, kind, offset): power = 1/T + offset between the ``ends``.
     """
-    for label, kind, marker, places, tables in groups:
-        found = [escape.passage_power(steps, levels, times=window) for steps in tables]
-        values, errors = [fit.value for fit in found], [fit.error for fit in found]
-        plots.points(ax, places, values, errors, label, kind, marker=marker, markersize=5)
+    for label, kind, marker, places, fits in groups:
+        kept = [(place, fit.value, fit.error) for place, fit in zip(places, fits, strict=True) if fit]
+        plots.points(ax, *zip(*kept, strict=True), label, kind, marker=marker, markersize=5)
     for label, kind, offset in lines:
-        plots.theory(ax, inverse, np.asarray(inverse) + offset, label, kind, linewidth=1.2)
-    ax.set(xlabel=r"$B/(\eta h)$", ylabel="power of c", ylim=(0, None))
+        plots.theory(ax, ends, np.asarray(ends) + offset, label, kind, linewidth=1.2)
+    ax.set(xlabel=r"$1/T=B/(\eta h)$", ylabel="power of c", ylim=(0, None))
     ax.legend(fontsize=8)
+
+
+def mean_offset(places, fits):
+    """Mean of power − 1/T over the fits that exist, and its error."""
+    kept = [(fit.value - place, fit.error) for place, fit in zip(places, fits, strict=True) if fit]
+    values, errors = np.array(kept).T
+    return float(values.mean()), float(np.linalg.norm(errors)) / len(values)
 
 
 def powers(tables, levels, windows):
