@@ -16,22 +16,22 @@ def mean_times(steps, levels):
     return levels[reached], kept.mean(axis=0), kept.std(axis=0, ddof=1) / np.sqrt(len(kept))
 
 
-def show_times(ax, levels, series, printed, every=4):
+def show_times(ax, levels, series, printed, label, every=4):
     """Mean first-passage time t_p = ηk against c, log–log.
 
     ``series`` is a list of (label, η, steps (R, C), steps of the tangent model (R', C), those of M22's model
     with discrete steps or None), ``printed`` M22's power for each of them, drawn as a short dashed line
-    through the measurement.
+    through the measurement and named ``label``.
     """
     blues = np.array([[0.62, 0.79, 0.88], [0.26, 0.57, 0.78], [0.03, 0.19, 0.42]])
     position = np.linspace(0, 1, len(series))
     tones = np.column_stack([np.interp(position, [0, 0.5, 1], part) for part in blues.T])
-    for (label, eta, steps, *models), power, tone, marker in zip(
+    for (name, eta, steps, *models), power, tone, marker in zip(
         series, printed, tones, _MARKERS, strict=False
     ):
         c, mean, error = mean_times(steps, levels)
         some = slice(1, None, every)
-        ax.errorbar(c[some], eta * mean[some], eta * error[some], fmt=marker, ms=4, color=tone, label=label)
+        ax.errorbar(c[some], eta * mean[some], eta * error[some], fmt=marker, ms=4, color=tone, label=name)
         for kind, model in zip(("theory", "gld"), models, strict=True):
             if model is not None:
                 c_line, line, _ = mean_times(model, levels)
@@ -42,7 +42,7 @@ def show_times(ax, levels, series, printed, every=4):
     plots.theory(ax, [], [], "linearised network", linewidth=1)
     if any(one[4] is not None for one in series):
         plots.theory(ax, [], [], "M22's model, discrete steps", "gld", linewidth=1)
-    plots.printed(ax, [], [])
+    plots.printed(ax, [], [], label)
     ax.set(xscale="log", yscale="log", xlabel="c = L/L*", ylabel=r"mean first-passage time $t_p=\eta k$")
     ax.set_xticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
     ax.minorticks_off()
