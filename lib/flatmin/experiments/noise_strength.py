@@ -7,7 +7,8 @@ The rule of the verdicts, fixed before the curves at this scale were seen:
 
 - *Late*, for the square loss: L at most a tenth of 0.45, the loss of the best constant outputs on ten equal
   classes. For cross-entropy the *middle* is 0.1 ≤ L ≤ 1 and *small* is L ≤ 0.01. A network is judged in such
-  a range if its losses there span a factor of 10; if not, it did not get there and says nothing.
+  a range if its losses there span a factor of 10; if not, it did not get there and says nothing. (Nor does
+  a run that crosses half of it between two measurements: such a half has no slope.)
 - Each range is cut at its geometric middle. In either half the slope of log 𝒩 against log L is fitted by
   least squares, with its standard error from the scatter about the line.
 - M22 says "roughly 𝒩 ∝ L": the slope in *both* halves must be the printed one within three standard
@@ -58,12 +59,18 @@ def halves(losses, name):
 
 
 def half_slopes(losses, values, name):
-    """Slopes of log ``values`` against log L in the two halves of a range; None if the runs do not span it.
+    """Slopes of log ``values`` against log L in the two halves of a range; None if the runs do not tell.
 
-    ``losses``, ``values`` (runs, points). Raises ValueError for a half with too few points for a slope.
+    ``losses``, ``values`` (runs, points). The runs do not tell if they do not span the range, or leave too
+    few points for a slope in one of its halves.
     """
     windows = halves(losses, name)
-    return windows and [fits.common_slope(losses, values, window) for window in windows]
+    if windows is None:
+        return None
+    try:
+        return [fits.common_slope(losses, values, window) for window in windows]
+    except ValueError:
+        return None
 
 
 def measure(point, seed):
@@ -157,7 +164,7 @@ CNN = {"kind": "cnn", "data": "cifar10", "samples": 2000, "widths": (16, 32, 64)
 #: name of a set of runs: point, losses with the epochs measured, repeats
 SETS = {
     "large": (LARGE_FCN, {"square": epochs_until(28, 4)}, 1),
-    "fcn": (FCN, {"square": epochs_until(320, 8), "cross-entropy": epochs_until(200, 8)}, 2),
+    "fcn": (FCN, {"square": epochs_until(320, 8), "cross-entropy": epochs_until(200, 2)}, 2),
     "cnn": (CNN, {"square": epochs_until(300, 10), "cross-entropy": epochs_until(300, 10)}, 1),
 }
 QUICK = {"kind": "fcn", "data": "digits", "samples": 1000, "widths": (20, 20, 20)}

@@ -2,7 +2,8 @@
 
 Every function that trains or measures takes ``device=None`` and asks :func:`choose`. Data and parameters are
 moved there for the time of the call; what comes back lies on the CPU. Everything random (batch orders, noise,
-probes) is drawn on the CPU, so that all devices see the same numbers; sums are rounded differently on each.
+probes) is drawn on the CPU, so that all devices see the same numbers; sums are rounded differently on each
+(and float32 convolutions to three digits on cards that have TF32, which torch uses unless it is told not to).
 """
 
 from __future__ import annotations

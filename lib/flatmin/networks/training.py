@@ -319,7 +319,7 @@ def run(
         How many parameter vectors to keep, equally spaced from step 0 to ``steps``, or the steps themselves.
     file
         An ``.npz`` file: the state is saved there about every ``save_every`` seconds and at the end; the same
-        call continues from it with the same numbers as if it had never stopped.
+        call continues from it with the same numbers as if it had never stopped (on the same device).
     progress
         Show a progress bar where someone watches.
     device
