@@ -20,6 +20,7 @@ The rule of the verdicts, fixed before the curves at this scale were seen:
 """
 
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def half_slopes(losses, values, name):
 
 
 def measure(point, seed):
-    """Train one network and return MEASURES along it, (epochs,) each; ∞ once it has diverged.
+    """Train one network; return MEASURES along it, (epochs,) each, ∞ once it has diverged, and ``seconds``.
 
     ``point``: kind (``"fcn"``, ``"cnn"``), data, samples, widths, loss, epochs (measured; the first is 0),
     repeat, resumable. The repeat is the seed, so that a resumable run continues from where it was killed with
@@ -84,7 +85,8 @@ def measure(point, seed):
     data = datasets.by_name(point["data"], point["samples"], SCALE).train
     model, epochs = network(point, data, seed), list(point["epochs"])
     file = state_file(point) if point["resumable"] else None
-    rows, model = resumed(file, epochs, model)
+    rows, model, seconds = resumed(file, epochs, model)
+    begun = time.perf_counter() - seconds
     for index in range(len(rows), len(epochs)):
         model = trained(model, data, point, seed, epochs[max(index - 1, 0)], epochs[index])
         if model is None:
@@ -93,8 +95,8 @@ def measure(point, seed):
         rows.append(observed(model, data, point))
         if file is not None:
             state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": models.flat(model).numpy()}
-            write_bytes(file, packed(state))
-    return dict(zip(MEASURES, np.array(rows).T, strict=True))
+            write_bytes(file, packed(state | {"seconds": time.perf_counter() - begun}))
+    return dict(zip(MEASURES, np.array(rows).T, strict=True)) | {"seconds": time.perf_counter() - begun}
 
 
 def network(point, data, seed):
@@ -139,15 +141,16 @@ def state_file(point) -> Path:
 
 
 def resumed(file, epochs, model):
-    """Rows measured so far and the network there; none, and the start, where no state fits ``epochs``."""
+    """Rows measured so far, the network there and the seconds spent; the start where no state fits."""
     if file is None or not file.exists():
-        return [], model
+        return [], model, 0.0
     state = unpacked(file.read_bytes())
     done = np.atleast_1d(state["epochs"]).tolist()
     if done != epochs[: len(done)]:
-        return [], model
+        return [], model, 0.0
     theta = models.flat(model).new_tensor(state["theta"])
-    return np.reshape(state["rows"], (len(done), -1)).tolist(), models.with_parameters(model, theta)
+    rows = np.reshape(state["rows"], (len(done), -1)).tolist()
+    return rows, models.with_parameters(model, theta), float(state["seconds"])
 
 
 def epochs_until(last, every):
@@ -165,7 +168,7 @@ CNN = {"kind": "cnn", "data": "cifar10", "samples": 2000, "widths": (16, 32, 64)
 SETS = {
     "large": (LARGE_FCN, {"square": epochs_until(28, 4)}, 1),
     "fcn": (FCN, {"square": epochs_until(320, 8), "cross-entropy": epochs_until(200, 2)}, 2),
-    "cnn": (CNN, {"square": epochs_until(300, 10), "cross-entropy": epochs_until(300, 10)}, 1),
+    "cnn": (CNN, {"square": epochs_until(300, 10), "cross-entropy": epochs_until(200, 10)}, 1),
 }
 QUICK = {"kind": "fcn", "data": "digits", "samples": 1000, "widths": (20, 20, 20)}
 QUICK_SETS = {"fcn": (QUICK, {loss: epochs_until(40, 4) for loss in ("square", "cross-entropy")}, 2)}
@@ -194,7 +197,7 @@ def run(folder, quick):
         for loss, points in losses.items():
             values = record.stack([next(rest) for _ in points])
             prefix = f"{name}_{SHORT[loss]}"
-            arrays |= {f"{prefix}_{key}": value for key, value in values.items()}
+            arrays |= {f"{prefix}_{key}": values[key] for key in MEASURES}
             arrays[f"{prefix}_epochs"] = points[0]["epochs"]
     return record.save(
         EXPERIMENT.name,
@@ -209,7 +212,7 @@ def run(folder, quick):
         command=EXPERIMENT.command,
         data_set="digits" if quick else "Fashion-MNIST, 10 000 and 60 000 images; CIFAR-10, 2000 images",
         device=device.describe(),
-        wall_time=results.seconds,
+        wall_time=sum(float(result["seconds"]) for result in results),
         folder=folder,
     )
 
@@ -219,6 +222,6 @@ EXPERIMENT = Experiment(
     title="Noise strength against loss, both loss functions (M22 Fig. 2, 5)",
     claims=("m22-noise-strength", "m22-noise-strength-xent"),
     run=run,
-    minutes=120,
+    minutes=40,
     needs=("Fashion-MNIST", "CIFAR-10"),
 )
