@@ -236,3 +236,16 @@ def test_powers_are_compared_at_the_same_levels():
     assert found[0][2] is None
     assert found[1] == [None] * 3
     assert logarithmic_network.in_words(found, windows).endswith("–, –, –")
+
+
+def test_start_of_the_experiment_agrees_with_the_dense_spectrum():
+    point = {"data": "digits", "samples": 300, "pretraining": 500, "network": 1}
+    found = escape_network.at_start(point, 0)
+    data, model = escape_network.pretrained("digits", 300, 500, 1)
+    rows = torch.cat(list(escape_network.output_gradients(model, data))).double()
+    values = torch.linalg.eigvalsh(rows @ rows.T / len(data)).flip(0)
+    assert found["h"] == pytest.approx(float(values[0]), rel=1e-3)
+    assert found["dimension"] == pytest.approx(float(values.sum() ** 2 / values.square().sum()), rel=1e-3)
+    assert found["trace"] == pytest.approx(float(values.sum()), rel=1e-4)
+    assert (np.diff(found["threshold"]) <= 0).all()  # more directions, less room
+    assert found["threshold"][0] < 2 / found["h"]
