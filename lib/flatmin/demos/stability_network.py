@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from flatmin.ledger import plots
 
@@ -37,21 +38,22 @@ def edges_along(panels):
 def flatness_against_size(panels):
     """W22 Fig. 3a for several models.
 
-    ``panels``: (title, [(label, parameters (sizes,), frobenius, trace)]) for a small and a large step size,
-    with values (sizes, runs), NaN for a run that diverged. Points are means over the other runs where there
-    are two or more, bars their standard deviation.
+    ``panels``: (title, [(label, parameters (sizes,), frobenius, trace)]) for one or more step sizes, the
+    largest last, with values (sizes, runs). Points are means over runs, bars their standard deviation.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.6))
     for ax, (title, series) in zip(axes, panels, strict=True):
         for index, (label, parameters, frobenius, trace) in enumerate(series):
-            fill = "full" if index else "none"
+            last = index == len(series) - 1
             for values, kind, name in ((trace, "sharp", "Tr H"), (frobenius, "sgd", r"$\|H\|_F$")):
-                look = {"fillstyle": fill, "linestyle": "-" if index else ":", "lw": 0.8}
-                kept = np.isfinite(values).sum(1) > 1
-                mean, spread = np.nanmean(values[kept], 1), np.nanstd(values[kept], 1, ddof=1)
-                plots.points(ax, parameters[kept], mean, spread, f"{name}, {label}", kind, **look)
+                look = {"fillstyle": "full" if last else "none", "linestyle": "-" if last else ":", "lw": 0.8}
+                spread = values.std(1, ddof=1)
+                plots.points(ax, parameters, values.mean(1), spread, f"{name}, {label}", kind, **look)
         ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
-        ax.legend(fontsize=7)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_ylim(ax.get_ylim()[0] / 2.5, None)  # room for the legend
+        ax.legend(fontsize=7, loc="lower right")
     axes[0].set_ylabel("curvature at the end")
     return figure
 
