@@ -53,6 +53,7 @@ CALLS = {
     "flatness": lambda m, d: curvature.flatness(m, d, XENT, "largest"),
     "covariance": lambda m, d: gradient_noise.covariance(m, d, XENT, 5),
     "basis": lambda m, d: gradient_noise.in_hessian_basis(m, d, XENT, 5),
+    "decoupling_factors": lambda m, d: gradient_noise.decoupling_factors(m, d.one_hot(3)),
     "noise_strength": lambda m, d: gradient_noise.noise_strength(m, d, XENT, 10),
 }
 #: forward derivatives do not work with the stand-in

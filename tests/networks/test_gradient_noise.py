@@ -71,6 +71,22 @@ def test_noise_strength_is_the_trace_of_the_covariance(case, wrapped):
         gradient_noise.noise_strength(model, data, loss, 0)
 
 
+def test_decoupling_factors_split_the_noise_by_samples_and_outputs(small, wrapped):
+    model, data = small("tanh", outputs=3)
+    passed = linearise(model, data, "square")
+    errors, jacobian = passed.outputs - data.targets, passed.sample_roots()
+    pulled = torch.einsum("ic,icp->ip", errors, jacobian).square().sum(1).mean()
+    e2, j2 = errors.square().sum(1), jacobian.square().sum((1, 2))
+    for one in (model, wrapped(model)):
+        found = gradient_noise.decoupling_factors(one, data)
+        assert found.samples == pytest.approx(float((e2 * j2).mean() / (e2.mean() * j2.mean())))
+        product = found.samples * found.outputs
+        assert product == pytest.approx(float(3 * pulled / (e2.mean() * j2.mean())))
+        strength = gradient_noise.noise_strength(one, data, "square")
+        whole = 3 * (strength.value + strength.gradient_square) / (2 * strength.loss * float(j2.mean()))
+        assert product == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("samples", [15, 300])
 def test_decoupling_spectra_are_those_of_the_dense_matrices(small, samples, monkeypatch):
     """15 samples go through the Gram matrix, 300 through (P, P) matrices, in chunks."""

@@ -40,6 +40,7 @@ SHORT = {"square": "square", "cross-entropy": "xent"}
 MEASURES = ("loss", "strength", "gradient_square", "trace_g")
 #: images in one pass, and images that Tr G is measured on (None: all)
 CHUNK = {"fcn": 2000, "cnn": 250}
+FACTOR_SAMPLES = 1000
 TRACE_SAMPLES = {"fcn": 2000, "cnn": None}
 #: ranges of L of the rule above, and the least factor that a run's losses must span in one
 RANGES = {"late": (0.0, 0.045), "middle": (0.1, 1.0), "small": (0.0, 0.01)}
@@ -75,8 +76,10 @@ def half_slopes(losses, values, name):
 
 
 def measure(point, seed):
-    """Train one network; return MEASURES along it, (epochs,) each, ∞ once it has diverged, and ``seconds``.
+    """Train one network; return MEASURES along it, (epochs,) each, ∞ once it has diverged.
 
+    Also ``seconds``, and for the square loss ``factors`` (2,), by which samples and outputs leave decoupling at
+    the end.
     ``point``: kind (``"fcn"``, ``"cnn"``), data, samples, widths, loss, epochs (measured; the first is 0),
     repeat, resumable. The repeat is the seed, so that a resumable run continues from where it was killed with
     more epochs too.
@@ -96,7 +99,10 @@ def measure(point, seed):
         if file is not None:
             state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": models.flat(model).numpy()}
             write_bytes(file, packed(state | {"seconds": time.perf_counter() - begun}))
-    return dict(zip(MEASURES, np.array(rows).T, strict=True)) | {"seconds": time.perf_counter() - begun}
+    found = dict(zip(MEASURES, np.array(rows).T, strict=True))
+    if point["loss"] == "square":
+        found["factors"] = factors(model, data)
+    return found | {"seconds": time.perf_counter() - begun}
 
 
 def network(point, data, seed):
@@ -131,6 +137,15 @@ def observed(model, data, point):
     part = data if count is None else data.first(min(count, len(data)))
     trace = curvature.gauss_newton_trace(model, part, loss, CHUNK[kind])
     return [found.loss, found.value, found.gradient_square, trace.value]
+
+
+def factors(model, data):
+    """The factors by which samples and outputs leave decoupling, on at most FACTOR_SAMPLES images."""
+    if model is None:
+        return np.full(2, np.nan)
+    part = data.first(min(FACTOR_SAMPLES, len(data)))
+    found = gradient_noise.decoupling_factors(model, part)
+    return np.array([found.samples, found.outputs])
 
 
 def state_file(point) -> Path:
@@ -197,7 +212,7 @@ def run(folder, quick):
         for loss, points in losses.items():
             values = record.stack([next(rest) for _ in points])
             prefix = f"{name}_{SHORT[loss]}"
-            arrays |= {f"{prefix}_{key}": values[key] for key in MEASURES}
+            arrays |= {f"{prefix}_{key}": value for key, value in values.items() if key != "seconds"}
             arrays[f"{prefix}_epochs"] = points[0]["epochs"]
     return record.save(
         EXPERIMENT.name,

@@ -27,12 +27,14 @@ from flatmin.networks.passes import linearise
 __all__ = [
     "Alignment",
     "Decoupling",
+    "DecouplingFactors",
     "HessianBasis",
     "NoiseStrength",
     "alignment",
     "batch_factor",
     "covariance",
     "decoupling",
+    "decoupling_factors",
     "in_hessian_basis",
     "noise_strength",
 ]
@@ -289,6 +291,37 @@ class Decoupling:
 
     exact: Tensor
     decoupled: Tensor
+
+
+@dataclass(frozen=True)
+class DecouplingFactors:
+    """What decoupling leaves out: ⟨|Jᵀe|²⟩ = ``samples`` · ``outputs`` · ⟨|e|²⟩⟨|J|²⟩/K; 1 each if nothing.
+
+    ``samples`` = ⟨|e|²|J|²⟩/⟨|e|²⟩⟨|J|²⟩: large errors on samples with long gradients; ``outputs`` =
+    K⟨|Jᵀe|²⟩/⟨|e|²|J|²⟩: the errors of a sample on those of its outputs that have long gradients.
+    """
+
+    samples: float
+    outputs: float
+
+
+def decoupling_factors(
+    model: nn.Module, data: Data, device: str | torch.device | None = None
+) -> DecouplingFactors:
+    """Split K⟨|Jᵀe|²⟩/(⟨|e|²⟩⟨|J|²⟩) for the square loss: errors e (n, K), Jacobians J (n, K, P).
+
+    Without the square of the mean gradient, ⟨|Jᵀe|²⟩ is 𝒩 and the product K𝒩/(2L Tr G).
+    """
+    passed = linearise(model, data, "square", choose(device, model))
+    errors = passed.loss_function.gradient(passed.outputs, passed.targets)
+    units = torch.eye(errors.shape[1], dtype=errors.dtype, device=errors.device)
+    lengths = sum(passed.pulled_squares(unit.expand_as(errors)) for unit in units)
+    squares = errors.square().sum(1)
+    both = (squares * lengths).mean()
+    pulled = passed.pulled_squares(errors).mean()
+    return DecouplingFactors(
+        float(both / (squares.mean() * lengths.mean())), float(errors.shape[1] * pulled / both)
+    )
 
 
 def decoupling(model: nn.Module, data: Data, device: str | torch.device | None = None) -> Decoupling:
