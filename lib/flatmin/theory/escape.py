@@ -241,6 +241,22 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
     axes = [np.linspace(*side, number + 1) for side, number in zip(box, cells, strict=True)]
     grid = np.meshgrid(*axes, indexing="ij")
     v = potential(*grid)
+    generator = _fitted_generator(v, axes, temperatures)
+    inside = np.flatnonzero(grid[0].ravel() < target)
+    passing = np.ones(v.size) if clock is None else np.broadcast_to(clock(*grid), v.shape).ravel()
+    time = splu(generator[inside][:, inside]).solve(-passing[inside])
+    place = [int(np.abs(axis - at).argmin()) for axis, at in zip(axes, start, strict=True)]
+    result = float(time[np.searchsorted(inside, np.ravel_multi_index(place, v.shape))])
+    if not 0 < result * np.abs(generator.diagonal()).max() < 1e13 * passing.max():
+        raise ValueError(f"temperatures={temperatures!r}: the mean time is too long for this grid")
+    return result
+
+
+def _fitted_generator(v, axes, temperatures):
+    """Backward generator on the grid, (points, points): the rate up a rise ΔV of a step h is T/h²·b(ΔV/T).
+
+    b(z) = z/(eᶻ − 1); rates across the walls are left out, so that they reflect.
+    """
     number = np.arange(v.size).reshape(v.shape)
     rows, columns, rates = [], [], []
     for axis, temperature in enumerate(temperatures):
@@ -254,14 +270,6 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
             columns.append(there)
             rates.append(temperature / step**2 * fitted)
     rows, columns, rates = (np.concatenate(part) for part in (rows, columns, rates))
-    generator = coo_matrix(
+    return coo_matrix(
         (np.concatenate([rates, -rates]), (np.concatenate([rows, rows]), np.concatenate([columns, rows])))
     ).tocsc()
-    inside = np.flatnonzero(grid[0].ravel() < target)
-    passing = np.ones(v.size) if clock is None else np.broadcast_to(clock(*grid), v.shape).ravel()
-    time = splu(generator[inside][:, inside]).solve(-passing[inside])
-    place = [int(np.abs(axis - at).argmin()) for axis, at in zip(axes, start, strict=True)]
-    result = float(time[np.searchsorted(inside, number[tuple(place)])])
-    if not 0 < result * np.abs(generator.diagonal()).max() < 1e13 * passing.max():
-        raise ValueError(f"temperatures={temperatures!r}: the mean time is too long for this grid")
-    return result
