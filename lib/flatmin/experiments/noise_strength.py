@@ -78,8 +78,9 @@ def half_slopes(losses, values, name):
 def measure(point, seed):
     """Train one network; return MEASURES along it, (epochs,) each, ∞ once it has diverged.
 
-    Also ``seconds``, and for the square loss ``factors`` (2,), by which samples and outputs leave decoupling at
-    the end.
+    Also ``seconds``, and for the square loss ``factors`` (2,), by which samples and outputs leave decoupling
+    at the end.
+
     ``point``: kind (``"fcn"``, ``"cnn"``), data, samples, widths, loss, epochs (measured; the first is 0),
     repeat, resumable. The repeat is the seed, so that a resumable run continues from where it was killed with
     more epochs too.
