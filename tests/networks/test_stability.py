@@ -1,13 +1,15 @@
 """Linear stability of networks: the linearisation, the exact mean loss, the escape and its fit."""
 
 import functools
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from flatmin.experiments import stability_escape, stability_size, stability_training
+from flatmin.demos import stability_network
+from flatmin.experiments import noise_alignment, stability_escape, stability_size, stability_training
 from flatmin.ledger import record
 from flatmin.networks import curvature, datasets, gradient_noise, models, stability
 from flatmin.networks.datasets import Data
@@ -182,6 +184,49 @@ def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path, monkey
         assert found.arrays[name].shape == shape, name
         assert np.isfinite(found.arrays[name]).all(), name
     assert found.provenance["command"] == module.EXPERIMENT.command
+
+
+def test_what_the_chapter_reads_from_the_edges():
+    """The three ratios agree, live and recorded, for one network trained twice."""
+    steps, eta = [0, 10, 40], 0.05
+    point = {"kind": "fcn", "size": 4, "images": "digits", "scale": "unit", "repeat": 0, "eta": eta}
+    found = stability_training.along(point | {"batch_size": 5, "steps": 40, "checkpoints": steps}, 0)
+    arrays = {f"fcn_{name}": np.asarray(value)[None, None, None] for name, value in found.items()}
+    stored = types.SimpleNamespace(arrays=arrays | {"fcn_eta": np.array([eta])}, batch_sizes=[5])
+    data = stability_training.data_of(point)
+    live = stability_network.live_edges([noise_alignment.network("fcn", 4, 0, data)], data, eta, 5, steps)
+    np.testing.assert_allclose(stability_network.recorded_edges(stored, "fcn", 0)[5], live, rtol=1e-6)
+
+
+def test_what_the_chapter_reads_from_the_sizes():
+    size = np.array([[10, 10], [100, 100], [1000, 1000]])
+    values = np.stack([np.ones((3, 2)), 3 * size**0.5 * [1.0, 2.0]], -1)
+    diverged = np.zeros((3, 2), bool)
+    stored = types.SimpleNamespace(
+        arrays={"a_parameters": size[None], "a_trace": values[None], "a_diverged": diverged[None]}
+    )
+    fit = stability_network.slope(stored, "a", "trace", 0)
+    assert (fit.value, fit.points) == (pytest.approx(0.5), 6)
+    diverged[2, 1] = True
+    assert stability_network.at_end(stored, "a", "trace", 0)[1].shape == (2, 2)
+
+
+def test_what_the_chapter_reads_from_the_escapes():
+    mean = 1e-4 * 2.0 ** np.arange(21)
+    losses = np.tile(mean, (2, 1, 5, 1))
+    stored = types.SimpleNamespace(
+        arrays={
+            "a_losses": losses,
+            "a_mean": np.tile(mean, (2, 1, 1)),
+            "a_eta": np.array([0.1, 0.2]),
+            "a_frobenius": np.array([30.0, 20.0]),
+            "a_mu": np.array([0.5, 1.0]),
+        },
+        batch_sizes=[2],
+    )
+    value, _, exact = stability_network.escape_rates(stored, "a", 0)
+    assert (value, exact) == (pytest.approx(np.log(2)), pytest.approx(np.log(2)))
+    np.testing.assert_allclose(stability_network.gamma_0(stored, "a", 0, "mu"), [2.25, 8.0])
 
 
 def test_the_sharp_minimum_is_stable_for_descent_and_not_for_sgd():
