@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from flatmin.experiments import noise_alignment, noise_spectrum, noise_strength, parity_network
+from flatmin.experiments import (
+    escape_network,
+    noise_alignment,
+    noise_spectrum,
+    noise_strength,
+    parity_network,
+    stability_escape,
+    stability_size,
+    stability_training,
+)
 from flatmin.ledger import record
 
 #: arrays the chapter reads, with the shape of the small scale (None: any length)
@@ -28,6 +37,32 @@ SHAPES = {
         "cnn_gamma": (2, 2, 4),
         "rfm_parameters": (2, 2),
         "linear_steps": (4,),
+    },
+    stability_training: {
+        "fcn_frobenius": (1, 2, 2, 4),
+        "cnn_largest_step": (1, 2, 2, 4),
+        "fcn_mu": (1, 2, 2, 4),
+        "fcn_eta": (1,),
+        "batch_sizes": (2,),
+    },
+    stability_size: {
+        "fcn_frobenius": (2, 2, 2, 2),
+        "linear_trace": (2, 2, 2, 2),
+        "one_hot_frobenius": (2, 2),
+    },
+    stability_escape: {
+        "fcn_losses": (2, 3, 10, 21),
+        "cnn_mean": (2, 3, 21),
+        "rfm_descent": (2, 21),
+        "linear_growth": (2, 3),
+    },
+    escape_network: {
+        "network_steps": (5, 10, 64),
+        "tangent_steps": (5, 10, 64),
+        "decoupled_steps": (5, 10, 64),
+        "smaller_steps": (3, 10, 64),
+        "threshold": (4,),
+        "h": (),
     },
 }
 

@@ -1,16 +1,13 @@
 """Linear stability of networks: the linearisation, the exact mean loss, the escape and its fit."""
 
-import functools
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from flatmin.demos import stability_network
-from flatmin.experiments import noise_alignment, stability_escape, stability_size, stability_training
-from flatmin.ledger import record
+from flatmin.experiments import noise_alignment, stability_escape, stability_training
 from flatmin.networks import curvature, datasets, gradient_noise, models, stability
 from flatmin.networks.datasets import Data
 from flatmin.theory.stability import growth, largest_step
@@ -150,40 +147,6 @@ def test_growth_finds_the_rate_it_is_given():
 def test_growth_refuses(losses, window, message):
     with pytest.raises(ValueError, match=message):
         stability.growth(losses, window)
-
-
-SHAPES = {
-    stability_training: {
-        "fcn_frobenius": (1, 2, 2, 4),
-        "cnn_largest_step": (1, 2, 2, 4),
-        "fcn_mu": (1, 2, 2, 4),
-        "fcn_eta": (1,),
-        "batch_sizes": (2,),
-    },
-    stability_size: {
-        "fcn_frobenius": (2, 2, 2, 2),
-        "linear_trace": (2, 2, 2, 2),
-        "one_hot_frobenius": (2, 2),
-    },
-    stability_escape: {
-        "fcn_losses": (2, 3, 10, 21),
-        "cnn_mean": (2, 3, 21),
-        "rfm_descent": (2, 21),
-        "linear_growth": (2, 3),
-    },
-}
-
-
-@pytest.mark.parametrize("module", SHAPES, ids=lambda module: module.EXPERIMENT.name)
-def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path, monkeypatch):
-    with ThreadPoolExecutor(1) as here:  # no processes to start: seconds instead of half a minute
-        monkeypatch.setattr(record, "sweep", functools.partial(record.sweep, executor=here))
-        module.EXPERIMENT.run(tmp_path, True)
-    found = record.load(module.EXPERIMENT.name, tmp_path)
-    for name, shape in SHAPES[module].items():
-        assert found.arrays[name].shape == shape, name
-        assert np.isfinite(found.arrays[name]).all(), name
-    assert found.provenance["command"] == module.EXPERIMENT.command
 
 
 def test_what_the_chapter_reads_from_the_edges():

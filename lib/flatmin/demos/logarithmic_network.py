@@ -113,12 +113,12 @@ def _power(table, levels, **where):
 
 
 def in_words(found, windows):
-    """The powers of :func:`powers` as text."""
+    """The powers of :func:`powers` as text, a line for each window."""
     texts = []
     for (low, high), fits in zip(windows, found, strict=True):
         powers_here = ["–" if fit is None else approx(fit.value, fit.error) for fit in fits]
-        texts.append(f"steps {low}–{high}: " + ", ".join(powers_here))
-    return "; ".join(texts)
+        texts.append(f"\n    steps {low}–{high}: " + ", ".join(powers_here))
+    return "".join(texts)
 
 
 def log_time_ratio(groups, levels, highest):
