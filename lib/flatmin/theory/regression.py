@@ -145,6 +145,19 @@ def _shuffle(order, state):  # pragma: no cover - compiled
     return state
 
 
+@njit(cache=True, inline="always")
+def _drawn_error(order, place, shuffled, state, inputs, residuals, delta):  # pragma: no cover - compiled
+    """Draw the next sample, or take it from the order; return the state, the sample and its error."""
+    if shuffled:
+        i = order[place]
+    else:
+        state, i = _below(state, len(residuals))
+    error = residuals[i]
+    for a in range(len(delta)):
+        error += inputs[i, a] * delta[a]
+    return state, i, error
+
+
 @njit(cache=True)
 def _record(inputs, residuals, eta, batch, records, every, shuffled, state):  # pragma: no cover - compiled
     samples, dimension = inputs.shape
@@ -157,13 +170,7 @@ def _record(inputs, residuals, eta, batch, records, every, shuffled, state):  # 
             if shuffled and place + batch > samples:
                 state, place = _shuffle(order, state), 0
             for k in range(batch):
-                if shuffled:
-                    i = order[place + k]
-                else:
-                    state, i = _below(state, samples)
-                error = residuals[i]
-                for a in range(dimension):
-                    error += inputs[i, a] * delta[a]
+                state, i, error = _drawn_error(order, place + k, shuffled, state, inputs, residuals, delta)
                 for a in range(dimension):
                     gradient[a] += error * inputs[i, a]
             place += batch
@@ -187,13 +194,7 @@ def _passages(
         if shuffled and place + batch > samples:
             state, place = _shuffle(order, state), 0
         for k in range(batch):
-            if shuffled:
-                i = order[place + k]
-            else:
-                state, i = _below(state, samples)
-            error = residuals[i]
-            for a in range(dimension):
-                error += inputs[i, a] * delta[a]
+            state, i, error = _drawn_error(order, place + k, shuffled, state, inputs, residuals, delta)
             for a in range(dimension):
                 change[a] += error * inputs[i, a]
                 slope_change[a] += error * turned[i, a]
