@@ -21,15 +21,17 @@ SIZES = {
 SAMPLES = {"rfm": 100, "linear": 100, "fcn": 500, "cnn": 200}
 
 
-def task(kind, seed, images="mnist"):
-    """Training set of a kind of model: one real output, square loss."""
+def task(kind, seed, images="mnist", scale="unit"):
+    """Training set of a kind of model: one real output, square loss; images are even against odd labels."""
     n = SAMPLES[kind]
     if kind == "linear":
         return datasets.gaussian(n, 50, seed, dtype=torch.float32)
     if kind == "rfm":
         return datasets.sphere(n, 10, seed, dtype=torch.float32)
-    data = datasets.by_name(images, n, "unit").train.parity()
-    side = round(data.inputs[0].numel() ** 0.5)
+    data = datasets.by_name(images, n, scale).train.parity()
+    if data.inputs.ndim == 4:
+        return data
+    side = round(data.inputs.shape[1] ** 0.5)  # the digits come flat
     return datasets.Data(data.inputs.view(n, 1, side, side), data.targets, data.name)
 
 

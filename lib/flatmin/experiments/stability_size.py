@@ -14,8 +14,8 @@ ETA = {"fcn": (0.01, 0.05, 0.1), "cnn": (0.02,), "linear": (0.01, 0.05)}
 STEPS = {"fcn": 10_000, "cnn": 5_000, "linear": 10_000}
 #: other data, fully connected networks of three widths; η is about 3/λ₁ at the widest start
 VARIANTS = {
-    "fashion": {"images": "fashion", "scale": "unit", "eta": 0.02},
-    "cifar": {"images": "cifar", "scale": "unit", "eta": 0.005},
+    "fashion": {"images": "fashion-mnist", "scale": "unit", "eta": 0.02},
+    "cifar": {"images": "cifar10", "scale": "unit", "eta": 0.005},
     "symmetric": {"images": "mnist", "scale": "symmetric", "eta": 0.004},
 }
 _WIDTHS = (16, 64, 256)
@@ -27,11 +27,8 @@ def one_hot(point, seed):
 
     ``point``: images, size, repeat, eta, steps.
     """
-    samples, size, repeat = SAMPLES["fcn"], point["size"], point["repeat"]
-    if point["images"] == "digits":
-        data = datasets.digits(samples, "unit").train
-    else:
-        data = datasets.mnist("unit", train=samples).train
+    size, repeat = point["size"], point["repeat"]
+    data = datasets.by_name(point["images"], SAMPLES["fcn"], "unit").train
     model = models.mlp((data.inputs[0].numel(), size, size, 10), repeat)
     how = {"eta": point["eta"], "batch_size": BATCH_SIZE, "steps": point["steps"]}
     runs = training.run(model, data, "square", seed=repeat, checkpoints=1, **how)

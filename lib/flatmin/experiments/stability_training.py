@@ -3,9 +3,9 @@
 import numpy as np
 
 from flatmin.experiments import Experiment
-from flatmin.experiments.noise_alignment import SAMPLES, network, task
+from flatmin.experiments.noise_alignment import network, task
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, models, stability, training
+from flatmin.networks import curvature, models, stability, training
 from flatmin.theory.stability import largest_step
 
 #: W22's batch sizes, and step sizes of ours: one that leaves the curvature to itself, and a large one
@@ -13,17 +13,11 @@ BATCH_SIZES = (5, 40)
 ETA = {"fcn": (0.01, 0.1), "cnn": (0.02,)}
 SIZE = {"fcn": 128, "cnn": 8}
 STEPS = {"fcn": 10_000, "cnn": 5_000}
-_IMAGES = {"fashion": datasets.fashion_mnist, "cifar": datasets.cifar10, "mnist": datasets.mnist}
 
 
 def data_of(point):
-    """Training set of a point, targets ±1 for even and odd labels: ``images`` is ``"digits"``, ``"mnist"``,
-    ``"fashion"`` or ``"cifar"``, ``scale`` that of their pixels. Where they agree, the sets of the noise
-    experiment."""
-    kind, images, scale = point["kind"], point["images"], point["scale"]
-    if kind in ("rfm", "linear") or (images in ("digits", "mnist") and scale == "unit"):
-        return task(kind, point["repeat"], images)
-    return _IMAGES[images](scale, train=SAMPLES[kind]).train.parity()
+    """Training set of a point: that of the noise experiment for its kind, images and scale."""
+    return task(point["kind"], point["repeat"], point["images"], point["scale"])
 
 
 def measure(model, data, batch_size, hessian):

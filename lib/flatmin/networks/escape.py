@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numba import njit
-from scipy.optimize import brentq
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from flatmin.networks.dense import dense_layers
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
 from flatmin.networks.training import batches
+from flatmin.theory.multiplicative import kesten_exponent
 
 __all__ = ["Passages", "decoupled_passages", "first_passages", "passage_power", "tail_exponent"]
 
@@ -317,13 +317,7 @@ def tail_exponent(
         return 0.0
     if logs.max() <= 0:
         return np.inf
-    high = 1.0
-    while growth(high) < 0:
-        high *= 2
-    low = high / 2
-    while growth(low) > 0:
-        low /= 2
-    return brentq(growth, low, high) / 2
+    return kesten_exponent(growth) / 2
 
 
 def decoupled_passages(

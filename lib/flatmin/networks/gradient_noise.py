@@ -23,6 +23,7 @@ from flatmin.networks.eigen import lanczos
 from flatmin.networks.losses import Loss
 from flatmin.networks.models import parameter_slice
 from flatmin.networks.passes import linearise
+from flatmin.theory.stability import noise_factor
 
 __all__ = [
     "Alignment",
@@ -50,9 +51,7 @@ def batch_factor(samples: int, batch_size: int, replacement: bool) -> float:
     """
     if batch_size < 1 or (not replacement and batch_size > samples):
         raise ValueError(f"batch_size must be 1…{samples}, got {batch_size}")
-    if replacement or samples == 1:
-        return 1 / batch_size
-    return (samples - batch_size) / ((samples - 1) * batch_size)
+    return noise_factor(samples, batch_size, replacement)
 
 
 def _centred_gradients(passed, block: slice):

@@ -20,6 +20,7 @@ from flatmin.networks.datasets import Data
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes import linearise
 from flatmin.theory.stability import Minimum, largest_step
+from flatmin.theory.stability_bounds import gradient_descent_step, theorem_3_3_step
 
 __all__ = ["Edge", "Escape", "Growth", "Tangent", "edge", "escape", "growth", "tangent"]
 
@@ -127,9 +128,9 @@ def edge(model: nn.Module, data: Data, eta: float, batch_size: int) -> Edge:
     here = tangent(model, data)
     minimum = here.minimum
     return Edge(
-        bound=float(eta * minimum.frobenius * np.sqrt(here.mu / batch_size)),
+        bound=float(eta / theorem_3_3_step(minimum, batch_size, True, here.mu)),
         exact=eta / largest_step(minimum, batch_size),
-        descent=eta * minimum.sharpness / 2,
+        descent=eta / gradient_descent_step(minimum),
     )
 
 

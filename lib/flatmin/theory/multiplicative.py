@@ -23,10 +23,24 @@ from scipy.special import gammaln
 
 from flatmin.theory.logarithmic import exponent_of
 
-__all__ = ["RegressionChain", "StationaryLaw"]
+__all__ = ["RegressionChain", "StationaryLaw", "kesten_exponent"]
 
 #: nodes for v and ξ, and for the directions across θ
 _NODES = (64, 40, 16)
+
+
+def kesten_exponent(log_moment) -> float:
+    """The κ > 0 with E A^κ = 1, from ``log_moment`` (κ) = log E A^κ, which falls from 0 and rises again.
+
+    A stationary law of a recursion with the random factor A has the tail P(|δ| > u) ~ u^(−κ) (Kesten 1973).
+    """
+    high = 0.5
+    while log_moment(high) < 0:
+        high *= 1.5
+    low = high
+    while log_moment(low) >= 0:
+        low /= 1.5
+    return float(brentq(log_moment, low, high, xtol=1e-10))
 
 
 @dataclass(frozen=True)
@@ -156,13 +170,7 @@ class RegressionChain:
         """
         if self.lyapunov >= 0:
             raise ValueError(f"{self}: no stationary state, E log A = {self.lyapunov:.4g} must be negative")
-        high = 0.5
-        while self.log_moment(high) < 0:
-            high *= 1.5
-        low = high
-        while self.log_moment(low) >= 0:
-            low /= 1.5
-        return float(brentq(self.log_moment, low, high, xtol=1e-10))
+        return kesten_exponent(self.log_moment)
 
     # ------------------------------------------------------------------ everywhere: the transfer operator
     def matrix(self, grid, nodes=_NODES):
