@@ -22,9 +22,9 @@ import scipy.sparse as sparse
 import skfem
 from scipy.sparse.linalg import splu
 
-from flatmin.theory.fokker_planck import Equation, Region
-from flatmin.theory.landscape import near_degenerate_valley
+from flatmin.theory.continuum.fokker_planck import Equation, Region
 from flatmin.theory.noise import RandomShift
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 VALLEY = near_degenerate_valley().at(epsilon=0.02, lambda_0=8, lambda_1=-2, lambda_2=1)
 REFERENCE = {0.009: 0.0142637198923, 0.012: 0.0949101446569}

@@ -28,8 +28,9 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch.func import functional_call, grad, jvp, vmap
 
-from flatmin.networks import curvature, device, gradient_noise, models, training
-from flatmin.networks.datasets import Data
+from flatmin.networks import curvature, device, gradient_noise, models, parameters
+from flatmin.networks.data.sets import Data
+from flatmin.networks.train import run as training
 
 CE = torch.nn.functional.cross_entropy
 ETA, BATCH_SIZE, STEPS, REPEATS = 0.05, 50, 2000, 20
@@ -74,21 +75,21 @@ def by_flatmin(model, data, k):
 
 def by_double_backward(model, data, k):
     """PyHessian's product (one cached graph) under scipy's Lanczos: the best of the existing parts."""
-    parameters = list(model.parameters())
-    graph = torch.autograd.grad(CE(model(data.inputs), data.targets), parameters, create_graph=True)
+    tensors = list(model.parameters())
+    graph = torch.autograd.grad(CE(model(data.inputs), data.targets), tensors, create_graph=True)
 
     def product(v):
-        pieces = _vector(v).split([p.numel() for p in parameters])
-        pieces = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
-        out = torch.autograd.grad(graph, parameters, pieces, retain_graph=True)
+        pieces = _vector(v).split([p.numel() for p in tensors])
+        pieces = [piece.view_as(p) for piece, p in zip(pieces, tensors, strict=True)]
+        out = torch.autograd.grad(graph, tensors, pieces, retain_graph=True)
         return torch.cat([o.reshape(-1) for o in out]).cpu().numpy()
 
-    return _eigsh(product, models.flat(model).numel(), k)
+    return _eigsh(product, parameters.flat(model).numel(), k)
 
 
 def by_torch_func(model, data, k):
     """Forward over reverse, nothing cached, under scipy's Lanczos."""
-    theta, product = models.flat(model), _jvp_product(model, data)
+    theta, product = parameters.flat(model), _jvp_product(model, data)
     return _eigsh(lambda v: product(_vector(v)).cpu().numpy(), theta.numel(), k)
 
 
@@ -97,7 +98,7 @@ def _vector(v):
 
 
 def _jvp_product(model, data):
-    theta = models.flat(model)
+    theta = parameters.flat(model)
 
     def loss(t):
         return CE(functional_call(model, training._named(model, t), (data.inputs,)), data.targets)
@@ -117,12 +118,12 @@ def by_curvlinops(model, data, k):
     return torch.from_numpy(np.sort(eigsh(operator, k, which="LA", tol=1e-3, v0=start)[0])[::-1].copy())
 
 
-def _curvlinops_hessian(model, parameters, data):
+def _curvlinops_hessian(model, tensors, data):
     from curvlinops import HessianLinearOperator
 
     batches = [(data.inputs, data.targets)]
     loss = torch.nn.CrossEntropyLoss()
-    return HessianLinearOperator(model, loss, parameters, batches, check_deterministic=False)
+    return HessianLinearOperator(model, loss, tensors, batches, check_deterministic=False)
 
 
 def by_pyhessian(model, data, k):
@@ -177,7 +178,7 @@ def eigenvalue_task(k):
 
 
 def _double(model):
-    return models.with_parameters(model, models.flat(model)).double()
+    return parameters.with_parameters(model, parameters.flat(model)).double()
 
 
 # --- one layer, trace, norm
@@ -275,7 +276,7 @@ def alignment_task():
         return float((first - second) / (errors.square().mean() * kernel.square().sum()))
 
     def by_vmap():
-        theta = models.flat(model)
+        theta = parameters.flat(model)
 
         def one(t, x):
             return functional_call(model, training._named(model, t), (x[None],))[0, 0]
@@ -286,7 +287,7 @@ def alignment_task():
         from backpack import backpack, extend
         from backpack.extensions import BatchGrad
 
-        twin = extend(models.with_parameters(model, models.flat(model)))
+        twin = extend(parameters.with_parameters(model, parameters.flat(model)))
         with backpack(BatchGrad()):
             twin(data.inputs).sum().backward()
         return from_jacobian(torch.cat([p.grad_batch.flatten(1) for p in twin.parameters()], 1))
@@ -315,7 +316,7 @@ def training_task():
         from torch.utils.data import DataLoader, TensorDataset
 
         loader = DataLoader(TensorDataset(data.inputs, data.targets), BATCH_SIZE, shuffle=True)
-        model = models.with_parameters(start, models.flat(start))
+        model = parameters.with_parameters(start, parameters.flat(start))
         optimiser = torch.optim.SGD(model.parameters(), lr=ETA)
         done = 0
         while done < DATA_LOADER_STEPS:

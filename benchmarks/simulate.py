@@ -21,9 +21,9 @@ from statistics import median
 
 import numpy as np
 
-from flatmin.theory.landscape import near_degenerate_valley
 from flatmin.theory.noise import RandomShift
-from flatmin.theory.simulate import simulate
+from flatmin.theory.sgd.simulate import simulate
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 PARAMETERS = {"epsilon": 0.02, "lambda_0": 8.0, "lambda_1": -2.0, "lambda_2": 1.0}
 ETA, DELTA_S = 0.02, 0.009

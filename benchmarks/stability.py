@@ -1,7 +1,7 @@
 """The exact stability threshold without large matrices, against the large matrices of its definition.
 
 η* of Gaussian gradients, n = 2P samples, B = 4. The reference writes A and M of
-:mod:`flatmin.theory.stability` out over the P(P + 1)/2 entries of a symmetric matrix and takes the top
+:mod:`flatmin.theory.stability.minimum` out over the P(P + 1)/2 entries of a symmetric matrix, with the top
 eigenvalue of A^{-1/2} M A^{-1/2} by LAPACK: the form of Mulayoff and Michaeli (2024) without the entries that
 occur twice. All run interleaved in one process on one core; times are medians of the rounds; ratios are
 good to about 1.5. At P = 250 the large matrix would take 8 GB; there only our times are shown.
@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy.linalg import eigh
 
-from flatmin.theory.stability import Minimum, growth, largest_step, noise_factor
+from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.threshold import growth, largest_step, noise_factor
 
 BATCH, ROUNDS = 4, 3
 

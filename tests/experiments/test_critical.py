@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from flatmin.experiments import critical_marginals, critical_point
-from flatmin.theory.reduction import Reduction, critical_law
+from flatmin.theory.continuum.critical import critical_law
+from flatmin.theory.continuum.reduction import Reduction
 
 
 def test_distance_of_a_density_from_itself_is_the_binning_error():

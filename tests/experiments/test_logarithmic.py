@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from flatmin.demos import logarithmic as demo
 from flatmin.experiments import logarithmic_passage, logarithmic_stationary
-from flatmin.theory.multiplicative import RegressionChain
+from flatmin.pictures import logarithmic as demo
+from flatmin.theory.logarithmic.multiplicative import RegressionChain
 
 
 def test_stationary_exponents_are_those_of_the_chain():

@@ -4,10 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from flatmin.demos import stability as demo
 from flatmin.experiments import stability_random
 from flatmin.ledger import record
-from flatmin.theory.stability import largest_step
+from flatmin.pictures import stability as demo
+from flatmin.theory.stability.threshold import largest_step
 
 
 @pytest.mark.parametrize("family", [*stability_random.FAMILIES, "orthogonal"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flatmin.networks import models
-from flatmin.networks.datasets import Data
+from flatmin.networks.data.sets import Data
 
 torch.set_num_threads(1)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from flatmin.networks import curvature, eigen, models
-from flatmin.networks.passes import linearise
+from flatmin.networks import curvature, eigen, parameters
+from flatmin.networks.passes.generic import linearise
 
 
 def test_trace_and_norm_are_those_of_the_dense_hessian(case):
@@ -165,7 +165,7 @@ def test_kronecker_block_in_chunks(small, monkeypatch):
     whole = curvature.hessian(model, data, "cross-entropy")
     monkeypatch.setattr(curvature, "_ENTRIES", 40)
     monkeypatch.setattr(curvature, "_CACHED", 40)
-    block = models.parameter_slice(model, 2)
+    block = parameters.parameter_slice(model, 2)
     torch.testing.assert_close(curvature.hessian(model, data, "cross-entropy"), whole)
     torch.testing.assert_close(curvature.hessian(model, data, "cross-entropy", 2), whole[block, block])
     assert curvature.frobenius_norm(model, data, "cross-entropy").value == pytest.approx(float(whole.norm()))

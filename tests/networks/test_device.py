@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
-from flatmin.networks.passes import linearise
+from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.passes.generic import linearise
+from flatmin.networks.train import run as training
 
 XENT = "cross-entropy"
 

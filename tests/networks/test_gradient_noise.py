@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flatmin.networks import curvature, gradient_noise
-from flatmin.networks.passes import linearise
+from flatmin.networks.passes.generic import linearise
 
 
 def dense_alignment(model, data, loss):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from flatmin.demos import stability_network
 from flatmin.experiments import noise_alignment, stability_escape, stability_training
-from flatmin.networks import curvature, datasets, gradient_noise, models, stability
-from flatmin.networks.datasets import Data
-from flatmin.theory.stability import growth, largest_step
+from flatmin.networks import curvature, gradient_noise, models, stability
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.data.sets import Data
+from flatmin.pictures import stability_network
+from flatmin.theory.stability.threshold import growth, largest_step
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from flatmin.theory.landscape import Landscape, near_degenerate_valley
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 PAPER = {"epsilon": 0.001, "lambda_0": 8, "lambda_1": -2, "lambda_2": 1}
 x, y = sp.symbols("x y", real=True)

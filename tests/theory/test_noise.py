@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from flatmin.theory.landscape import Landscape, near_degenerate_valley
+from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import (
     ETA,
     SIGMA,
@@ -13,6 +13,7 @@ from flatmin.theory.noise import (
     RandomShift,
     TraceMatched,
 )
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 PAPER = {"epsilon": 0.1, "lambda_0": 8, "lambda_1": -2, "lambda_2": 1}
 NOISES = [RandomShift(), Isotropic(), TraceMatched(), HessianAligned()]

@@ -4,11 +4,12 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory.fokker_planck import Equation, Region
-from flatmin.theory.landscape import near_degenerate_valley
+from flatmin.theory.continuum.critical import critical_law
+from flatmin.theory.continuum.fokker_planck import Equation, Region
+from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.noise import RandomShift
-from flatmin.theory.reduction import Reduction, critical_law
-from flatmin.theory.simulate import simulate
+from flatmin.theory.sgd.simulate import simulate
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 DELTA_S = (0.008, 0.009, 0.010, 0.012)
 GROUPS = 8

@@ -4,10 +4,10 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory.landscape import near_degenerate_valley
+from flatmin.theory.continuum.critical import critical_law
 from flatmin.theory.noise import NoNoise, RandomShift
-from flatmin.theory.reduction import critical_law
-from flatmin.theory.simulate import Passage, simulate
+from flatmin.theory.sgd.simulate import Passage, simulate
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 VALLEY = near_degenerate_valley().at(lambda_0=8, lambda_1=-2, lambda_2=1)
 ETA = 0.04

@@ -9,9 +9,11 @@ import torch
 from flatmin.experiments import Experiment
 from flatmin.experiments.parity_network import parity_data
 from flatmin.ledger import record
-from flatmin.networks import curvature, escape, models, training
-from flatmin.networks.passes import linearise
-from flatmin.theory import stability
+from flatmin.networks import curvature, models, parameters
+from flatmin.networks.passages import decoupled_passages, first_passages
+from flatmin.networks.passes.generic import linearise
+from flatmin.networks.train import run as training
+from flatmin.theory.stability import threshold as stability
 
 PRETRAINING = {"eta": 0.01, "batch_size": 100}  # M22 §5.3, then B = 10
 BATCH_SIZE = 10
@@ -70,7 +72,7 @@ def at_start(point, seed):
 
     ``values`` (100,) largest first, ``dimension`` = 1/Σp², :func:`sharpest`; ``threshold`` (SHARP,): largest
     η stable in mean square, in the so many sharpest directions; ``tail`` (ETAS,):
-    :func:`~flatmin.networks.escape.tail_exponent` along v.
+    :func:`~flatmin.networks.passages.tail_exponent` along v.
     """
     data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
     values = curvature.gauss_newton_spectrum(model, data, "square")
@@ -85,7 +87,7 @@ def at_start(point, seed):
         "values": values[:100].numpy(),
         "dimension": curvature.effective_dimension(values.clamp(min=0)),
         "threshold": [stability.largest_step(minimum, BATCH_SIZE) for minimum in sharp],
-        "tail": [escape.tail_exponent(along, eta, BATCH_SIZE) for eta in ETAS],
+        "tail": [passages.tail_exponent(along, eta, BATCH_SIZE) for eta in ETAS],
     }
 
 
@@ -102,9 +104,9 @@ def passages(point, seed):
     if point["model"] == "decoupled":
         tops = curvature.eigenpairs(model, data, "square", k=100, matrix="gauss-newton").values
         seed %= 2**31
-        found = escape.decoupled_passages(tops.numpy(), LEVELS, **common, runs=point["runs"], seed=seed)
+        found = decoupled_passages(tops.numpy(), LEVELS, **common, runs=point["runs"], seed=seed)
         return {"steps": found}
-    first = escape.first_passages(
+    first = first_passages(
         model,
         data,
         LEVELS,
@@ -120,7 +122,7 @@ def passages(point, seed):
     for at in np.ndindex(local.shape[:2]):
         theta = first.parameters[at]
         if np.isfinite(theta).all():
-            found = sharpest(models.with_parameters(model, model[1].weight.new_tensor(theta)), data)
+            found = sharpest(parameters.with_parameters(model, model[1].weight.new_tensor(theta)), data)
             local[at] = [found[name] for name in LOCAL]
     return {"steps": first.steps, "path": around(first.losses / first.reference), "local": local}
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory.regression import Regression
+from flatmin.theory.logarithmic.regression import Regression
 
 ETA, BATCH_SIZE = 0.1, 1
 DIMENSIONS = (1, 2, 3, 5, 7, 10, 15, 18, 20, 25)

@@ -4,8 +4,8 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory.logarithmic import fit_exponent, fit_histogram
-from flatmin.theory.regression import Regression
+from flatmin.theory.logarithmic.laws import fit_exponent, fit_histogram
+from flatmin.theory.logarithmic.regression import Regression
 
 ETAS = (0.01, 0.1, 1.0)
 BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -5,7 +5,9 @@ import torch
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import datasets, device, gradient_noise, models, training
+from flatmin.networks import device, gradient_noise, models, parameters
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.train import run as training
 
 MEASURES = ("alpha", "beta", "mu", "mu_1", "mu_2", "gamma", "tau", "loss")
 #: step sizes and numbers of steps are ours: W22's appendix, which has theirs, is not at hand
@@ -78,7 +80,7 @@ def along(point, seed):
         for i in range(len(runs.steps))
     ]
     values = {name: np.array([getattr(one, name) for one in found]) for name in MEASURES}
-    return values | {"parameters": models.flat(model).numel(), "diverged": runs.diverged[0]}
+    return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
 
 
 def run(folder, quick):

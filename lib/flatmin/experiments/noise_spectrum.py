@@ -4,7 +4,9 @@ import torch
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
+from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.train import run as training
 
 #: η and B of Y23 Fig. 1; the network, its 1000 images and the start are those of the same group's Y26
 ETA, BATCH_SIZE, EPOCHS = 0.05, 100, 200

@@ -25,11 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
+from flatmin import fits
 from flatmin.experiments import Experiment
 from flatmin.ledger import paths, record
 from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
 from flatmin.ledger.sweeps import canonical
-from flatmin.networks import curvature, datasets, device, fits, gradient_noise, models, training
+from flatmin.networks import curvature, device, gradient_noise, models, parameters
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.train import run as training
 
 BATCH_SIZE = 100
 #: M22 does not give its pixel scaling; with the square loss on [−1, 1] its η = 0.1 diverges
@@ -98,7 +101,7 @@ def measure(point, seed):
             break
         rows.append(observed(model, data, point))
         if file is not None:
-            state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": models.flat(model).numpy()}
+            state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": parameters.flat(model).numpy()}
             write_bytes(file, packed(state | {"seconds": time.perf_counter() - begun}))
     found = dict(zip(MEASURES, np.array(rows).T, strict=True))
     if point["loss"] == "square":
@@ -164,9 +167,9 @@ def resumed(file, epochs, model):
     done = np.atleast_1d(state["epochs"]).tolist()
     if done != epochs[: len(done)]:
         return [], model, 0.0
-    theta = models.flat(model).new_tensor(state["theta"])
+    theta = parameters.flat(model).new_tensor(state["theta"])
     rows = np.reshape(state["rows"], (len(done), -1)).tolist()
-    return rows, models.with_parameters(model, theta), float(state["seconds"])
+    return rows, parameters.with_parameters(model, theta), float(state["seconds"])
 
 
 def epochs_until(last, every):

@@ -4,7 +4,9 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, device, gradient_noise, models, training
+from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.train import run as training
 
 ETA, BATCH_SIZE, SAMPLES = 0.01, 100, 10_000
 SPECTRUM_SAMPLES = 5000  # the decoupling spectra are eigenvalues of Gram matrices of this size

@@ -5,8 +5,9 @@ import numpy as np
 from flatmin.experiments import Experiment
 from flatmin.experiments.noise_alignment import network, task
 from flatmin.ledger import record
-from flatmin.networks import models, stability, training
-from flatmin.theory.stability import growth, largest_step
+from flatmin.networks import parameters, stability
+from flatmin.networks.train import run as training
+from flatmin.theory.stability.threshold import growth, largest_step
 
 #: W22 does not say which; 1 is where its γ₀ exceeds 1 for every model
 BATCH_SIZES = (1, 2, 5)
@@ -67,7 +68,7 @@ def leave(point, seed):
         "trace": minimum.trace,
         "mu": tangent.mu,
         "mu_0": minimum.mu_0,
-        "parameters": models.flat(model).numel(),
+        "parameters": parameters.flat(model).numel(),
     }
 
 

@@ -4,8 +4,9 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory import stability_bounds as bounds
-from flatmin.theory.stability import Minimum, leading_mode
+from flatmin.theory.stability import bounds
+from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.threshold import leading_mode
 
 #: bounds compared with the exact learning rate, by the name of their array
 BOUNDS = {

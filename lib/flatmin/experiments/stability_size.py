@@ -6,7 +6,9 @@ from flatmin.experiments import Experiment
 from flatmin.experiments.noise_alignment import SAMPLES, SIZES
 from flatmin.experiments.stability_training import along
 from flatmin.ledger import record
-from flatmin.networks import curvature, datasets, gradient_noise, models, training
+from flatmin.networks import curvature, gradient_noise, models, parameters
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.train import run as training
 
 BATCH_SIZE = 5
 #: ours: from a step that leaves the curvature to itself up to one that the widest starts do not survive
@@ -38,7 +40,7 @@ def one_hot(point, seed):
         "loss": noise.loss,
         "frobenius": noise.g_norm,
         "trace": curvature.trace(end, data, "square").value,
-        "parameters": models.flat(model).numel(),
+        "parameters": parameters.flat(model).numel(),
         "diverged": runs.diverged[0],
     }
 

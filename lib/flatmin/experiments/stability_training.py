@@ -5,8 +5,9 @@ import numpy as np
 from flatmin.experiments import Experiment
 from flatmin.experiments.noise_alignment import network, task
 from flatmin.ledger import record
-from flatmin.networks import curvature, models, stability, training
-from flatmin.theory.stability import largest_step
+from flatmin.networks import curvature, parameters, stability
+from flatmin.networks.train import run as training
+from flatmin.theory.stability.threshold import largest_step
 
 #: W22's batch sizes, and step sizes of ours: one that leaves the curvature to itself, and a large one
 BATCH_SIZES = (5, 40)
@@ -60,7 +61,7 @@ def along(point, seed):
     how = point["batch_size"], point.get("hessian", True)
     found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.steps))]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
-    return values | {"parameters": models.flat(model).numel(), "diverged": runs.diverged[0]}
+    return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
 
 
 def run(folder, quick):

@@ -6,10 +6,10 @@ import numpy as np
 
 from flatmin.experiments import Experiment
 from flatmin.ledger import record
-from flatmin.theory.freezing_point import follow
 from flatmin.theory.noise import HessianAligned
-from flatmin.theory.simulate import simulate
-from flatmin.theory.two_valleys import PAPER, two_valleys
+from flatmin.theory.sgd.simulate import simulate
+from flatmin.theory.two_valleys.freezing_point import follow
+from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
 
 #: start of the paper's runs: y = 5, x alternating between the two sides of the ridge
 START_Y, START_X = 5.0, 0.01

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.datasets import Data
-from flatmin.networks.dense import DensePass
+from flatmin.networks.data.sets import Data
 from flatmin.networks.device import choose
 from flatmin.networks.eigen import Eigenpairs, lanczos, tridiagonal
 from flatmin.networks.losses import Loss
-from flatmin.networks.models import parameter_slice
-from flatmin.networks.passes import AutogradPass, linearise
+from flatmin.networks.parameters import parameter_slice
+from flatmin.networks.passes.dense import DensePass
+from flatmin.networks.passes.generic import AutogradPass, linearise
 
 __all__ = [
     "Density",
@@ -52,8 +52,8 @@ def hessian(
     With ``layer`` (2: the second weight matrix, or a parameter's name) only that block. Fully connected
     networks: sums of Kronecker-like products over samples, a few matrix products for each pair of layers;
     other networks: one backward pass a column. Use a float64 model where a spectrum is compared with theory.
-    Memory: P² numbers. Raises ValueError as :func:`~flatmin.networks.passes.linearise`, or for an unknown
-    layer.
+    Memory: P² numbers. Raises ValueError as :func:`~flatmin.networks.passes.generic.linearise`, or for an
+    unknown layer.
     """
     block = parameter_slice(model, layer)
     passed = linearise(model, data, loss, choose(device, model))

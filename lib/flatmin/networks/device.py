@@ -14,8 +14,8 @@ import os
 import torch
 from torch import nn
 
-from flatmin.networks.datasets import Data
-from flatmin.networks.models import trainable
+from flatmin.networks.data.sets import Data
+from flatmin.networks.parameters import trainable
 
 __all__ = ["ENVIRONMENT", "choose", "describe", "place"]
 

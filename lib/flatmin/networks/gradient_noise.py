@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from flatmin.networks import curvature
-from flatmin.networks.datasets import Data
-from flatmin.networks.dense import DensePass
+from flatmin.networks.data.sets import Data
 from flatmin.networks.device import choose
 from flatmin.networks.eigen import lanczos
 from flatmin.networks.losses import Loss
-from flatmin.networks.models import parameter_slice
-from flatmin.networks.passes import linearise
-from flatmin.theory.stability import noise_factor
+from flatmin.networks.parameters import parameter_slice
+from flatmin.networks.passes.dense import DensePass
+from flatmin.networks.passes.generic import linearise
+from flatmin.theory.stability.threshold import noise_factor
 
 __all__ = [
     "Alignment",

@@ -3,7 +3,7 @@
 Near an interpolating minimum of the square loss a network with one output is its linearisation, and
 everything about its SGD is in two arrays: the Gram matrix K_ij = ∇f_i·∇f_j and the residuals e_i = f_i − y_i
 (:class:`Tangent`). The Gauss–Newton matrix G = (1/n) Σ ∇f_i ∇f_iᵀ has the non-zero eigenvalues of K/n; it is
-the Hessian where the residuals vanish. The thresholds are those of :mod:`flatmin.theory.stability`.
+the Hessian where the residuals vanish. The thresholds are those of :mod:`flatmin.theory.stability.minimum`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
-from flatmin.networks import curvature, models, training
-from flatmin.networks.datasets import Data
+from flatmin.networks import curvature, parameters
+from flatmin.networks.data.sets import Data
 from flatmin.networks.gradient_noise import batch_factor
-from flatmin.networks.passes import linearise
-from flatmin.theory.stability import Minimum, largest_step
-from flatmin.theory.stability_bounds import gradient_descent_step, theorem_3_3_step
+from flatmin.networks.passes.generic import linearise
+from flatmin.networks.train import run as training
+from flatmin.theory.stability.bounds import gradient_descent_step, theorem_3_3_step
+from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.threshold import largest_step
 
 __all__ = ["Edge", "Escape", "Growth", "Tangent", "edge", "escape", "growth", "tangent"]
 
@@ -41,7 +43,7 @@ class Tangent:
 
     @cached_property
     def minimum(self) -> Minimum:
-        """The minimum of the linearised network, for :mod:`flatmin.theory.stability`; its H is G."""
+        """The minimum of the linearised network, for :mod:`flatmin.theory.stability.minimum`; its H is G."""
         return Minimum.from_gram(self.gram)
 
     @property
@@ -76,7 +78,7 @@ class Tangent:
 
     def losses(self, eta: float, batch_size: int, steps: int, seeds) -> np.ndarray:
         """L_t of linearised SGD for each seed, (seeds, steps + 1), from the batches that
-        :func:`~flatmin.networks.training.run` draws for ``sampling="subset"``."""
+        :func:`~flatmin.networks.train.run.run` draws for ``sampling="subset"``."""
         n = len(self.gram)
         per_epoch = n // batch_size
         residuals = np.repeat(self.residuals[None], len(seeds), 0)
@@ -155,10 +157,10 @@ def escape(
     """Let ``trajectories`` runs of SGD go from ``model``, each with batches of its own (W22 Fig. 4).
 
     Every batch is drawn anew without replacement. Raises ValueError as
-    :func:`~flatmin.networks.training.run` and :func:`tangent`.
+    :func:`~flatmin.networks.train.run.run` and :func:`tangent`.
     """
     seeds = seed + np.arange(trajectories)
-    block = max(1, _ENTRIES // ((steps + 1) * models.flat(model).numel()))
+    block = max(1, _ENTRIES // ((steps + 1) * parameters.flat(model).numel()))
     found = []
     for start in range(0, trajectories, block):
         runs = training.run(

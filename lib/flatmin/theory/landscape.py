@@ -1,7 +1,7 @@
 """Loss landscapes written once, as sympy expressions.
 
 A :class:`Landscape` holds one expression. Its gradient, its Hessian, the noise covariance built on
-them (:mod:`flatmin.theory.noise`) and the compiled simulator (:mod:`flatmin.theory.simulate`) all come
+them (:mod:`flatmin.theory.noise`) and the compiled simulator (:mod:`flatmin.theory.sgd.simulate`) all come
 from that expression, so text, derivation and simulation cannot disagree.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import sympy as sp
 
-__all__ = ["Landscape", "near_degenerate_valley"]
+__all__ = ["Landscape"]
 
 
 @dataclass(frozen=True)
@@ -208,37 +208,3 @@ def _minimum(expression: sp.Expr, variable: sp.Symbol) -> float:
     roots = np.roots(np.polyder(coefficients))
     real = roots[np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots))].real
     return float(np.polyval(coefficients, real).min())
-
-
-def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lambda_2")) -> Landscape:
-    """The valley of Y23 Eq. 8 (Y22 Eq. 9): L = ½ ε λ₀ x² + ½ λ(x) y², λ(x) = Σ λₙ x²ⁿ.
-
-    Parameters
-    ----------
-    terms : sequence of str
-        Names of the coefficients λ₀, λ₁, …; the papers use three.
-
-    Returns
-    -------
-    Landscape
-        Coordinates x (slow, along the valley) and y (fast, across it); parameters ε (``epsilon``) and the
-        coefficients. λ(x) must be positive for every x: for three terms that means λ₂ > 0 and
-        λ₀ > λ₁²/4λ₂ (when λ₁ < 0), Y22 §I.B.
-    """
-    if not terms:
-        raise ValueError("terms is empty: λ(x) needs at least lambda_0")
-    x, y = sp.symbols("x y", real=True)
-    epsilon = sp.Symbol("epsilon", positive=True)
-    # λ₀ is positive whatever the others are (the valley floor at x = 0 must be a minimum across y)
-    coefficients = [
-        sp.Symbol(t, positive=True) if i == 0 else sp.Symbol(t, real=True) for i, t in enumerate(terms)
-    ]
-    curvature = sum(c * x ** (2 * n) for n, c in enumerate(coefficients))
-    loss = epsilon * coefficients[0] * x**2 / 2 + curvature * y**2 / 2
-    return Landscape(
-        loss,
-        (x, y),
-        (epsilon, *coefficients),
-        positive={"λ(x)": curvature, "ε": epsilon + 0 * x},
-        name="near-degenerate valley",
-    )

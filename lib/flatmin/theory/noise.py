@@ -2,7 +2,7 @@
 
 Each kind of noise gives its covariance C(θ) of the *gradient* symbolically, the diffusion matrix
 D = ηC/2 of the small-step limit (Y22 S10–S13), and the displacement one step adds to θ in terms of
-independent standard normal variables, from which :mod:`flatmin.theory.simulate` compiles its sampler.
+independent standard normal variables, from which :mod:`flatmin.theory.sgd.simulate` compiles its sampler.
 """
 
 from __future__ import annotations

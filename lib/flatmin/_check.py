@@ -1,0 +1,148 @@
+"""Checks of arguments, each once, with one form of message: ``name=value: must be …``.
+
+Each function returns the checked value in the type that the caller computes with. A value of a wrong kind
+(text, None, complex numbers) is refused in the same words as one out of range.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import reprlib
+
+import numpy as np
+
+__all__ = ["array", "choice", "flag", "integer", "number", "refused"]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def refused(name: str, value, allowed: str) -> ValueError:
+    """The error for an argument: its name, its value (shortened) and what is ``allowed``; to be raised."""
+    return ValueError(f"{name}={shown(value)}: must be {allowed}")
+
+
+def shown(value) -> str:
+    """A value in a message: short, and an array of many numbers by its shape."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and math.prod(shape) > 8:
+        return f"<{type(value).__name__} of shape {tuple(shape)}>"
+    return " ".join(_SHORT.repr(value).split())
+
+
+def number(name: str, value, *, above=None, least=None, below=None, most=None, infinite=False) -> float:
+    """``value`` as a float within the bounds; ``infinite`` lets ±∞ pass, NaN never does."""
+    allowed = _range("a real number" if infinite else "a finite real number", above, least, below, most)
+    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None or np.ndim(value):
+        raise refused(name, value, allowed)
+    try:
+        if isinstance(value, (complex, np.complexfloating)):
+            raise TypeError
+        found = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise refused(name, value, allowed) from None
+    if (
+        math.isnan(found)
+        or not (infinite or math.isfinite(found))
+        or not _inside(found, above, least, below, most)
+    ):
+        raise refused(name, value, allowed)
+    return found
+
+
+def integer(name: str, value, *, least=None, most=None) -> int:
+    """``value`` as an int within the bounds; whole floats are refused like others."""
+    allowed = _range("an integer", None, least, None, most)
+    if isinstance(value, (bool, np.bool_)):
+        raise refused(name, value, allowed)
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise refused(name, value, allowed) from None
+    if not _inside(found, None, least, None, most):
+        raise refused(name, value, allowed)
+    return found
+
+
+def array(
+    name: str,
+    value,
+    *,
+    above=None,
+    least=None,
+    below=None,
+    most=None,
+    ndim: int | None = None,
+    shape: tuple | None = None,
+    dtype=float,
+    increasing: bool = False,
+    infinite: bool = False,
+    empty: bool = False,
+) -> np.ndarray:
+    """``value`` as an array of ``dtype`` (float, int or bool), every entry finite and within the bounds.
+
+    ``shape`` fixes lengths, None in it stands for any; ``increasing`` asks for strict growth along the last
+    axis. An integer array takes no fractions.
+    """
+    kind = {float: "finite real numbers", int: "integers", bool: "truth values"}[dtype]
+    allowed = _range("real numbers" if infinite else kind, above, least, below, most)
+    allowed += "" if ndim is None else f", in {ndim} axes" if ndim != 1 else ", in one axis"
+    allowed += (
+        "" if shape is None else f", of shape ({', '.join('n' if s is None else str(s) for s in shape)})"
+    )
+    allowed += ", increasing" if increasing else ""
+    allowed += "" if empty else ", at least one"
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise refused(name, value, allowed) from None
+    kinds = {float: "iuf", int: "iu", bool: "b"}[dtype]
+    if given.dtype.kind not in kinds and not (given.size == 0 and empty and given.dtype.kind in "fiub"):
+        raise refused(name, value, allowed)
+    found = given.astype(dtype)
+    fits = empty or found.size
+    fits = fits and (ndim is None or found.ndim == ndim)
+    fits = fits and (shape is None or _fits(found.shape, shape))
+    if not fits or (dtype is float and not _finite(found, infinite)):
+        raise refused(name, value, allowed)
+    if not _inside(found, above, least, below, most) or (increasing and not np.all(np.diff(found) > 0)):
+        raise refused(name, value, allowed)
+    return found
+
+
+def choice(name: str, value, allowed):
+    """``value`` if it is one of ``allowed`` (names, or keys of a mapping); the error suggests the nearest."""
+    names = list(allowed)
+    if isinstance(value, str) and value in names:
+        return value
+    near = difflib.get_close_matches(value, map(str, names), n=1) if isinstance(value, str) else ()
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise refused(name, value, f"one of {', '.join(map(repr, names))}{hint}")
+
+
+def flag(name: str, value) -> bool:
+    """``value`` as a bool; only True and False are."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise refused(name, value, "True or False")
+
+
+def _finite(values, infinite):
+    return not np.isnan(values).any() if infinite else np.isfinite(values).all()
+
+
+def _fits(shape, wanted):
+    return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))
+
+
+def _inside(value, above, least, below, most) -> bool:
+    bounds = ((above, operator.gt), (least, operator.ge), (below, operator.lt), (most, operator.le))
+    return all(bound is None or np.all(holds(value, bound)) for bound, holds in bounds)
+
+
+def _range(kind, above, least, below, most) -> str:
+    words = [("above", above), ("at least", least), ("below", below), ("at most", most)]
+    found = " and ".join(f"{word} {bound:.6g}" for word, bound in words if bound is not None)
+    return f"{kind} {found}" if found else kind

@@ -1,0 +1,63 @@
+"""A measured number with its error, and the bootstrap that most of the errors come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Estimate", "bootstrap_error"]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A number (or array), its standard error, and what is behind it.
+
+    Attributes
+    ----------
+    value, error : float or array
+        ``error`` is one standard error, 0 where the number is exact.
+    n : int or array
+        How many independent things the error comes from: trajectories, runs, samples, random vectors; 0
+        where the number is exact.
+    method : str
+        How it was found, in a few words.
+    """
+
+    value: float | np.ndarray
+    error: float | np.ndarray = 0.0
+    n: int | np.ndarray = 0
+    method: str = ""
+
+    def __iter__(self):
+        """Unpack as ``value, error = estimate``."""
+        return iter((self.value, self.error))
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __repr__(self) -> str:
+        how = f"; {self.method}" if self.method else ""
+        if np.ndim(self.value):
+            return f"<{type(self).__name__} of shape {np.shape(self.value)}{how}>"
+        if not self.error:
+            return f"{self.value:.6g} (exact{how})"
+        return f"{self.value:.6g} ± {self.error:.2g} (n = {self.n}{how})"
+
+
+def bootstrap_error(
+    statistic: Callable[[np.ndarray], float | np.ndarray], n: int, resamples: int = 400, seed: int = 0
+) -> np.ndarray | float:
+    """Standard error of ``statistic`` over resamples of n independent groups.
+
+    Parameters
+    ----------
+    statistic : callable
+        Maps positions (n,), drawn with replacement from 0…n−1, to a number or an array.
+    n : int
+        How many independent groups there are.
+    """
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    spread = np.std([statistic(draw) for draw in draws], axis=0, ddof=1)
+    return spread if np.ndim(spread) else float(spread)

@@ -1,0 +1,276 @@
+"""What is read off measured curves: powers, rates, onsets, peaks, each with its error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flatmin import _check
+from flatmin.estimate import Estimate, bootstrap_error
+
+__all__ = ["Slope", "common_slope", "growth_rate", "half_lost", "log_log_slope", "onset", "peak"]
+
+_EVERYTHING = (0.0, np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Slope(Estimate):
+    """A fitted exponent ``value``: y ∝ x^value, or ln y = value · x for a rate.
+
+    Attributes
+    ----------
+    intercept : float
+        ln y at ln x = 0 (x = 0 for a rate).
+    points : int
+        How many points the fit used; ``n`` counts the independent groups.
+    window : (float, float)
+        The range of x that the points lie in.
+    """
+
+    intercept: float = 0.0
+    points: int = 0
+    window: tuple[float, float] = _EVERYTHING
+
+
+def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Slope:
+    """Least-squares slope of ln y against ln x, pooled over groups; the error comes from the groups.
+
+    Parameters
+    ----------
+    x, y : (groups, points), or a sequence of groups of different lengths
+        One group for each independent repeat (a training seed), all points of which are resampled together:
+        the points of one network are not independent. Points that are not positive are left out.
+    window : (low, high), optional
+        Keeps low ≤ x ≤ high.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two groups, fewer than two points in a group, or numbers that are not finite.
+    """
+    groups = _groups(x, y, window)
+    if any(len(u) < 2 for u, _ in groups):
+        raise _check.refused("window", window, "wide enough to leave at least two points in each group")
+    if len(groups) < 2:
+        raise ValueError(f"x holds {len(groups)} groups: must be at least two independent ones")
+    # sums of 1, u, v, u², uv of each group: a resample is a sum of rows
+    sums = np.array([[len(u), u.sum(), v.sum(), u @ u, u @ v] for u, v in groups])
+    value, intercept = _line(sums.sum(0))
+    error = bootstrap_error(lambda draw: _line(sums[draw].sum(0))[0], len(groups), resamples, seed)
+    return _slope(value, error, intercept, groups, "least squares of the logarithms, bootstrap over groups")
+
+
+def common_slope(x, y, window=None) -> Slope:
+    """Least-squares slope of ln y against ln x, common to all runs, each run with an intercept of its own.
+
+    The error is the usual standard error from the scatter about the lines, so one run is enough; it takes
+    that scatter as independent from point to point. ``intercept`` is the mean of the runs'.
+
+    Parameters
+    ----------
+    x, y : (runs, points), or a sequence of runs of different lengths
+    window : (low, high), optional
+        Keeps low ≤ x ≤ high; runs that leave fewer than two points in it do not count.
+
+    Raises
+    ------
+    ValueError
+        When fewer than three points are left over after one intercept a run, or numbers are not finite.
+    """
+    groups = [(u, v) for u, v in _groups(x, y, window) if len(u) >= 2]
+    count = sum(len(u) for u, _ in groups)
+    if count - len(groups) < 3:
+        allowed = f"wide enough to leave three points more than runs, not {count} in {len(groups)}"
+        raise _check.refused("window", window, allowed)
+    squares = sum(((u - u.mean()) ** 2).sum() for u, _ in groups)
+    slope = float(sum(((u - u.mean()) * v).sum() for u, v in groups) / squares)
+    rest = sum(((v - v.mean() - slope * (u - u.mean())) ** 2).sum() for u, v in groups)
+    error = float(np.sqrt(rest / (count - len(groups) - 1) / squares))
+    intercept = float(np.mean([v.mean() - slope * u.mean() for u, v in groups]))
+    return _slope(slope, error, intercept, groups, "least squares of the logarithms, scatter about the lines")
+
+
+def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: int = 0) -> Slope:
+    """Rate at which the mean of ``losses`` grows: slope of its logarithm against the step.
+
+    Parameters
+    ----------
+    losses : (R, T + 1)
+        One row a trajectory; whole trajectories are resampled for the error.
+    window : (first, last)
+        Steps that the line is fitted to, both included.
+
+    Raises
+    ------
+    ValueError
+        For a window outside 0…T or of fewer than two steps, fewer than two trajectories, or losses that are
+        not finite and positive there.
+    """
+    losses = _check.array("losses", losses, shape=(None, None), infinite=True)
+    first, last = (_check.integer("window", each, least=0, most=losses.shape[1] - 1) for each in window)
+    if not first < last:
+        raise _check.refused("window", window, "two increasing steps")
+    if len(losses) < 2:
+        raise ValueError(f"losses hold {len(losses)} trajectory: must be at least two")
+    part = losses[:, first : last + 1]
+    if not np.isfinite(part).all():
+        raise _check.refused("window", window, "one that ends before a run diverges")
+    if not (part.mean(0) > 0).all():
+        raise ValueError("losses: their mean must be positive in the window")
+    t = np.arange(part.shape[1]) - (part.shape[1] - 1) / 2
+
+    def rate(rows):
+        return float(t @ np.log(part[rows].mean(0)) / (t @ t))
+
+    whole = np.arange(len(part))
+    middle = float(np.log(part.mean(0)).mean() - rate(whole) * (first + last) / 2)
+    error = bootstrap_error(rate, len(part), resamples, seed)
+    method = "least squares of the logarithm of the mean, bootstrap over trajectories"
+    return Slope(rate(whole), error, len(part), method, middle, part.shape[1], (first, last))
+
+
+def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0) -> Estimate:
+    """Value of the control parameter at which a squared amplitude starts from zero.
+
+    Near a continuous transition the control Δ is a smooth function of the squared amplitude s. Where
+    order comes from a balance "restoring force = Δ × polynomial in s", it is 1/Δ that is close to a
+    polynomial, so 1/Δ(s) is fitted to the points with s in ``window`` and extrapolated to s = 0. Points
+    below the window are rounded by fluctuations, points above it need higher powers.
+
+    Parameters
+    ----------
+    control : array, (n,), positive
+    squares : array, (n, trajectories)
+        s of each trajectory, such as its time average of x². Each trajectory is resampled as a whole.
+    window : (low, high), applied to the mean of s
+    degree : int
+
+    Raises
+    ------
+    ValueError
+        If fewer than ``degree`` + 2 points fall into the window, or for numbers that are not finite.
+    """
+    control = _check.array("control", control, ndim=1, above=0)
+    squares = _check.array("squares", squares, shape=(len(control), None))
+    degree, (low, high) = _check.integer("degree", degree, least=1), _window(window)
+    mean = squares.mean(axis=-1)
+    inside = (mean > low) & (mean < high)
+    if inside.sum() < degree + 2:
+        allowed = f"wide enough for degree {degree}: {degree + 2} points, it holds {inside.sum()}"
+        raise _check.refused("window", window, allowed)
+    inverse, per = 1 / control[inside], squares[inside]
+
+    def at_zero(rows):
+        means = per[:, rows].mean(axis=1)
+        return 1 / np.polynomial.Polynomial.fit(means, inverse, degree)(0.0)
+
+    runs = per.shape[1]
+    error = bootstrap_error(at_zero, runs, resamples, seed)
+    method = f"polynomial of degree {degree} in the square, bootstrap over trajectories"
+    return Estimate(float(at_zero(np.arange(runs))), error, runs, method)
+
+
+def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
+    """Position of the maximum of a mean time on a logarithmic scale, by a parabola through its neighbours.
+
+    Parameters
+    ----------
+    control : array, (n,), positive
+    times : array, (n, trajectories), positive
+    half_width : int
+        Points on either side of the highest that the parabola is fitted to.
+
+    Raises
+    ------
+    ValueError
+        If the highest mean lies within ``half_width`` of an end, or numbers are not positive.
+    """
+    logs = np.log(_check.array("control", control, ndim=1, above=0))
+    times = _check.array("times", times, shape=(len(logs), None), above=0)
+    half_width = _check.integer("half_width", half_width, least=1)
+    top = int(times.mean(axis=-1).argmax())
+    if not half_width <= top < len(logs) - half_width:
+        raise ValueError(f"control: the maximum (point {top} of {len(logs)}) is too near an end")
+    near = slice(top - half_width, top + half_width + 1)
+
+    def vertex(rows):
+        means = times[near][:, rows].mean(axis=1)
+        curve, slope, _ = np.polyfit(logs[near] - logs[top], np.log(means), 2)
+        return np.exp(logs[top] - slope / (2 * curve))
+
+    runs = times.shape[1]
+    error = bootstrap_error(vertex, runs, resamples, seed)
+    return Estimate(
+        float(vertex(np.arange(runs))), error, runs, "parabola of the logarithms, bootstrap over trajectories"
+    )
+
+
+def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
+    """Value of the control at which half of the trajectories are lost, and its error.
+
+    Logarithmic interpolation at the first crossing of ½. The error is the spread over draws from the
+    Jeffreys posterior of each share: none lost among n is not the same as none ever lost.
+
+    Parameters
+    ----------
+    control : array, (n,), increasing and positive
+    lost : bool array, (n, trajectories)
+
+    Raises
+    ------
+    ValueError
+        If the fraction lost does not cross ½, or control does not increase.
+    """
+    control = np.log(_check.array("control", control, ndim=1, above=0, increasing=True))
+    lost = _check.array("lost", lost, shape=(len(control), None), dtype=bool).astype(float)
+    fraction = lost.mean(axis=1)
+    if fraction[0] >= 0.5 or fraction.max() < 0.5:
+        raise ValueError(
+            f"control: the fraction lost runs from {fraction[0]:g} to {fraction.max():g}, not across ½"
+        )
+
+    def crossing(values):
+        first = max(int(np.argmax(values >= 0.5)), 1)
+        share = (0.5 - values[first - 1]) / (values[first] - values[first - 1])
+        return np.exp(control[first - 1] + share * (control[first] - control[first - 1]))
+
+    rng, n = np.random.default_rng(seed), lost.shape[1]
+    drawn = rng.beta(lost.sum(axis=1) + 0.5, n - lost.sum(axis=1) + 0.5, (resamples, len(control)))
+    error = float(np.std([crossing(row) for row in drawn], ddof=1))
+    return Estimate(float(crossing(fraction)), error, n, "logarithmic interpolation, Jeffreys posterior")
+
+
+def _window(window) -> tuple[float, float]:
+    """(low, high) of a window, checked; everything for None."""
+    if window is None:
+        return _EVERYTHING
+    ends = _check.array("window", window, shape=(2,), infinite=True, increasing=True)
+    return float(ends[0]), float(ends[1])
+
+
+def _groups(x, y, window):
+    """(ln x, ln y) of each group, of the points that are positive and within the window."""
+    (low, high), groups = _window(window), []
+    if len(x) != len(y):
+        raise ValueError(f"x holds {len(x)} groups and y {len(y)}: must be as many")
+    for one_x, one_y in zip(x, y, strict=True):
+        one_x = _check.array("x", one_x, ndim=1)
+        one_y = _check.array("y", one_y, shape=one_x.shape, infinite=True)
+        keep = (one_x > 0) & (one_y > 0) & (one_x >= low) & (one_x <= high)
+        if not np.isfinite(one_y[keep]).all():
+            raise _check.refused("y", one_y, "finite in the window")
+        groups.append((np.log(one_x[keep]), np.log(one_y[keep])))
+    return groups
+
+
+def _slope(value, error, intercept, groups, method) -> Slope:
+    every = np.concatenate([u for u, _ in groups])
+    window = float(np.exp(every.min())), float(np.exp(every.max()))
+    return Slope(value, error, len(groups), method, intercept, len(every), window)
+
+
+def _line(sums):
+    count, u, v, uu, uv = sums
+    slope = (count * uv - u * v) / (count * uu - u * u)
+    return float(slope), float((v - slope * u) / count)

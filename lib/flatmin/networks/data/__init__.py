@@ -1,0 +1,1 @@
+"""Data sets, and where their files come from."""

@@ -1,0 +1,17 @@
+"""Networks of the five papers, as plain ``torch.nn.Module``."""
+
+from flatmin.networks.models.convolutional import FixupResNet, cnn, cnn_stacks, vgg
+from flatmin.networks.models.fully_connected import DiagonalLinear, linear_network, mlp, random_features
+from flatmin.networks.models.initialise import initialise
+
+__all__ = [
+    "DiagonalLinear",
+    "FixupResNet",
+    "cnn",
+    "cnn_stacks",
+    "initialise",
+    "linear_network",
+    "mlp",
+    "random_features",
+    "vgg",
+]

@@ -1,0 +1,99 @@
+"""Networks of the five papers, as plain ``torch.nn.Module``.
+
+Parameters are counted in the order of ``module.parameters()``: weight (out, in), then bias, layer by layer.
+The flat vector of all of them, (P,), is what :mod:`flatmin.networks` calls θ.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flatmin.networks.models.initialise import generator_of, initialise
+
+__all__ = ["DiagonalLinear", "linear_network", "mlp", "random_features"]
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "identity": nn.Identity}
+
+
+def mlp(
+    sizes: Sequence[int],
+    seed: int = 0,
+    initialisation: str = "he",
+    activation: str = "relu",
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """Fully connected network of layer widths ``sizes`` = (inputs, hidden…, outputs).
+
+    Inputs of any shape (n, …) are flattened. ``activation`` is ``"relu"``, ``"tanh"`` or ``"identity"`` (a
+    deep linear network) after every layer but the last. ``initialisation``: see :func:`initialise`.
+    ``mlp((784, 50, 50, 10))`` is the network of Y23 and Y26, ``mlp((784, 10, 1), initialisation="glorot")``
+    that of M22 §5.3.
+    Raises ValueError for fewer than two sizes, a size below 1, or an unknown name.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes must be at least two positive widths, got {tuple(sizes)}")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs, bias=bias, dtype=dtype), _ACTIVATIONS[activation]()]
+    return initialise(nn.Sequential(*layers[:-1]), initialisation, seed)
+
+
+def linear_network(
+    sizes: Sequence[int], seed: int = 0, initialisation: str = "lecun", dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
+    """Deep linear network f(x) = W_L ⋯ W₁ x without biases (W22 §2.1); arguments as :func:`mlp`."""
+    return mlp(sizes, seed, initialisation, "identity", bias=False, dtype=dtype)
+
+
+class DiagonalLinear(nn.Module):
+    """Diagonal linear network f(x) = Σ (a_j² − b_j²) x_j (W22 §2.1), (n, d) → (n, 1).
+
+    Parameters a, b (d,), both ``scale`` at the start, so that f = 0 there.
+    """
+
+    def __init__(self, dimension: int, scale: float = 0.1, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.a = nn.Parameter(torch.full((dimension,), scale, dtype=dtype))
+        self.b = nn.Parameter(torch.full((dimension,), scale, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, 1) of inputs (n, d)."""
+        return (x @ (self.a.square() - self.b.square()))[:, None]
+
+
+class Features(nn.Module):
+    """Fixed random features φ_j(x) = ReLU(w_j·x), (n, d) → (n, m); not trained."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, m) of inputs (n, d)."""
+        return (x @ self.weight.T).relu_()
+
+
+def random_features(
+    dimension: int, features: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
+    """Random ReLU feature model f(x) = Σ_j θ_j ReLU(w_j·x), w_j uniform on the sphere of radius √d (W22 Prop.
+    2.5).
+
+    θ starts at 0. ``features`` is m. Raises ValueError for a size below 1.
+    """
+    if dimension < 1 or features < 1:
+        raise ValueError(f"dimension and features must be positive, got {dimension} and {features}")
+    weight = torch.randn(features, dimension, generator=generator_of(seed), dtype=torch.float64)
+    weight *= math.sqrt(dimension) / weight.norm(dim=1, keepdim=True)
+    model = nn.Sequential(Features(weight.to(dtype)), nn.Linear(features, 1, bias=False, dtype=dtype))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    return model

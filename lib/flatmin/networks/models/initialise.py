@@ -1,0 +1,61 @@
+"""Initial weights by name, the same in every dtype."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["initialise"]
+
+
+def fans(weight: Tensor) -> tuple[int, int]:
+    receptive = math.prod(weight.shape[2:])
+    return weight.shape[1] * receptive, weight.shape[0] * receptive
+
+
+def normal(weight, variance, generator):
+    # drawn in float64 and rounded, so that float32 and float64 networks of one seed are the same network
+    draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    weight.copy_(draw * math.sqrt(variance))
+
+
+def uniform(weight, bound, generator):
+    draw = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+    weight.copy_((2 * draw - 1) * bound)
+
+
+_INITIALISATIONS = {
+    # He et al. 2015; Y26's networks (fully connected: fan_in, convolutions: fan_out)
+    "he": lambda w, fan_in, fan_out, g: normal(w, 2 / fan_in, g),
+    "he-fan-out": lambda w, fan_in, fan_out, g: normal(w, 2 / fan_out, g),
+    # Glorot & Bengio 2010; M22's networks
+    "glorot": lambda w, fan_in, fan_out, g: uniform(w, math.sqrt(6 / (fan_in + fan_out)), g),
+    "glorot-normal": lambda w, fan_in, fan_out, g: normal(w, 2 / (fan_in + fan_out), g),
+    "lecun": lambda w, fan_in, fan_out, g: normal(w, 1 / fan_in, g),
+}
+
+
+def initialise(model: nn.Module, initialisation: str = "he", seed: int = 0) -> nn.Module:
+    """Draw the weights of ``model`` by name and set its biases to 0, in place; return it.
+
+    ``initialisation``: ``"he"`` N(0, 2/fan_in), ``"he-fan-out"`` N(0, 2/fan_out), ``"glorot"``
+    U(±√(6/(fan_in+fan_out))), ``"glorot-normal"``, ``"lecun"`` N(0, 1/fan_in). The same seed gives the same
+    network in every dtype. Parameters with fewer than two axes are biases.
+    Raises ValueError for another name.
+    """
+    if initialisation not in _INITIALISATIONS:
+        raise ValueError(f"initialisation must be one of {sorted(_INITIALISATIONS)}, got {initialisation!r}")
+    generator = generator_of(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.zero_()
+            else:
+                _INITIALISATIONS[initialisation](parameter, *fans(parameter), generator)
+    return model
+
+
+def generator_of(seed):
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,64 @@
+"""The trainable parameters of a network as one vector θ (P,), in the order of ``module.parameters()``.
+
+Weight (out, in), then bias, layer by layer.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["flat", "parameter_slice", "trainable", "with_parameters"]
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return (name, parameter) of what is trained, in order."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def flat(model: nn.Module) -> Tensor:
+    """Return θ, the trainable parameters of ``model`` as one vector (P,), detached copy."""
+    return torch.cat([p.detach().reshape(-1) for _, p in trainable(model)])
+
+
+def with_parameters(model: nn.Module, theta: Tensor) -> nn.Module:
+    """Return a copy of ``model`` whose trainable parameters are the vector ``theta`` (P,).
+
+    Raises ValueError if the number of parameters differs.
+    """
+    twin = copy.deepcopy(model)
+    parameters = [p for _, p in trainable(twin)]
+    count = sum(p.numel() for p in parameters)
+    if theta.shape != (count,):
+        raise ValueError(f"theta must have shape ({count},), got {tuple(theta.shape)}")
+    with torch.no_grad():
+        start = 0
+        for p in parameters:
+            p.copy_(theta[start : start + p.numel()].reshape(p.shape))
+            start += p.numel()
+    return twin
+
+
+def parameter_slice(model: nn.Module, layer: int | str | None) -> slice:
+    """Return which entries of θ belong to ``layer``.
+
+    ``None`` is all of them; a number counts weights with two or more axes from 1 (layer 2 of an MLP is its
+    second weight matrix, without bias, the block of Y26); a string is a parameter's name.
+    Raises ValueError for a layer that does not exist.
+    """
+    named = trainable(model)
+    if layer is None:
+        return slice(0, sum(p.numel() for _, p in named))
+    weights = [name for name, p in named if p.ndim >= 2]
+    if isinstance(layer, int):
+        if not 1 <= layer <= len(weights):
+            raise ValueError(f"layer must be 1…{len(weights)}, got {layer}")
+        layer = weights[layer - 1]
+    start = 0
+    for name, p in named:
+        if name == layer:
+            return slice(start, start + p.numel())
+        start += p.numel()
+    raise ValueError(f"layer must be one of {[name for name, _ in named]}, got {layer!r}")

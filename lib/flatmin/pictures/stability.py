@@ -1,0 +1,189 @@
+"""Pictures of the chapter on linear stability: thresholds and bounds in the (η, B) plane, growth, paths."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flatmin.ledger import plots
+from flatmin.theory.stability import bounds
+from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.paths import log_losses, mean_losses
+from flatmin.theory.stability.threshold import growth, largest_step
+
+__all__ = [
+    "choose_a_minimum",
+    "losses_and_growth",
+    "noise_directions",
+    "paths_and_rates",
+    "plane",
+    "shaped_minimum",
+    "tightness",
+]
+
+_FAMILY_LOOKS = {
+    "orthogonal": ("exact", "-"),
+    "gaussian": ("sgd", "o"),
+    "relu features": ("gld", "^"),
+    "power law": ("gd", "s"),
+    "unequal": ("sharp", "v"),
+}
+
+
+def shaped_minimum(decay=1.0, spread=0.0, samples=24, seed=0):
+    """A minimum with random gradients and Tr H = 1.
+
+    Parameter j has the variance j^(−``decay``); each gradient is multiplied by exp of a normal number with
+    standard deviation ``spread``; twice as many parameters as samples.
+    """
+    rng = np.random.default_rng(seed)
+    gradients = rng.normal(size=(samples, 2 * samples)) * np.arange(1, 2 * samples + 1) ** (-decay / 2)
+    gradients *= np.exp(spread * rng.normal(size=(samples, 1)))
+    return Minimum.from_gradients(gradients * np.sqrt(samples) / np.linalg.norm(gradients))
+
+
+def plane(ax, minimum, batch_sizes, replacement=True):
+    """The (B, η) plane of one minimum: exact boundary, W22's bounds, the simple ones, gradient descent."""
+
+    def steps(function):
+        return np.array([function(minimum, b, replacement) for b in batch_sizes])
+
+    exact = steps(largest_step)
+    ax.fill_between(batch_sizes, exact, 1e3 * exact.max(), color=plots.colour("diverged"), alpha=0.35, lw=0)
+    plots.theory(ax, batch_sizes, exact, "exact threshold", linewidth=2.4)
+    plots.printed(ax, batch_sizes, steps(bounds.theorem_3_3_step), "Theorem 3.3")
+    third = steps(bounds.proposition_3_4_step)
+    plots.printed(ax, batch_sizes, third, "Proposition 3.4", linestyle=":", linewidth=1.8)
+    plots.theory(ax, batch_sizes, steps(bounds.necessary_step), "trace, direction", "sgd", linestyle="--")
+    plots.theory(ax, batch_sizes, steps(bounds.trace_sufficient_step), "sufficient", "flat", linestyle="-.")
+    top = bounds.gradient_descent_step(minimum)
+    ax.axhline(top, color=plots.colour("gd"), ls=(0, (1, 1)), label=r"$2/\lambda_1$")
+    ax.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="learning rate η")
+    ax.set(xlim=(batch_sizes[0], batch_sizes[-1]), ylim=(exact[0] / 4, 4 * top))
+
+
+def choose_a_minimum(eta=3.0, batch_size=2, decay=1.0, spread=0.0):
+    """One minimum with Tr H = 1 in the (B, η) plane, and the loss of 20 paths beside its exact mean."""
+    minimum = shaped_minimum(decay, spread)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.7))
+    plane(left, minimum, np.geomspace(1, minimum.samples, 12))
+    left.plot([batch_size], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black", zorder=5)
+    left.set_ylim(min(left.get_ylim()[0], eta / 2), max(left.get_ylim()[1], 2 * eta))
+    left.legend(fontsize=8)
+    rho = growth(minimum, eta, batch_size, True)
+    logs = log_losses(minimum, eta, batch_size, 60, 20, 1, "replacement") / np.log(10)
+    right.plot(logs.T, color=plots.colour("sgd"), ls="-", lw=0.6, alpha=0.6)
+    mean = np.log10(mean_losses(minimum, eta, batch_size, 60, True))
+    plots.theory(right, np.arange(61), mean, "exact mean")
+    title = f"{'stable' if rho <= 1 else 'unstable'}, ρ = {rho:.3g}"
+    right.set(xlabel="step", ylabel=r"$\log_{10}L$", title=title)
+    right.legend()
+    return figure
+
+
+def losses_and_growth(minimum, batch_size, ratios, simulated, eta_ratios):
+    """Left: E L against the step, exact and simulated, for a few η/η*. Right: growth per step against η/η*.
+
+    ``simulated``: η/η* → ln L (trajectories, steps + 1), for the ``ratios``. Batches with replacement.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
+    edge = largest_step(minimum, batch_size, True)
+    for ratio, kind in zip(ratios, ("flat", "sgd", "sharp"), strict=True):
+        losses = np.exp(simulated[ratio])
+        steps = np.arange(losses.shape[1])
+        exact = mean_losses(minimum, ratio * edge, batch_size, steps[-1], True)
+        plots.theory(left, steps, exact, color=plots.colour(kind), linestyle="-")
+        error = losses.std(axis=0) / np.sqrt(len(losses))
+        plots.points(left, steps, losses.mean(axis=0), error, f"η = {ratio:g} η*", kind, ms=4)
+    left.set(xlabel="step", ylabel="E L", yscale="log")
+    left.legend()
+    etas = eta_ratios * edge
+    one = np.array([bounds.one_step_growth(minimum, eta, batch_size, True) for eta in etas])
+    printed = [bounds.theorem_3_5_growth(minimum, eta, batch_size, True) for eta in etas]
+    shade = {"color": plots.colour("flat"), "alpha": 0.3, "lw": 0}
+    right.fill_between(eta_ratios, one[:, 0], one[:, 1], label="one step, any θ", **shade)
+    exact = [growth(minimum, eta, batch_size, True) for eta in etas]
+    plots.theory(right, eta_ratios, exact, "exact ρ")
+    plots.printed(right, eta_ratios, printed, r"$\gamma_0$ of Theorem 3.5")
+    right.axhline(1, color="0.6", lw=0.8, ls="-")
+    right.set(xlabel="η / η*", ylabel="growth of E L per step", xlim=eta_ratios[[0, -1]], ylim=(0, 3))
+    right.legend()
+    plots.label_panels((left, right))
+    return figure
+
+
+def tightness(rows, batch_sizes):
+    """Exact step over what a bound allows, against B over the effective rank, for families of minima.
+
+    ``rows``: family → dict of arrays (repeats, B) as of
+    :func:`flatmin.experiments.stability_random.compare`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharex=True)
+    for family, row in rows.items():
+        kind, marker = _FAMILY_LOOKS[family]
+        colour = plots.colour(kind)
+        x = np.mean(batch_sizes / row["effective_rank"][:, None], axis=0)
+        best = np.minimum(row["trace"], row["direction"])
+        for ax, bound in ((left, row["theorem_3_3"]), (right, best)):
+            ratio = row["exact"] / bound
+            ax.plot(x, ratio.mean(axis=0), color=colour, marker=marker, ms=4, ls="-", lw=0.8, label=family)
+            ax.fill_between(x, ratio.min(axis=0), ratio.max(axis=0), color=colour, alpha=0.25, lw=0)
+    places = np.concatenate([line.get_xdata() for line in left.lines])
+    x = np.geomspace(places.min(), places.max(), 200)
+    line = plots.theory(left, x, 2 * np.sqrt(x) / (1 + x), "orthogonal gradients")
+    left.axvline(1, color="0.6", lw=0.8, ls="-")
+    left.set(xscale="log", yscale="log", ylabel="exact η* / η of the bound")
+    right.axhline(1, color="0.6", lw=0.8, ls="-")
+    right.set(ylim=(0.5, 1.02))
+    for ax, title in ((left, "Theorem 3.3, best μ₀"), (right, "trace and directions")):
+        ax.set(xlabel="B / effective rank", title=title)
+    left.legend(handles=[line], fontsize=9, loc="lower right")
+    right.legend(fontsize=9, loc="lower right")
+    plots.label_panels((left, right))
+    return figure
+
+
+def paths_and_rates(logs, mean, scan):
+    """Left: ln L along paths with their exact mean and their median. Right: rates against η over η*.
+
+    ``logs`` (trajectories, steps + 1), ``mean`` (steps + 1,) of L; ``scan`` = (η/η*, ln ρ, typical, errors).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
+    steps = np.arange(logs.shape[1])
+    left.plot(steps, logs.T / np.log(10), color=plots.colour("sgd"), ls="-", lw=0.4, alpha=0.25)
+    plots.theory(left, steps, np.log10(mean), "exact mean", linewidth=2.2)
+    sample = np.log10(np.exp(logs).mean(axis=0))
+    plots.theory(left, steps, sample, f"mean of {len(logs)}", "sharp", linewidth=1.6)
+    median = np.median(logs, axis=0) / np.log(10)
+    plots.theory(left, steps, median, "median", "gd", linestyle="-.", linewidth=2.2)
+    left.set(xlabel="step", ylabel=r"$\log_{10}L$")
+    left.legend()
+    ratio, ln_rho, typical, errors = scan
+    plots.theory(right, ratio, ln_rho, "mean: ln ρ")
+    plots.points(right, ratio, typical, errors, "typical path", ms=4)
+    right.axhline(0, color="0.6", lw=0.8, ls="-")
+    right.set(xlabel="η / η*", ylabel="growth of ln L per step", ylim=(min(typical) - 0.3, None))
+    right.legend()
+    plots.label_panels((left, right))
+    return figure
+
+
+def noise_directions(sizes, cases):
+    """Largest stable Tr H against the number of parameters, for noise along H and isotropic noise.
+
+    ``cases``: title → dict with "aligned", "isotropic" (exact η Tr H/B) and "bound aligned", "bound
+    isotropic".
+    """
+    figure, axes = plt.subplots(1, len(cases), figsize=(8.6, 3.6), sharey=True)
+    for ax, (title, case) in zip(axes, cases.items(), strict=True):
+        plots.theory(ax, sizes, case["aligned"], "C ∝ H, exact", "sgd", marker="o", ms=4)
+        plots.theory(ax, sizes, case["isotropic"], "C ∝ 1, exact", "gld", marker="^", ms=4)
+        for kind, name in (("aligned", "sgd"), ("isotropic", "gld")):
+            label = f"C ∝ {'H' if kind == 'aligned' else '1'}, bound of W22"
+            plots.printed(ax, sizes, case[f"bound {kind}"], label, color=plots.colour(name))
+        ax.axhline(2, color="0.6", lw=0.8, ls="-")
+        ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
+    axes[0].set_ylabel("largest stable η Tr H / B")
+    axes[0].legend(fontsize=8)
+    plots.label_panels(axes)
+    return figure

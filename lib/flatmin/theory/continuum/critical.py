@@ -1,0 +1,219 @@
+"""The critical window of the near-degenerate valley: the exact limit ε → 0 at x = √ε ξ, Δ_S = Δ₀(1 + εw).
+
+:func:`critical_law` derives it for the continuous equation and for the discrete update at finite step η.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import sympy as sp
+
+from flatmin.theory.continuum.slow import SlowEquation, gaussian_moments, vectorised
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.noise import ETA
+
+__all__ = ["XI", "CriticalLaw", "W", "critical_law"]
+
+
+XI, W = sp.symbols("xi w", real=True)
+
+
+@dataclass(frozen=True)
+class CriticalLaw:
+    """The limit law of ξ = x/√ε in the critical window Δ_S = Δ₀(1 + εw), in the slow time s = ε²τ.
+
+    dξ has drift αξ − βξ³ and diffusion d + cξ² (Itô), so that
+
+        P(ξ) ∝ (d + cξ²)^{(α + βd/c)/2c − 1} exp(−βξ²/2c).
+
+    Attributes
+    ----------
+    centre : expression
+        Δ₀, proportional to ε.
+    linear, cubic, additive, multiplicative : expressions
+        α (linear in w), β, d and c.
+    epsilon : expression
+        ε, its symbol or its number.
+    """
+
+    centre: sp.Expr
+    linear: sp.Expr
+    cubic: sp.Expr
+    additive: sp.Expr
+    multiplicative: sp.Expr
+    epsilon: sp.Expr
+
+    @property
+    def equation(self) -> SlowEquation:
+        """The law as an equation in ξ (and w)."""
+        return SlowEquation(
+            XI, self.linear * XI - self.cubic * XI**3, self.additive + self.multiplicative * XI**2, "ito"
+        )
+
+    @property
+    def log_density(self) -> sp.Expr:
+        """ln P(ξ) up to a constant, in closed form."""
+        ratio = self.cubic / self.multiplicative
+        power = (self.linear + ratio * self.additive) / (2 * self.multiplicative) - 1
+        return power * sp.log(self.additive + self.multiplicative * XI**2) - ratio * XI**2 / 2
+
+    @property
+    def onset(self) -> sp.Expr:
+        """w at which ξ = 0 turns from the maximum of P into a minimum (P-bifurcation)."""
+        return sp.factor(sp.solve(self.linear - 2 * self.multiplicative, W)[0])
+
+    @property
+    def drift_onset(self) -> sp.Expr:
+        """w at which the drift at ξ = 0 changes sign."""
+        return sp.factor(sp.solve(self.linear, W)[0])
+
+    @property
+    def lyapunov_onset(self) -> sp.Expr:
+        """w at which ⟨d ln|ξ|/ds⟩ = α − c of the linearised law without its additive noise vanishes."""
+        return sp.factor(sp.solve(self.linear - self.multiplicative, W)[0])
+
+    @property
+    def boundary(self) -> sp.Expr:
+        """Δ_S* to next order: Δ₀(1 + ε · onset)."""
+        return sp.expand(self.centre * (1 + self.epsilon * self.onset))
+
+    @property
+    def maximum(self) -> sp.Expr:
+        """ξ² at the maximum of P beyond the onset."""
+        return sp.factor((self.linear - 2 * self.multiplicative) / self.cubic)
+
+    def delta_s(self, w):
+        """Noise level Δ₀(1 + εw) for numbers w."""
+        return float(self.centre) * (1 + float(self.epsilon) * np.asarray(w, dtype=float))
+
+    def w(self, delta_s):
+        """Distance from the transition w = (Δ_S/Δ₀ − 1)/ε for numbers Δ_S."""
+        return (np.asarray(delta_s, dtype=float) / float(self.centre) - 1) / float(self.epsilon)
+
+    def density(self, xi, w: float) -> np.ndarray:
+        """P(ξ) at points ξ (n,), normalised over the real line."""
+        log = vectorised(XI, self.log_density.subs(W, w))
+        reach = np.sqrt(80 * float(self.multiplicative / self.cubic) * (2 + abs(w)))
+        line = np.linspace(0, reach, 20001)
+        values = log(line)
+        top = values.max()
+        return np.exp(log(xi) - top) / (2 * np.trapezoid(np.exp(values - top), line))
+
+
+def critical_law(landscape: Landscape, eta=0, cross: bool = True) -> CriticalLaw:
+    """Derive the critical law of a near-degenerate valley L = ½ελ₀x² + ½(λ₀ + λ₁x² + λ₂x⁴ + …)y², λ₁ < 0.
+
+    One step moves θ by −η(∇L − Hμ). With x = √ε ξ, y = √ε v and Δ_S = Δ₀(1 + εw) the mean of a function
+    after one step expands as T₀ + εT₁ + ε²T₂. T₀ moves v alone, a Gaussian chain of variance −λ₀/λ₁ once
+    Δ₀ = −ε(1 − ηλ₀/2)/λ₁, which is what makes the mean of T₁ vanish; the law of ξ is then
+    ⟨T₂⟩ + ⟨T₁(1 − T₀)⁻¹T₁⟩ per ηε². Everything is polynomial, so the inverse is exact.
+
+    Parameters
+    ----------
+    landscape : Landscape, with or without numbers
+        From :func:`flatmin.theory.landscape.near_degenerate_valley`.
+    eta : number or expression
+        Learning rate; 0 for the continuous equation.
+    cross : bool
+        Keep the cross diffusion; without it x and y are kicked by separate draws of μ.
+
+    Raises
+    ------
+    ValueError
+        For a landscape of another form, λ₁ ≥ 0, or η outside 0 ≤ ηλ₀ < 2.
+    """
+    values = _valley_coefficients(landscape)
+    epsilon, lam0, lam1, lam2 = values
+    if sp.sympify(eta).is_number and lam0.is_number and not 0 <= eta * lam0 < 2:
+        raise ValueError(f"eta={eta!r}: ηλ₀ must be at least 0 and below 2, with λ₀={lam0}")
+    put = dict(zip(_WINDOW, (sp.sympify(eta), lam0, lam1, lam2), strict=True))
+    linear, cubic, additive, multiplicative = (e.subs(put) for e in _window_coefficients(bool(cross)))
+    return CriticalLaw(
+        centre=-epsilon * (1 - put[ETA] * lam0 / 2) / lam1,
+        linear=sp.collect(sp.expand(linear), W),
+        cubic=sp.factor(cubic),
+        additive=sp.factor(additive),
+        multiplicative=sp.factor(multiplicative),
+        epsilon=epsilon,
+    )
+
+
+_WINDOW = (ETA, sp.Symbol("lambda_0", positive=True), *sp.symbols("lambda_1 lambda_2", real=True))
+
+
+def _valley_coefficients(landscape: Landscape) -> tuple[sp.Expr, ...]:
+    """(ε, λ₀, λ₁, λ₂) of a near-degenerate valley, numbers where it has them; ValueError for another form."""
+    known = {p.name: landscape.substitute(p) for p in landscape.parameters}
+    if not {"epsilon", "lambda_0", "lambda_1"} <= set(known):
+        raise ValueError(f"landscape {landscape.name!r}: needs the parameters epsilon, lambda_0 and lambda_1")
+    x, y = landscape.coordinates
+    epsilon, lam0, lam1 = (known[n] for n in ("epsilon", "lambda_0", "lambda_1"))
+    lam2 = known.get("lambda_2", sp.Integer(0))
+    rest = landscape.substitute(landscape.loss) - epsilon * lam0 * x**2 / 2
+    rest -= (lam0 + lam1 * x**2 + lam2 * x**4) * y**2 / 2
+    if sp.series(sp.expand(rest), x, 0, 6).removeO().expand() != 0:
+        raise ValueError(f"landscape {landscape.name!r}: must be ½ελ₀x² + ½(λ₀ + λ₁x² + λ₂x⁴ + …)y²")
+    if lam1.is_number and lam1 >= 0:
+        raise ValueError(f"lambda_1={lam1}: must be negative, or there is no transition")
+    return epsilon, lam0, lam1, lam2
+
+
+@lru_cache(maxsize=2)
+def _window_coefficients(cross: bool) -> tuple[sp.Expr, ...]:
+    """(α, β, d, c) of the critical law in the symbols of ``_WINDOW``, by the expansion of one step."""
+    eta, lam0, lam1, _ = _WINDOW
+    v, amplitude = sp.symbols("v amplitude", real=True)
+    slope, bend = sp.symbols("slope bend")  # f'(ξ) and f''(ξ) of the function that is averaged
+    z = dict.fromkeys(sp.symbols("z:4", real=True), sp.Integer(1))
+    x_step, y_step = _window_step(v, amplitude, tuple(z), cross)
+    centre = -(1 - eta * lam0 / 2) / lam1
+    strength = 2 * eta * centre  # amplitude² at w = 0
+
+    def kicked(expression):
+        """Mean over the draws of one step."""
+        mean = sp.expand(gaussian_moments(expression, z))
+        return mean.subs({amplitude**4: strength**2, amplitude**2: strength})
+
+    def settled(expression):
+        """Mean over the stationary v at w = 0, whose variance is −λ₀/λ₁."""
+        return gaussian_moments(expression, {v: -lam0 / lam1})
+
+    # T₁f = −ηλ₁(v² − ⟨v²⟩)ξf', and (T₀ − 1)v² = (r − 1)(v² − ⟨v²⟩): g = (1 − T₀)⁻¹T₁f is a multiple of v²ξf'
+    decay = (1 - eta * lam0) ** 2
+    k = -eta * lam1 / (1 - decay)
+    g_slope = slope + XI * bend
+    once = x_step[2]
+    total = settled(kicked(x_step[4])) * slope + settled(kicked(once**2)) * bend / 2
+    total += k * settled(kicked(y_step[0] ** 2 * once)) * g_slope
+    total += k * settled(kicked(2 * y_step[0] * y_step[2])) * XI * slope
+    total += k * strength * W * lam0**2 * XI * slope  # the part of the noise that is first order in ε
+    per_time = sp.expand(total / eta)
+    drift = sp.Poly(per_time.coeff(slope), XI)
+    diffusion = sp.Poly(per_time.coeff(bend), XI)
+    wanted = (
+        drift.coeff_monomial(XI),
+        -drift.coeff_monomial(XI**3),
+        diffusion.coeff_monomial(1),
+        diffusion.coeff_monomial(XI**2),
+    )
+    return tuple(sp.cancel(e) for e in wanted)
+
+
+def _window_step(v, amplitude, z, cross):
+    """One update in the window: ξ' − ξ and v' as dicts from the power of √ε to an expression."""
+    eta, lam0, lam1, lam2 = _WINDOW
+    x, y, epsilon, root = sp.symbols("x y epsilon root", positive=True)
+    loss = epsilon * lam0 * x**2 / 2 + (lam0 + lam1 * x**2 + lam2 * x**4) * y**2 / 2
+    gradient, hessian = [sp.diff(loss, q) for q in (x, y)], sp.hessian(loss, (x, y))
+    scaled = {x: root * XI, y: root * v, epsilon: root**2}
+    draws = (z[:2], z[:2]) if cross else (z[:2], z[2:])
+    steps = []
+    for i in range(2):
+        kick = amplitude * root * sum(hessian[i, j] * draws[i][j] for j in range(2))
+        step = sp.expand((-eta * gradient[i] + kick).subs(scaled) / root)
+        steps.append({power: step.coeff(root, power) for power in (0, 2, 4)})
+    steps[1][0] += v
+    return steps

@@ -1,0 +1,1 @@
+"""Linear stability of minibatch SGD: exact thresholds, bounds and paths."""

@@ -1,0 +1,1 @@
+"""The two-valley model of Y26: its landscape, hopping between the valleys, freezing in one."""

@@ -1,0 +1,207 @@
+"""Where hopping stops: Y26's estimate (Eq. 10–12, A33–A41) and a rate equation without a fitted constant.
+
+The estimate compares the hopping rate with the drift along the valleys and holds one free constant, εΦ. The
+rate equation has none: at each y the exact rates of the discrete chain (``hopping.FrozenChain``) say how
+P_flat relaxes and how soon x changes sign again, and y drifts by the chain's own mean force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+from scipy.interpolate import PchipInterpolator
+
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.two_valleys.hopping import SIDES, FrozenChain, frozen, slicer
+from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift
+
+__all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y", "regime"]
+
+#: a rate per iteration that stands for none
+_NEVER = 1e-15
+
+
+def phi_of_y(landscape: Landscape, printed: bool = False) -> sp.Expr:
+    """Φ(y) of the freezing criterion k₋ ≈ (εΦ/Δ_S) k₊/(k₊ + k₋), Y26 A36, in the landscape's symbols.
+
+    Derived: Φ = ½ ẏ d[ΔL (f₁ − f₂)]/dy. As printed (the first line of A37) it is half of that, since A35
+    drops the 2 of the square.
+    """
+    slope = sp.diff(barrier() * (flatness("flat") - flatness("sharp")), landscape.symbol("y"))
+    derived = path_drift() * sp.factor(slope) / 2
+    return derived / 2 if printed else derived
+
+
+def phi_bound(landscape: Landscape, printed: bool = True) -> float:
+    """The constant that Y26 A37 (second line) puts for Φ: each factor at its own largest value.
+
+    1.33e-5 for the paper's parameters as printed, twice that as derived. The curve drawn in Y26 Fig. 4c has
+    εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code).
+    """
+    landscape.require_numbers()
+    v = landscape.values
+    drift = v["L_d"] / v["y_d"] + 8 * v["x0"] ** 2 / (27 * v["f0"] * v["y_f"])
+    bound = 2 * (v["x1"] ** 2 - v["x2"] ** 2) / (27 * v["y_b"]) * drift
+    return bound if printed else 2 * bound
+
+
+def regime(landscape: Landscape, delta_s, eps_phi):
+    """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything."""
+    for name, value in (("delta_s", delta_s), ("eps_phi", eps_phi)):
+        if not np.all(np.asarray(value) > 0):
+            raise ValueError(f"{name} must be positive, got {value!r}")
+    delta_s = np.asarray(delta_s, dtype=float)
+    return delta_s * np.log(delta_s / np.square(eps_phi)) / landscape.values["x2"] ** 2
+
+
+def freezing_y(landscape: Landscape, delta_s, eps_phi):
+    """y_freeze of Y26 Eq. 11 (A40); NaN outside its regime. Broadcasts over delta_s and eps_phi."""
+    share = regime(landscape, delta_s, eps_phi)
+    root = np.sqrt(np.where((share > 0) & (share < 1), share, np.nan))
+    return landscape.values["y_b"] * root / (1 - root)
+
+
+def frozen_flat(landscape: Landscape, delta_s, eps_phi):
+    """P_flat of Y26 Eq. 12 (A41), NaN outside its regime: [1 + γ^{−1/2} (√Δ_S/εΦ)^{1−γ}]⁻¹."""
+    share = regime(landscape, delta_s, eps_phi)
+    gamma = (landscape.values["x1"] / landscape.values["x2"]) ** 2
+    odds = gamma**-0.5 * (np.sqrt(delta_s) / np.asarray(eps_phi)) ** (1 - gamma)
+    return np.where((share > 0) & (share < 1), 1 / (1 + odds), np.nan)
+
+
+@dataclass(frozen=True)
+class Path:
+    """What the rate equation gives for one learning rate and noise: arrays over iterations t.
+
+    Attributes
+    ----------
+    t, y, flat : arrays, (times,)
+        Iterations, mean position along the valleys, P_flat.
+    settled : array, (times,)
+        Cumulative probability that the last change of sign of x lies at or before t; its first entry is
+        the probability that there is none.
+    """
+
+    t: np.ndarray
+    y: np.ndarray
+    flat: np.ndarray
+    settled: np.ndarray
+
+    def last_hop(self) -> tuple[float, float]:
+        """Mean and standard deviation of t_f, the iteration of the last change of sign (0 if none)."""
+        return self._moments(self.t)
+
+    def freezing_y(self) -> tuple[float, float]:
+        """Mean and standard deviation of y at the last change of sign (the start where there is none)."""
+        return self._moments(self.y)
+
+    def _moments(self, values):
+        # an atom at the start, then the probability of each interval at its middle
+        weights = np.concatenate([self.settled[:1], np.diff(self.settled)])
+        middles = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
+        mean = float(weights @ middles)
+        return mean, float(np.sqrt(max(weights @ (middles - mean) ** 2, 0.0)))
+
+
+def follow(
+    landscape: Landscape,
+    eta: float,
+    delta_s: float,
+    *,
+    start_y: float,
+    start_x=(-0.01, 0.01),
+    steps: int,
+    power: int = 1,
+    resolution: float = 0.7,
+    points: int = 4000,
+) -> Path:
+    """Follow P_flat along the drift y(t) with the chain's exact hopping rates at each y; no free constant.
+
+    dP/dt = (1 − λ₂(y)) (π_flat(y) − P), dy/dt = −η⟨∂_yL⟩, the mean over the chain's stationary law in either
+    valley, weighted by P. The last change of sign lies before t if neither valley is left afterwards:
+    P exp(−∫κ_flat) + (1 − P) exp(−∫κ_sharp), κ the exit rates.
+
+    Parameters
+    ----------
+    eta, delta_s : floats > 0
+        Δ_S = ησ.
+    start_y, start_x : the common y > 0 and the x of the starts, equally likely
+    steps : int, iterations
+    power : power of the Hessian in the noise covariance (0, 1 or 2)
+    resolution : largest change of the sharp side's reduced barrier z² between tabulated y
+    points : times at which the solution is kept
+
+    Raises
+    ------
+    ValueError
+        For steps below 1, and from :class:`FrozenChain` where the step is unstable.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps!r}")
+    table = _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution)
+    t = np.linspace(0, steps, points + 1)
+    y, flat = np.empty_like(t), np.empty_like(t)
+    first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)
+    starts = np.atleast_1d(np.asarray(start_x, dtype=float))
+    y[0], flat[0] = start_y, np.mean(starts >= 0 if first.isolated else first.settled_flat(starts))
+    step = t[1] - t[0]
+    for k in range(points):
+        # midpoint in y; P relaxes exactly at frozen y, however fast the hops
+        half = y[k] + step / 2 * _velocity(table, y[k], flat[k])
+        rate, target = np.exp(table["relaxation"](half)), table["stationary"](half)
+        flat[k + 1] = target + (flat[k] - target) * np.exp(-rate * step)
+        y[k + 1] = y[k] + step * _velocity(table, half, (flat[k] + flat[k + 1]) / 2)
+    return Path(t, y, flat, _settled(table, first, starts, t, y, flat))
+
+
+def _settled(table, first, starts, t, y, flat):
+    """Probability, at every time, that x changes sign no more."""
+    settled, untouched = np.zeros_like(t), 0.0
+    for side, share in (("flat", flat), ("sharp", 1 - flat)):
+        rate = np.exp(table[f"exit {side}"](y))
+        later = np.cumsum(((rate[1:] + rate[:-1]) / 2 * np.diff(t))[::-1])[::-1]
+        unbroken = np.exp(-np.append(later, 0.0))
+        settled += share * unbroken
+        on_side = (starts >= 0) == (side == "flat")
+        untouched += np.sum(first.survival(starts[on_side])) / len(starts) * unbroken[0]
+    # a start close to the ridge is likelier to change side at once than one settled in a valley
+    settled[0] = min(untouched, settled[0])
+    return np.maximum.accumulate(settled)
+
+
+def _velocity(table, y, flat):
+    return flat * table["drift flat"](y) + (1 - flat) * table["drift sharp"](y)
+
+
+def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
+    """Interpolators in y of ln(1 − λ₂), π_flat, ln κ and the drift per iteration, from a chain at each y.
+
+    The grid starts at ``start_y`` and ends beyond the farthest point of the run; it is close where the
+    barrier grows fast, until the valleys are isolated.
+    """
+    at, slope = slicer(landscape), landscape.function(landscape.gradient[1])
+    drift = landscape.function(path_drift())
+    reduced = landscape.function(barrier() * (flatness("sharp") / 2) ** power / delta_s)
+    names = ("relaxation", "stationary", *(f"{q} {side}" for q in ("exit", "drift") for side in SIDES))
+    rows, grid, y, t, stationary = {name: [] for name in names}, [], float(start_y), 0.0, 0.5
+    while True:
+        chain = FrozenChain(at(y), eta, delta_s, power)
+        # where nothing relaxes any more, what it would relax to does not matter
+        stationary = stationary if chain.isolated else chain.flat_probability
+        rows["stationary"].append(stationary)
+        rows["relaxation"].append(np.log(max(0.0 if chain.isolated else chain.relaxation_rate, _NEVER)))
+        for side in SIDES:
+            rows[f"exit {side}"].append(np.log(max(chain.exit_rates[side], _NEVER)))
+            rows[f"drift {side}"].append(chain.mean(-eta * slope(chain.x, y), side))
+        grid.append(y)
+        # noise speeds the drift up by a few per cent: a third more time than the run has is ample
+        if len(grid) > 1 and t > 1.33 * steps:
+            break
+        speed = eta * float(drift(0.0, y))
+        growth = float(reduced(0.0, 1.001 * y) - reduced(0.0, y)) / (0.001 * y)
+        move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3, speed * steps / 8)
+        t += move / speed
+        y += move
+    return {name: PchipInterpolator(grid, values) for name, values in rows.items()}

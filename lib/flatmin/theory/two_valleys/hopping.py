@@ -1,0 +1,481 @@
+"""Hopping between the two valleys at frozen y: the small-step limit in closed form, and the discrete chain.
+
+At frozen y each side of the two-valley landscape is a parabola, L − L₀ = x(x − g)/f, and the noise on it is
+constant, so the small-step limit has one diffusion constant per side, D = Δ_S (2/f)^p. The power p is that of
+the Hessian in the noise covariance: 0 isotropic, 1 Hessian-aligned (Y26), 2 random shift (Y22). D jumps at
+x = 0, where the stochastic convention is decided:
+
+    flux   J = −L′P − D^c ∂ₓ(D^{1−c} P),   c = 0 Itô, ½ Stratonovich, 1 isothermal (Y26 A10)
+
+so D^{1−c} P is continuous there. Time is τ = ηt except in :class:`FrozenChain`, which counts iterations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sparse
+from numpy.polynomial.legendre import leggauss
+from scipy.sparse.linalg import splu
+from scipy.special import dawsn, erf, erfcx
+
+from flatmin.theory.landscape import Landscape
+from flatmin.theory.two_valleys.landscape import flatness, position
+
+__all__ = [
+    "CONVENTIONS",
+    "FrozenChain",
+    "Slice",
+    "crossing_time",
+    "extrapolated_flat",
+    "frozen",
+    "passage_rate_asymptotic",
+    "passage_time",
+    "passage_time_erfi",
+    "printed_flat",
+    "slicer",
+    "splitting",
+    "stationary_density",
+    "stationary_flat",
+]
+
+#: exponent c of the flux −L′P − D^c ∂ₓ(D^{1−c} P)
+CONVENTIONS = {"ito": 0.0, "stratonovich": 0.5, "isothermal": 1.0}
+SIDES = ("flat", "sharp")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The landscape across the valleys at one y, or at an array of them.
+
+    Attributes
+    ----------
+    y : float or array
+    f : dict, side → flatness f (curvature 2/f)
+    floor : dict, side → distance of the valley floor from the kink, g/2 > 0
+    barrier : float or array, ΔL, the same on both sides
+    """
+
+    y: np.ndarray
+    f: dict[str, np.ndarray]
+    floor: dict[str, np.ndarray]
+    barrier: np.ndarray
+
+    def diffusion(self, side: str, delta_s, power: int = 1):
+        """D = Δ_S (2/f)^power on a side (Y26 A13 for power 1)."""
+        if power not in (0, 1, 2):
+            raise ValueError(f"power must be 0, 1 or 2 (the power of the Hessian in C), got {power!r}")
+        _require_positive(delta_s=delta_s)
+        return np.asarray(delta_s) * (2 / self.f[_known(side)]) ** power
+
+    def reduced_barrier(self, side: str, delta_s, power: int = 1):
+        """z = √(ΔL/D): barrier height in units of the side's own temperature, square-rooted."""
+        return np.sqrt(self.barrier / self.diffusion(side, delta_s, power))
+
+
+def slicer(landscape: Landscape) -> Callable[[np.ndarray], Slice]:
+    """A function from y > 0 to the :class:`Slice` there; compiled once, for many y."""
+    f = {side: landscape.function(flatness(side)) for side in SIDES}
+    floor = {side: landscape.function(position(side)) for side in SIDES}
+
+    def at(y) -> Slice:
+        _require_positive(y=y)
+        y = np.asarray(y, dtype=float)
+        widths = {side: f[side](0.0, y) for side in SIDES}
+        distances = {side: np.abs(floor[side](0.0, y)) for side in SIDES}
+        # from f and floor, so that ΔL is right for any values of the parameters
+        return Slice(y, widths, distances, distances["flat"] ** 2 / widths["flat"])
+
+    return at
+
+
+def frozen(landscape: Landscape, y) -> Slice:
+    """The slice of a two-valley landscape with numbers at y > 0 (a float or an array).
+
+    Raises ValueError where y is not positive: at y ≤ 0 there are no two valleys.
+    """
+    return slicer(landscape)(y)
+
+
+def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1):
+    """Stationary probability of the flat side, x > 0, in the limit η → 0 at fixed Δ_S.
+
+    Weight of a side: ∫ D^{c−1} e^{−(L−L₀)/D} dx = D^{c−1/2} √(πf)/2 · e^{z²}(1 + erf z), exact because each
+    side is a parabola. Broadcasts over y and delta_s.
+
+    Parameters
+    ----------
+    convention : "ito", "stratonovich" or "isothermal"
+    power : of the Hessian in the noise covariance
+    """
+    c = _exponent(convention)
+    log_weight = {}
+    for side in SIDES:
+        d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
+        log_weight[side] = (c - 0.5) * np.log(d) + 0.5 * np.log(at.f[side]) + z**2 + np.log1p(erf(z))
+    return _sigmoid(log_weight["flat"] - log_weight["sharp"])
+
+
+def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", power: int = 1):
+    """Stationary density across the valleys in the limit η → 0, at one y and the points x (an array).
+
+    On each side the Gaussian e^{−(x − x*)²/Df}, normalised on its side, times the probability of the side. At
+    x = 0 it jumps unless the convention is isothermal or the noise isotropic; x = 0 is on the flat side.
+    """
+    x = np.asarray(x, dtype=float)
+    p = stationary_flat(at, delta_s, convention, power)
+    density = np.empty_like(x)
+    for side, chosen, share in (("flat", x >= 0, p), ("sharp", x < 0, 1 - p)):
+        width = np.sqrt(at.diffusion(side, delta_s, power) * at.f[side])
+        z = at.reduced_barrier(side, delta_s, power)
+        norm = math.sqrt(math.pi) / 2 * width * (1 + erf(z))
+        density[chosen] = share * np.exp(-(((np.abs(x[chosen]) - at.floor[side]) / width) ** 2)) / norm
+    return density
+
+
+def printed_flat(at: Slice, delta_s, asymptotic: bool = False):
+    """The steady-state P_flat as printed in Y26 Eq. 9: its left form (erfi) or its right (exponential).
+
+    The ratio of two erfi is taken through Dawson's function, so it does not overflow.
+    """
+    z = {side: at.reduced_barrier(side, delta_s) for side in SIDES}
+    log_gamma = np.log(at.f["flat"] / at.f["sharp"])
+    if asymptotic:
+        return _sigmoid(log_gamma / 2 + z["flat"] ** 2 - z["sharp"] ** 2)
+    ratio = z["flat"] ** 2 - z["sharp"] ** 2 + np.log(dawsn(z["flat"]) / dawsn(z["sharp"]))
+    return _sigmoid(log_gamma + ratio)
+
+
+def passage_time(at: Slice, side: str, delta_s, power: int = 1):
+    """Mean time τ to get from the floor of a side to the kink (Y26 A23, A24), exact, by quadrature.
+
+    In the variable u = distance from the floor/√(Df) it is f (√π/2) ∫₀^z e^{u²}(1 + erf u) du. No convention
+    enters, since D is constant on the way.
+    """
+    z = at.reduced_barrier(side, delta_s, power)
+    return at.f[side] * math.sqrt(math.pi) / 2 * _integral(lambda u: erfcx(-u), z)
+
+
+def passage_time_erfi(at: Slice, side: str, delta_s):
+    """τ ≈ (π/2) f erfi(z), the approximation Y26 A28."""
+    z = at.reduced_barrier(side, delta_s)
+    # erfi z = (2/√π) e^{z²} dawsn z
+    return math.sqrt(math.pi) * at.f[side] * np.exp(z**2) * dawsn(z)
+
+
+def passage_rate_asymptotic(at: Slice, side: str, delta_s):
+    """k ≈ √(2ΔL/πΔ_S f) e^{−ΔL f/2Δ_S}, the rate to the kink for high barriers, Y26 A29."""
+    z = at.reduced_barrier(side, delta_s)
+    return 2 * z / (math.sqrt(math.pi) * at.f[side]) * np.exp(-(z**2))
+
+
+def splitting(at: Slice, delta_s, convention: str = "ito", power: int = 1):
+    """Probability that a point on the kink reaches the flat floor before the sharp one.
+
+    The scale density is D^{−c} e^{(L−L₀)/D}; a side's share is S = D^{−c} √(Df) dawsn z, and the answer
+    S_sharp/(S_sharp + S_flat). For high barriers and p = 1 in the Itô convention it is x₁/(x₁ + x₂).
+    """
+    share = _shares(at, delta_s, convention, power)
+    return share["sharp"] / (share["sharp"] + share["flat"])
+
+
+def crossing_time(at: Slice, side: str, delta_s, convention: str = "ito", power: int = 1):
+    """Mean time from the floor of ``side`` to the floor of the *other* side, exact, by quadrature.
+
+    Up to the kink it is :func:`passage_time`; beyond it come the returns, S_other M_side with M_side the
+    speed measure ∫ D^{c−1} e^{−(L−L₀)/D} dx of the side left, and the way down. Its inverse is the hopping
+    rate for high barriers.
+    """
+    other = SIDES[1 - SIDES.index(_known(side))]
+    c = _exponent(convention)
+    d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
+    speed = d ** (c - 0.5) * np.sqrt(math.pi * at.f[side]) / 2 * np.exp(z**2) * (1 + erf(z))
+    down = at.reduced_barrier(other, delta_s, power)
+    descent = _integral(lambda u: erfcx(u) - np.exp(u**2 - down**2) * erfcx(down), down)
+    descent = at.f[other] * math.sqrt(math.pi) / 2 * descent
+    returns = _shares(at, delta_s, convention, power)[other] * speed
+    return passage_time(at, side, delta_s, power) + returns + descent
+
+
+class FrozenChain:
+    """The discrete update at frozen y, as a transfer operator: x ← x − η(∂ₓL + ξ), ξ ~ N(0, 2σ (2/f)^p).
+
+    On either side it is an AR(1) step, so K(x′|x) is a Gaussian whose mean and width jump at x = 0. The
+    density after a step is smooth; it is kept at Gauss–Legendre nodes on panels that end at x = 0, where the
+    quadrature error is below 1e-10 (see the tests). Rates and times are per iteration.
+
+    Parameters
+    ----------
+    at : Slice at one y
+    eta, delta_s : floats > 0, Δ_S = ησ
+    power : of the Hessian in the noise covariance (0, 1, 2)
+    reach : float
+        How far the interval extends beyond the floors, in standard deviations of the valleys.
+
+    Raises
+    ------
+    ValueError
+        Where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2).
+    """
+
+    #: nodes a panel and panels per kick; kernel tails are cut at this many standard deviations
+    _NODES, _PANEL, _CUT = 12, 2.5, 9.0
+
+    def __init__(self, at: Slice, eta: float, delta_s: float, power: int = 1, reach: float = 9.0):
+        _require_positive(eta=eta, delta_s=delta_s, reach=reach)
+        self.at, self.eta, self.delta_s, self.power = at, float(eta), float(delta_s), power
+        self.factor, self.kick, spread = {}, {}, {}
+        for side in SIDES:
+            f = float(at.f[side])
+            if eta >= f:
+                raise ValueError(f"eta={eta:g} must be below f={f:.4g} of the {side} side at y={at.y:g}")
+            variance = 2 * eta * float(at.diffusion(side, delta_s, power))
+            self.factor[side], self.kick[side] = 1 - 2 * eta / f, math.sqrt(variance)
+            spread[side] = math.sqrt(variance / (1 - self.factor[side] ** 2))
+        widest = reach * max(spread.values()) + max(self.kick.values())
+        right, right_weights = self._panels(float(at.floor["flat"]) + widest)
+        left, left_weights = self._panels(float(at.floor["sharp"]) + widest)
+        self.x = np.concatenate([-left[::-1], right])
+        self.weights = np.concatenate([left_weights[::-1], right_weights])
+
+    def _panels(self, length):
+        """Nodes and weights on (0, length): panels no wider than the kicks allow."""
+        count = max(2, math.ceil(length / (self._PANEL * min(self.kick.values()))))
+        nodes, weights = leggauss(self._NODES)
+        edges = np.linspace(0, length, count + 1)
+        half = np.diff(edges)[:, None] / 2
+        return (edges[:-1, None] + half * (nodes + 1)).ravel(), (half * weights).ravel()
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Which nodes lie on the flat side, shape (nodes,)."""
+        return self.x > 0
+
+    @cached_property
+    def operator(self) -> sparse.csc_array:
+        """K, shape (nodes, nodes): K @ p is the probability *mass* at the nodes one step after mass p.
+
+        Columns are normalised, so that mass is kept exactly; the factor they are divided by is 1 to
+        quadrature accuracy except at the far ends, where it keeps the chain inside.
+        """
+        mean = np.empty_like(self.x)
+        width = np.empty_like(self.x)
+        for side, chosen, sign in (("flat", self.flat, 1), ("sharp", ~self.flat, -1)):
+            floor = sign * float(self.at.floor[side])
+            mean[chosen] = floor + self.factor[side] * (self.x[chosen] - floor)
+            width[chosen] = self.kick[side]
+        first = np.searchsorted(self.x, mean - self._CUT * width)
+        last = np.searchsorted(self.x, mean + self._CUT * width)
+        counts = last - first
+        pointers = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(pointers[-1]) - np.repeat(pointers[:-1] - first, counts)
+        z = (self.x[rows] - np.repeat(mean, counts)) / np.repeat(width, counts)
+        mass = self.weights[rows] * np.exp(-(z**2) / 2)
+        mass /= np.repeat(np.add.reduceat(mass, pointers[:-1]), counts)
+        return sparse.csc_array((mass, rows, pointers), shape=(len(self.x),) * 2)
+
+    @cached_property
+    def _settled(self) -> dict[str, tuple[float, np.ndarray, np.ndarray]]:
+        """Per side: exit rate, settled mass and survival, the Perron pair of the operator on that side."""
+        found = {}
+        for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
+            inside = self.operator[chosen][:, chosen]
+            factors = _shifted(inside)
+            size, rate = inside.shape[0], np.inf
+            mass, survival = np.full(size, 1 / size), np.ones(size)
+            for _ in range(200):
+                mass = factors.solve(mass)
+                mass /= mass.sum()
+                survival = factors.solve(survival, trans="T")
+                survival /= survival.max()
+                before, rate = rate, 1 - float((inside @ mass).sum())
+                if abs(rate - before) <= 1e-10 * rate + 1e-15:
+                    break
+            found[side] = max(rate, 0.0), mass, survival / (survival @ mass)
+        return found
+
+    @property
+    def exit_rates(self) -> dict[str, float]:
+        """Rates per iteration of the next change of sign of x, from each side once settled in it.
+
+        1 − (largest eigenvalue of the operator restricted to the side). A change of sign need not be a hop:
+        many are followed by a return. These rates set the last hop as the simulation counts it.
+        """
+        return {side: rate for side, (rate, *_) in self._settled.items()}
+
+    def exit_time(self, x: float) -> float:
+        """Mean number of iterations from x to the first change of its sign: (1 − K)⁻¹ on the side, on 1."""
+        chosen = self.flat if x >= 0 else ~self.flat
+        inside = self.operator[chosen][:, chosen]
+        factors = splu(sparse.csc_matrix(sparse.eye_array(inside.shape[0]) - inside))
+        times = factors.solve(np.ones(inside.shape[0]), trans="T")
+        return float(np.interp(x, self.x[chosen], times))
+
+    @property
+    def isolated(self) -> bool:
+        """Whether no change of sign is to be expected in 10¹² iterations from either side.
+
+        The stationary law then hangs on numbers below rounding, and asking for it is a ValueError.
+        """
+        return max(self.exit_rates.values()) < 1e-12
+
+    @cached_property
+    def stationary(self) -> np.ndarray:
+        """Stationary mass at the nodes, shape (nodes,), sum 1.
+
+        One node's equation is dropped and its mass set to 1, which leaves a banded system; the node lies on
+        the side that is left less often, where most of the mass is.
+        """
+        if self.isolated:
+            raise ValueError(
+                f"delta_s={self.delta_s:g} is too small at y={self.at.y:g}: the valleys are isolated, "
+                "no hop between them is to be expected in 10¹² iterations"
+            )
+        deep = min(SIDES, key=self.exit_rates.get)
+        chosen, mass = (self.flat if deep == "flat" else ~self.flat), self._settled[deep][1]
+        pin = np.flatnonzero(chosen)[np.argmax(mass / self.weights[chosen])]
+        keep = np.arange(len(self.x)) != pin
+        rest = sparse.csc_array(sparse.eye_array(len(self.x)) - self.operator)[keep][:, keep]
+        mass = np.empty(len(self.x))
+        mass[keep] = splu(sparse.csc_matrix(rest)).solve(self.operator[:, [pin]].toarray().ravel()[keep])
+        mass[pin] = 1.0
+        return mass / mass.sum()
+
+    @property
+    def flat_probability(self) -> float:
+        """Stationary probability of x > 0."""
+        return float(self.stationary[self.flat].sum())
+
+    @cached_property
+    def _slow(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """1 − λ₂ and the right (mass) and left (function) eigenvectors of the slowest decaying mode."""
+        factors = _shifted(self.operator)
+        # start from "flat minus its mean" and take the stationary part out at every turn
+        left = self.flat.astype(float)
+        right = self.stationary * (left - self.flat_probability)
+        decay = np.inf
+        for _ in range(200):
+            right = factors.solve(right)
+            right -= self.stationary * right.sum()
+            right /= np.abs(right).sum()
+            left = factors.solve(left, trans="T")
+            left -= left @ self.stationary
+            left /= np.abs(left).max()
+            before = decay
+            decay = 1 - (left @ (self.operator @ right)) / (left @ right)
+            if abs(decay - before) <= 1e-10 * abs(decay) + 1e-15:
+                break
+        return max(float(decay), 0.0), right, left / (left @ right)
+
+    @property
+    def relaxation_rate(self) -> float:
+        """1 − λ₂ per iteration: P_flat relaxes to its stationary value at this rate, k₊ + k₋."""
+        return self._slow[0]
+
+    @property
+    def hop_rates(self) -> dict[str, float]:
+        """Rates per iteration of leaving each side for good: {"flat": k₊, "sharp": k₋} (Y26 A30)."""
+        p = self.flat_probability
+        return {"flat": self.relaxation_rate * (1 - p), "sharp": self.relaxation_rate * p}
+
+    def settled_flat(self, x) -> np.ndarray:
+        """P_flat after a start at x, once all but the slowest mode has died out, run back to the start.
+
+        It is π + c·φ(x) with φ the left slow eigenvector: the value from which the rate equation starts.
+        """
+        _, right, left = self._slow
+        amplitude = right[self.flat].sum()
+        return self.flat_probability + amplitude * np.interp(np.asarray(x, dtype=float), self.x, left)
+
+    def survival(self, x) -> np.ndarray:
+        """Probability that a start at x sees no change of sign for long, over that of a settled start."""
+        x, values = np.asarray(x, dtype=float), np.empty(np.shape(x))
+        for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
+            here = (x >= 0) == (side == "flat")
+            values[here] = np.interp(x[here], self.x[chosen], self._settled[side][2])
+        return values
+
+    def mean(self, values: np.ndarray, side: str) -> float:
+        """Mean of values at the nodes over one side by the stationary law; if isolated, the settled one."""
+        chosen = self.flat if _known(side) == "flat" else ~self.flat
+        mass = self._settled[side][1] if self.isolated else self.stationary[chosen]
+        return float(mass @ np.asarray(values)[chosen] / mass.sum())
+
+
+def extrapolated_flat(
+    at: Slice, delta_s: float, power: int = 1, eta: float = 0.01, halvings: int = 5
+) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """Stationary P_flat of the discrete chain extrapolated to η → 0 at fixed Δ_S.
+
+    The chain is solved at η/4^k, k = 0 … halvings, where √η halves each time, and the values are
+    extrapolated as a polynomial in √η (Neville).
+
+    Returns
+    -------
+    value, error : floats
+        The extrapolated probability and its change with the last refinement, an upper bound on the error
+        in practice.
+    etas, values : arrays, (halvings + 1,)
+        The step sizes and what the chain gives there.
+    """
+    if halvings < 2:
+        raise ValueError(f"halvings must be at least 2 to judge the extrapolation, got {halvings!r}")
+    etas = eta / 4.0 ** np.arange(halvings + 1)
+    values = np.array([FrozenChain(at, e, delta_s, power).flat_probability for e in etas])
+    table, corner = values.copy(), [values[-1]]
+    for order in range(1, halvings + 1):
+        table = table[1:] + (table[1:] - table[:-1]) / (2.0**order - 1)
+        corner.append(table[-1])
+    return float(corner[-1]), float(abs(corner[-1] - corner[-2])), etas, values
+
+
+def _shifted(operator):
+    """LU factors of 1 + 1e-9 − K, for inverse iteration towards the eigenvalues next to 1."""
+    return splu(sparse.csc_matrix(sparse.eye_array(operator.shape[0]) * (1 + 1e-9) - operator))
+
+
+def _shares(at: Slice, delta_s, convention: str, power: int) -> dict[str, np.ndarray]:
+    """∫ D^{−c} e^{(L−L₀)/D} dx from the kink to either floor."""
+    c = _exponent(convention)
+    shares = {}
+    for side in SIDES:
+        d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
+        shares[side] = d ** (0.5 - c) * np.sqrt(at.f[side]) * dawsn(z)
+    return shares
+
+
+def _integral(integrand, upper):
+    """∫₀^upper by 80 Gauss–Legendre nodes; upper may be an array."""
+    nodes, weights = leggauss(80)
+    upper = np.asarray(upper, dtype=float)
+    u = (nodes + 1) / 2 * upper[..., None]
+    # the integrand may hold ``upper`` itself: keep its axis in front
+    values = np.moveaxis(np.asarray([integrand(np.moveaxis(u, -1, 0)[k]) for k in range(80)]), 0, -1)
+    return (values * weights).sum(axis=-1) * upper / 2
+
+
+def _sigmoid(log_ratio):
+    """r/(1 + r) from ln r, without overflow."""
+    return 0.5 * (1 + np.tanh(np.asarray(log_ratio) / 2))
+
+
+def _exponent(convention: str) -> float:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {sorted(CONVENTIONS)}, got {convention!r}")
+    return CONVENTIONS[convention]
+
+
+def _known(side: str) -> str:
+    if side not in SIDES:
+        raise ValueError(f"side must be one of {SIDES}, got {side!r}")
+    return side
+
+
+def _require_positive(**arguments):
+    for name, value in arguments.items():
+        if not np.all(np.asarray(value) > 0) or not np.all(np.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value!r}")

@@ -1,0 +1,1 @@
+"""Valleys whose curvature changes along their floor."""

@@ -1,0 +1,45 @@
+"""The near-degenerate valley of Y22 and Y23: an almost flat floor along which the curvature varies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from flatmin.theory.landscape import Landscape
+
+__all__ = ["near_degenerate_valley"]
+
+
+def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lambda_2")) -> Landscape:
+    """The valley of Y23 Eq. 8 (Y22 Eq. 9): L = ½ ε λ₀ x² + ½ λ(x) y², λ(x) = Σ λₙ x²ⁿ.
+
+    Parameters
+    ----------
+    terms : sequence of str
+        Names of the coefficients λ₀, λ₁, …; the papers use three.
+
+    Returns
+    -------
+    Landscape
+        Coordinates x (slow, along the valley) and y (fast, across it); parameters ε (``epsilon``) and the
+        coefficients. λ(x) must be positive for every x: for three terms that means λ₂ > 0 and
+        λ₀ > λ₁²/4λ₂ (when λ₁ < 0), Y22 §I.B.
+    """
+    if not terms:
+        raise ValueError("terms is empty: λ(x) needs at least lambda_0")
+    x, y = sp.symbols("x y", real=True)
+    epsilon = sp.Symbol("epsilon", positive=True)
+    # λ₀ is positive whatever the others are (the valley floor at x = 0 must be a minimum across y)
+    coefficients = [
+        sp.Symbol(t, positive=True) if i == 0 else sp.Symbol(t, real=True) for i, t in enumerate(terms)
+    ]
+    curvature = sum(c * x ** (2 * n) for n, c in enumerate(coefficients))
+    loss = epsilon * coefficients[0] * x**2 / 2 + curvature * y**2 / 2
+    return Landscape(
+        loss,
+        (x, y),
+        (epsilon, *coefficients),
+        positive={"λ(x)": curvature, "ε": epsilon + 0 * x},
+        name="near-degenerate valley",
+    )

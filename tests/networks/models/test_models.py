@@ -1,0 +1,136 @@
+"""Sizes, starts and functions of the papers' networks."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from flatmin.networks import gradient_noise, models, parameters
+from flatmin.networks.data.sets import Data
+from flatmin.networks.passes.dense import DensePass
+from flatmin.networks.passes.generic import AutogradPass, linearise
+from flatmin.networks.train import run as training
+
+WIDTHS = [3, 64, 64, 64, 128, 128, 128, 256, 256, 256]
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "source"),
+    [
+        (models.mlp((784, 50, 50, 10)), 42_310, "Y26: 784-50-50-10"),
+        (models.mlp((784, 10, 1)), 7_861, "M22 App. E"),
+        (models.cnn(), 188_810, "Y26 SI"),
+        (models.vgg(19), 20_040_522 - 11_008, "VGG-19 for CIFAR, less its 11 008 of batch norm"),
+        (
+            models.cnn_stacks(),
+            sum(9 * i * o + o for i, o in itertools.pairwise(WIDTHS)) + 40_970,
+            "M22 §5.2: nine convolutions and 4096×10",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_number_of_parameters(model, count, source):
+    assert parameters.flat(model).numel() == count
+
+
+@pytest.mark.parametrize("name", ["he", "he-fan-out", "glorot", "glorot-normal", "lecun"])
+def test_initialisations_have_their_variance(name):
+    model = models.mlp((300, 500, 1), 3, name)
+    variance = {
+        "he": 2 / 300,
+        "he-fan-out": 2 / 500,
+        "glorot": 2 / 800,
+        "glorot-normal": 2 / 800,
+        "lecun": 1 / 300,
+    }[name]
+    weight = model[1].weight.detach()
+    assert float(weight.var()) == pytest.approx(variance, rel=0.02)
+    assert not model[1].bias.any()
+    if name == "glorot":
+        assert float(weight.abs().max()) <= math.sqrt(6 / 800)
+
+
+def test_y26_cnn_starts_by_fan_out_in_convolutions_and_fan_in_in_layers():
+    model = models.cnn(seed=1)
+    assert float(model[3].weight.detach().var()) == pytest.approx(2 / (64 * 9), rel=0.05)
+    assert float(model[10].weight.detach().var()) == pytest.approx(2 / 1024, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.cnn(), models.cnn_stacks((8, 8, 16)), models.vgg(11, width=8), models.vgg(16, width=4)],
+    ids=["cnn", "stacks", "vgg11", "vgg16"],
+)
+def test_image_networks_treat_samples_independently(model):
+    outputs = model(IMAGES)
+    assert outputs.shape == (6, 10)
+    torch.testing.assert_close(model(IMAGES[2:3]), outputs[2:3])
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_fixup_resnet_starts_at_zero_and_counts_its_layers(depth):
+    model = models.FixupResNet(depth, width=4)
+    assert not model(IMAGES).any()
+    convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in model.modules())
+    assert convolutions + 1 == depth
+
+
+def test_fixup_resnet_trains_without_batch_norm():
+    model = models.FixupResNet(20, width=8)
+    shades = torch.linspace(-2, 2, 6)[:, None, None, None]
+    data = Data(IMAGES + shades, torch.arange(6))
+    runs = training.run(model, data, eta=0.1, batch_size=6, steps=100)
+    values = runs.losses(data)[0]
+    assert values[0] == pytest.approx(math.log(10), rel=1e-5)
+    assert values[1] < 0.5 * values[0]
+
+
+def test_random_features_are_those_of_the_formula_and_only_the_last_layer_is_trained():
+    model = models.random_features(5, 40, seed=2, dtype=torch.float64)
+    data = Data(torch.randn(7, 5, dtype=torch.float64), torch.zeros(7, 1, dtype=torch.float64))
+    weight = model[0].weight
+    torch.testing.assert_close(weight.norm(dim=1), torch.full((40,), math.sqrt(5), dtype=torch.float64))
+    assert parameters.flat(model).tolist() == [0.0] * 40
+    passed = linearise(model, data, "square")
+    assert isinstance(passed, DensePass)
+    torch.testing.assert_close(passed.sample_roots()[:, 0], (data.inputs @ weight.T).clamp(min=0))
+
+
+def test_diagonal_linear_network_is_its_formula():
+    model = models.DiagonalLinear(4, dtype=torch.float64)
+    with torch.no_grad():
+        model.a.copy_(torch.tensor([1.0, 2.0, 0.0, 1.0]))
+        model.b.copy_(torch.tensor([0.0, 1.0, 1.0, 1.0]))
+    x = torch.randn(5, 4, dtype=torch.float64)
+    expected = x @ torch.tensor([1.0, 3.0, -1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(model(x)[:, 0], expected)
+    data = Data(x, expected + 1)
+    assert isinstance(linearise(model, data, "square"), AutogradPass)
+    assert gradient_noise.alignment(model, data).loss == pytest.approx(0.5)
+
+
+def test_a_deep_linear_network_is_a_product_of_matrices():
+    model = models.linear_network((6, 5, 4, 1), 1, dtype=torch.float64)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    first, second, third = (p.detach() for p in model.parameters())
+    torch.testing.assert_close(model(x).detach(), x @ (third @ second @ first).T)
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: models.mlp((5,)), "at least two positive widths"),
+        (lambda: models.mlp((5, 0, 1)), "at least two positive widths"),
+        (lambda: models.mlp((5, 1), activation="gelu"), "activation must be one of"),
+        (lambda: models.mlp((5, 1), initialisation="zeros"), "initialisation must be one of"),
+        (lambda: models.vgg(12), "depth must be one of"),
+        (lambda: models.FixupResNet(21), "depth must be 6·blocks"),
+        (lambda: models.random_features(0, 5), "dimension and features must be positive"),
+        (lambda: parameters.with_parameters(models.mlp((2, 1)), torch.zeros(2)), "theta must have shape"),
+    ],
+)
+def test_bad_arguments_are_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call()

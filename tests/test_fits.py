@@ -1,0 +1,117 @@
+"""The power-law fit: exact laws, and an error that is the spread of repeated experiments."""
+
+import numpy as np
+import pytest
+
+from flatmin.fits import common_slope, half_lost, log_log_slope, onset, peak
+
+
+def test_an_exact_power_law_is_found_without_error():
+    x = np.geomspace(1, 100, 20)
+    fit = log_log_slope([x, x], [3 * x**1.7, 3 * x**1.7])
+    assert fit.value == pytest.approx(1.7)
+    assert np.exp(fit.intercept) == pytest.approx(3)
+    assert fit.error == pytest.approx(0, abs=1e-12)
+    assert (fit.n, fit.points) == (2, 40)
+
+
+def test_the_window_and_positivity_choose_the_points():
+    x = np.array([0.1, 1, 10, 100, -5, 10])
+    y = np.array([50, 1, 10, 100, 2, -1])
+    fit = log_log_slope([x, x], [y, y], window=(0.5, 200))
+    assert fit.value == pytest.approx(1)
+    assert fit.points == 6
+    assert fit.window == pytest.approx((1, 100))
+
+
+def test_the_error_is_the_spread_of_repeated_experiments():
+    """Points of a group share their deviation: the error must not shrink with the points in a group."""
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 100, 50)
+    fits = []
+    for _ in range(200):
+        exponents = 1 + 0.2 * rng.standard_normal(12)
+        fits.append(log_log_slope([x] * 12, [x**e for e in exponents], resamples=200))
+    spread = np.std([fit.value for fit in fits])
+    assert spread == pytest.approx(0.2 / 12**0.5, rel=0.15)
+    assert np.mean([fit.error for fit in fits]) == pytest.approx(spread, rel=0.15)
+
+
+def test_one_group_or_an_empty_window_is_refused():
+    x = np.arange(1.0, 5)
+    with pytest.raises(ValueError, match="x holds 1 groups: must be at least two"):
+        log_log_slope([x], [x])
+    with pytest.raises(ValueError, match="window must leave"):
+        log_log_slope([x, x], [x, x], window=(10, 20))
+
+
+def test_the_common_slope_lets_each_run_have_its_intercept():
+    x = np.geomspace(1, 100, 9)
+    fit = common_slope([x, x[3:]], [3 * x**1.7, 5 * x[3:] ** 1.7])
+    assert fit.value == pytest.approx(1.7)
+    assert fit.error == pytest.approx(0, abs=1e-12)
+    assert np.exp(fit.intercept) == pytest.approx(15**0.5)
+    assert (fit.n, fit.points) == (2, 15)
+
+
+def test_the_error_of_the_common_slope_is_the_spread_of_repeated_experiments():
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 100, 12)
+    fits = [
+        common_slope([x, x[4:]], [x * np.exp(0.3 * rng.standard_normal(len(x))) for x in (x, x[4:])])
+        for _ in range(400)
+    ]
+    spread = np.std([fit.value for fit in fits])
+    assert np.mean([fit.value for fit in fits]) == pytest.approx(1, abs=4 * spread / 20)
+    assert np.mean([fit.error for fit in fits]) == pytest.approx(spread, rel=0.1)
+
+
+def test_the_common_slope_needs_three_points_more_than_runs():
+    x = np.arange(1.0, 5)
+    assert common_slope([x], [x], window=(1, 4)).points == 4
+    assert common_slope([x, x], [x, x**2], window=(1, 3)).n == 2
+    assert common_slope([x, x[:1]], [x, x[:1]]).n == 1
+    for runs, window in (([x], (1, 3)), ([x, x], (1, 2)), ([x], (8, 9))):
+        with pytest.raises(ValueError, match="leave three points more than runs"):
+            common_slope(runs, runs, window)
+
+
+def test_onset_of_a_known_square_root():
+    # s = (Δ − 2)(1 + 0.3(Δ − 2)) with noise between trajectories
+    rng = np.random.default_rng(1)
+    control = np.linspace(1.9, 2.4, 30)
+    s = np.maximum(control - 2, 0) * (1 + 0.3 * (control - 2))
+    found = onset(control, s[:, None] + 0.01 * rng.standard_normal((30, 40)))
+    value, error, count = found.value, found.error, found.n
+    assert abs(value - 2) < 4 * error
+    assert 0 < error < 0.01
+    assert count == 40
+
+
+def test_peak_of_a_known_parabola():
+    rng = np.random.default_rng(2)
+    control = np.geomspace(0.5, 2, 21)
+    times = np.exp(-(np.log(control / 1.1) ** 2)) * 5
+    value, error = peak(control, times[:, None] * rng.uniform(0.9, 1.1, (21, 200)))
+    assert abs(value - 1.1) < 4 * error < 0.1
+
+
+def test_half_lost_of_a_known_sigmoid():
+    rng = np.random.default_rng(3)
+    control = np.geomspace(0.1, 10, 25)
+    fraction = 1 / (1 + control**-3)
+    value, error = half_lost(control, rng.random((25, 400)) < fraction[:, None])
+    assert abs(value - 1) < 4 * error < 0.5
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "words"),
+    [
+        (onset, (np.arange(1.0, 6), np.zeros((5, 3))), "it holds 0"),
+        (peak, (np.arange(1.0, 9), np.arange(1.0, 9)[:, None]), "too near an end"),
+        (half_lost, (np.arange(1.0, 4), np.zeros((3, 2), bool)), "not across ½"),
+    ],
+)
+def test_what_cannot_be_read_off_is_refused(function, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        function(*arguments)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from flatmin.theory.logarithmic.multiplicative import RegressionChain
+
+
+def steps(eta, batch, dimension, theta, number, seed):
+    """One SGD step from θ with ``number`` independent fresh batches, (number, dimension)."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((number, batch, dimension))
+    error = x @ theta - rng.standard_normal((number, batch))
+    return theta - eta * np.einsum("nbd,nb->nd", x, error) / batch
+
+
+@pytest.mark.parametrize(("batch", "dimension"), [(1, 1), (3, 1), (2, 4)])
+def test_one_step_has_the_moments_and_the_law_of_the_update(batch, dimension):
+    eta, r, chain = 0.3, 0.8, RegressionChain(0.3, batch, dimension)
+    new = np.linalg.norm(steps(eta, batch, dimension, np.eye(dimension)[0] * r, 200_000, 1), axis=1)
+    grid = np.linspace(0, 6, 301)
+    row = chain.matrix(grid, nodes=(120, 60, 24))[0][np.searchsorted(grid, r)]
+    assert row @ grid**2 == pytest.approx((new**2).mean(), abs=5 * (new**2).std() / 200_000**0.5 + 4e-4)
+    below = (new < 0.5).mean()
+    inside = np.cumsum(row)[np.searchsorted(grid, 0.5) - 1] + row[np.searchsorted(grid, 0.5)] / 2
+    assert inside == pytest.approx(below, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("eta", "batch", "dimension"), [(0.1, 1, 1), (1.0, 1, 1), (0.5, 4, 6), (0.05, 2, 30)]
+)
+def test_second_moment_of_the_factor(eta, batch, dimension):
+    chain = RegressionChain(eta, batch, dimension)
+    assert np.exp(chain.log_moment(2)) == pytest.approx(chain.mean_square_factor, rel=1e-9)
+    assert chain.log_moment(0) == pytest.approx(0, abs=1e-9)
+    slope = (chain.log_moment(1e-4) - chain.log_moment(-1e-4)) / 2e-4
+    assert chain.lyapunov == pytest.approx(slope, abs=1e-4)
+
+
+def test_stationary_mean_square_and_tail():
+    chain = RegressionChain(0.1)
+    law = chain.stationary(600)
+    assert law.mass @ law.r**2 == pytest.approx(chain.mean_square, rel=1e-3)
+    assert law.mass.sum() == pytest.approx(1)
+    heavy = RegressionChain(0.8)  # α = 1.6: the tail is there to be seen
+    law = heavy.stationary(600, highest=1e4)
+    far = np.array([20.0, 600.0])
+    slope = -np.diff(np.log(law.tail(far))) / np.diff(np.log(far))
+    assert slope[0] == pytest.approx(heavy.tail_exponent, rel=0.02)
+    assert law.local_exponent(1e4, width=0.2) == pytest.approx((1 + heavy.tail_exponent) / 2, rel=0.05)
+
+
+def test_mean_square_one_means_tail_exponent_two():
+    assert RegressionChain(1.0, 2).tail_exponent == pytest.approx(2, abs=1e-8)  # E A² = 1 at η = 2B/(B + 2)
+    assert RegressionChain(0.1, 1, 18).tail_exponent == pytest.approx(2, abs=1e-6)
+
+
+def test_small_steps_have_the_tail_of_rare_large_ones():
+    # κ(log 2κ − 1) = 1/2 as η → 0, α → κB/η
+    for batch in (1, 4):
+        chain = RegressionChain(0.002 * batch, batch)
+        assert chain.tail_exponent * 0.002 == pytest.approx(1.795, rel=0.01)
+
+
+def test_passage_time_against_direct_simulation():
+    eta, ratio, runs = 0.3, 2.0, 4000
+    rng, theta = np.random.default_rng(3), np.zeros((runs, 3))
+    hit, alive = np.zeros(runs), np.ones(runs, bool)
+    for t in range(1, 5000):
+        x = rng.standard_normal((alive.sum(), 3))
+        error = (x * theta[alive]).sum(axis=1) - rng.standard_normal(alive.sum())
+        theta[alive] -= eta * error[:, None] * x
+        now = np.flatnonzero(alive)[(theta[alive] ** 2).sum(axis=1) > ratio - 1]
+        hit[now], alive[now] = t, False
+        if not alive.any():
+            break
+    assert not alive.any()
+    exact = RegressionChain(eta, 1, 3).passage_time(ratio)
+    assert exact == pytest.approx(hit.mean(), abs=4 * hit.std() / runs**0.5 + 0.02 * exact)
+
+
+def test_refusals():
+    for arguments, words in (
+        ((0, 1, 1), "eta=0"),
+        ((0.1, 0, 1), "batch_size=0"),
+        ((0.1, 1, 1.5), "dimension"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            RegressionChain(*arguments)
+    with pytest.raises(ValueError, match="no stationary state"):
+        _ = RegressionChain(0.1, 1, 20).tail_exponent
+    with pytest.raises(ValueError, match="below 1 for a mean loss"):
+        _ = RegressionChain(0.1, 1, 19).mean_square
+    with pytest.raises(ValueError, match="ratio=1"):
+        RegressionChain(0.1).passage_time(1)
+    with pytest.raises(ValueError, match="increase from 0"):
+        RegressionChain(0.1).matrix([0.1, 0.2])
+    with pytest.raises(ValueError, match="its window"):
+        RegressionChain(0.1).stationary(100).local_exponent(1.0)

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from flatmin.theory.noise import HessianAligned, RandomShift
+from flatmin.theory.sgd.simulate import simulate
+from flatmin.theory.two_valleys.freezing_point import (
+    follow,
+    freezing_y,
+    frozen_flat,
+    phi_bound,
+    phi_of_y,
+    regime,
+)
+from flatmin.theory.two_valleys.hopping import FrozenChain, frozen, printed_flat
+from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
+
+PAPER_LANDSCAPE = two_valleys().at(**PAPER)
+EPS_PHI = 4e-4
+
+
+def test_phi_of_the_paper():
+    assert phi_bound(PAPER_LANDSCAPE) == pytest.approx(1.3326e-5, rel=1e-4)
+    assert phi_bound(PAPER_LANDSCAPE, printed=False) == 2 * phi_bound(PAPER_LANDSCAPE)
+
+
+def test_phi_is_the_drift_times_the_slope_of_the_exponent():
+    """Φ(y) against a finite difference of ΔL (f₁ − f₂)/2 times the drift: the printed one is half of it."""
+    derived = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE))
+    printed = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE, printed=True))
+    h = 1e-4
+    for y in (1.0, 7.0, 30.0):
+        low, high = frozen(PAPER_LANDSCAPE, y - h), frozen(PAPER_LANDSCAPE, y + h)
+        gap = [float(s.barrier * (s.f["flat"] - s.f["sharp"])) for s in (low, high)]
+        drift = 0.01 * np.exp(-y / 100) + 40 * y / (y + 20) ** 3
+        expected = drift * (gap[1] - gap[0]) / (2 * h) / 2
+        assert float(derived(0.0, y)) == pytest.approx(expected, rel=1e-7)
+        assert float(printed(0.0, y)) == pytest.approx(expected / 2, rel=1e-7)
+
+
+def test_bound_is_above_phi_everywhere():
+    y = np.linspace(0.1, 200, 2000)
+    printed = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE, printed=True))(0.0, y)
+    bound = phi_bound(PAPER_LANDSCAPE)
+    assert printed.max() < bound < 1.2 * printed.max()
+
+
+def test_equation_11_solves_a39_and_equation_12_is_9_there():
+    delta_s = np.array([1e-4, 1e-3, 4e-3])
+    y = freezing_y(PAPER_LANDSCAPE, delta_s, EPS_PHI)
+    exponent = (PAPER["x2"] * y / (PAPER["y_b"] + y)) ** 2 / (2 * delta_s)
+    np.testing.assert_allclose(exponent, np.log(np.sqrt(delta_s) / EPS_PHI), rtol=1e-12)
+    direct = printed_flat(frozen(PAPER_LANDSCAPE, y), delta_s, asymptotic=True)
+    np.testing.assert_allclose(frozen_flat(PAPER_LANDSCAPE, delta_s, EPS_PHI), direct, rtol=1e-12)
+
+
+def test_no_freezing_point_outside_the_regime():
+    # below: the logarithm is negative; above: the estimate lies beyond y = ∞
+    for delta_s in (1e-8, 0.5):
+        assert not 0 < regime(PAPER_LANDSCAPE, delta_s, EPS_PHI) < 1
+        assert np.isnan(freezing_y(PAPER_LANDSCAPE, delta_s, EPS_PHI))
+        assert np.isnan(frozen_flat(PAPER_LANDSCAPE, delta_s, EPS_PHI))
+    with pytest.raises(ValueError, match="eps_phi must be positive"):
+        regime(PAPER_LANDSCAPE, 1e-3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("noise", "power", "eta", "sigma"), [(HessianAligned, 1, 0.05, 0.05), (RandomShift, 2, 0.02, 0.02)]
+)
+def test_rate_equation_predicts_the_simulation_without_a_constant(noise, power, eta, sigma):
+    n, steps = 1024, 12_000
+    start_x = np.where(np.arange(n) % 2 == 0, -0.01, 0.01)
+    runs = simulate(
+        PAPER_LANDSCAPE, noise(sigma), eta=eta, steps=steps, start=(start_x, 5.0), trajectories=n, seed=17,
+        hops="x",
+    )  # fmt: skip
+    path = follow(PAPER_LANDSCAPE, eta, eta * sigma, start_y=5.0, steps=steps, power=power)
+    flat = np.mean(runs.final[:, 0] > 0)
+    assert abs(flat - path.flat[-1]) < 4 * np.sqrt(path.flat[-1] * (1 - path.flat[-1]) / n)
+    for values, (mean, spread) in (
+        (runs.hops.last, path.last_hop()),
+        (runs.hops.position[:, 1], path.freezing_y()),
+    ):
+        assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(n)
+        assert spread == pytest.approx(values.std(), rel=0.1)
+    still = np.mean(runs.hops.number == 0)
+    assert abs(still - path.settled[0]) < 4 * np.sqrt((still + 1 / n) / n)
+    assert path.y[-1] == pytest.approx(runs.final[:, 1].mean(), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("eta", "delta_s", "power"),
+    [(0.05, 2e-3, 1), (0.00278, 2.78e-4, 2), (0.00167, 2.15e-5, 2)],  # the last two move little in y
+)
+def test_rate_equation_does_not_hang_on_its_grid(eta, delta_s, power):
+    options = {"start_y": 5.0, "steps": 8000, "power": power}
+    coarse = follow(PAPER_LANDSCAPE, eta, delta_s, resolution=0.7, points=1000, **options)
+    fine = follow(PAPER_LANDSCAPE, eta, delta_s, resolution=0.1, points=4000, **options)
+    assert coarse.flat[-1] == pytest.approx(fine.flat[-1], abs=2e-4)
+    assert coarse.last_hop()[0] == pytest.approx(fine.last_hop()[0], rel=5e-3, abs=0.5)
+    assert np.all(np.diff(fine.settled) >= 0)
+    assert fine.settled[-1] == pytest.approx(1)
+
+
+def test_without_hops_the_start_decides():
+    path = follow(PAPER_LANDSCAPE, 0.01, 1e-5, start_y=5.0, start_x=(-0.05, 0.05, 0.05, 0.05), steps=500)
+    assert np.all(path.flat == 0.75)
+    assert path.last_hop()[0] == pytest.approx(0, abs=1e-6)
+    assert path.freezing_y()[0] == pytest.approx(5.0, abs=1e-6)
+
+
+def test_start_on_the_ridge_is_split_by_the_chain():
+    path = follow(PAPER_LANDSCAPE, 0.02, 1e-3, start_y=5.0, start_x=0.0, steps=200)
+    chain = FrozenChain(frozen(PAPER_LANDSCAPE, 5.0), 0.02, 1e-3)
+    assert path.flat[0] == pytest.approx(float(chain.settled_flat(0.0)))
+    assert 0.4 < path.flat[0] < 0.7
+
+
+def test_bad_steps_are_named():
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        follow(PAPER_LANDSCAPE, 0.01, 1e-3, start_y=5.0, steps=0)
