@@ -7,6 +7,7 @@ independent standard normal variables, from which :mod:`flatmin.theory.sgd.simul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "Noise",
     "RandomShift",
     "TraceMatched",
+    "gaussian_moments",
 ]
 
 #: the noise strength σ of Y23/Y22/Y26; σ ∝ 1/B
@@ -50,8 +52,8 @@ class Noise:
         """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩, shape (d, d), in the landscape's symbols and ``sigma``."""
         normals = self.normals(landscape)
         kick = self.gradient_noise(landscape, normals)
-        products = (kick * kick.T).expand()
-        return products.applyfunc(lambda e: _expectation(e, normals))
+        products, standard = (kick * kick.T).expand(), dict.fromkeys(normals, sp.Integer(1))
+        return products.applyfunc(lambda e: sp.expand(gaussian_moments(e, standard)))
 
     def diffusion(self, landscape: Landscape) -> sp.Matrix:
         """D = η C / 2, the diffusion matrix of the limit η → 0 in the time τ = ηt (Y22 S12)."""
@@ -191,12 +193,20 @@ class NoNoise(Noise):
         return sp.zeros(landscape.dimension, 1)
 
 
-def _expectation(polynomial: sp.Expr, normals: tuple[sp.Symbol, ...]) -> sp.Expr:
-    """Mean of a polynomial in independent standard normal variables, term by term."""
-    if not normals:
-        return polynomial
+def gaussian_moments(expression: sp.Expr, variables: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+    """Mean of a polynomial in independent centred normal ``variables`` (symbol → variance).
+
+    ⟨z^2k⟩ = (2k − 1)!! v^k, term by term; ValueError when the expression is not a polynomial in them.
+    """
+    if not variables:
+        return expression
+    try:
+        polynomial = sp.Poly(sp.expand(expression), *variables)
+    except sp.PolynomialError:
+        raise ValueError(f"expression={expression}: must be a polynomial in {list(variables)}") from None
     total = sp.Integer(0)
-    for powers, coefficient in sp.Poly(polynomial, *normals).terms():
+    for powers, coefficient in polynomial.terms():
         if all(p % 2 == 0 for p in powers):
-            total += coefficient * sp.prod([sp.factorial2(p - 1) for p in powers if p])
-    return sp.expand(total)
+            pairs = zip(powers, variables.values(), strict=True)
+            total += coefficient * sp.prod([sp.factorial2(p - 1) * v ** (p // 2) for p, v in pairs if p])
+    return total

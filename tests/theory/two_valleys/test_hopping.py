@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from flatmin.theory.conventions import CONVENTIONS
 from flatmin.theory.noise import HessianAligned
 from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.two_valleys.hopping import (
-    CONVENTIONS,
     SIDES,
     FrozenChain,
     crossing_time,
@@ -40,7 +40,7 @@ def potential(at, x, delta_s, power):
 @pytest.mark.parametrize("convention", sorted(CONVENTIONS))
 @pytest.mark.parametrize("power", [0, 1, 2])
 def test_stationary_probability_by_quadrature(at, convention, power):
-    delta_s, c = {0: 5e-3, 1: 2e-3, 2: 4e-4}[power], CONVENTIONS[convention]
+    delta_s, c = {0: 5e-3, 1: 2e-3, 2: 4e-4}[power], 1 - float(CONVENTIONS[convention])
 
     def density(x):
         phi, d = potential(at, x, delta_s, power)
@@ -56,7 +56,7 @@ def test_stationary_probability_by_quadrature(at, convention, power):
 
 @pytest.mark.parametrize("convention", sorted(CONVENTIONS))
 def test_crossing_time_and_splitting_by_double_quadrature(at, convention):
-    delta_s, c = 4e-3, CONVENTIONS[convention]
+    delta_s, c = 4e-3, 1 - float(CONVENTIONS[convention])
 
     def scale(x):
         phi, d = potential(at, x, delta_s, 1)
@@ -248,7 +248,7 @@ def test_arrays_broadcast(at):
 def test_bad_input_is_named(at):
     with pytest.raises(ValueError, match="y must be positive"):
         frozen(PAPER_LANDSCAPE, 0.0)
-    with pytest.raises(ValueError, match="convention must be one of"):
+    with pytest.raises(ValueError, match="convention='anti-ito': must be one of"):
         stationary_flat(at, 1e-3, "anti-ito")
     with pytest.raises(ValueError, match="delta_s must be positive"):
         passage_time(at, "flat", -1e-3)

@@ -23,11 +23,11 @@ from numpy.polynomial.legendre import leggauss
 from scipy.sparse.linalg import splu
 from scipy.special import dawsn, erf, erfcx
 
+from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.landscape import flatness, position
 
 __all__ = [
-    "CONVENTIONS",
     "FrozenChain",
     "Slice",
     "crossing_time",
@@ -43,8 +43,6 @@ __all__ = [
     "stationary_flat",
 ]
 
-#: exponent c of the flux −L′P − D^c ∂ₓ(D^{1−c} P)
-CONVENTIONS = {"ito": 0.0, "stratonovich": 0.5, "isothermal": 1.0}
 SIDES = ("flat", "sharp")
 
 
@@ -112,7 +110,7 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
     convention : "ito", "stratonovich" or "isothermal"
     power : of the Hessian in the noise covariance
     """
-    c = _exponent(convention)
+    c = 1 - float(convention_power(convention))
     log_weight = {}
     for side in SIDES:
         d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
@@ -191,7 +189,7 @@ def crossing_time(at: Slice, side: str, delta_s, convention: str = "ito", power:
     rate for high barriers.
     """
     other = SIDES[1 - SIDES.index(_known(side))]
-    c = _exponent(convention)
+    c = 1 - float(convention_power(convention))
     d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
     speed = d ** (c - 0.5) * np.sqrt(math.pi * at.f[side]) / 2 * np.exp(z**2) * (1 + erf(z))
     down = at.reduced_barrier(other, delta_s, power)
@@ -440,7 +438,7 @@ def _shifted(operator):
 
 def _shares(at: Slice, delta_s, convention: str, power: int) -> dict[str, np.ndarray]:
     """∫ D^{−c} e^{(L−L₀)/D} dx from the kink to either floor."""
-    c = _exponent(convention)
+    c = 1 - float(convention_power(convention))
     shares = {}
     for side in SIDES:
         d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
@@ -461,12 +459,6 @@ def _integral(integrand, upper):
 def _sigmoid(log_ratio):
     """r/(1 + r) from ln r, without overflow."""
     return 0.5 * (1 + np.tanh(np.asarray(log_ratio) / 2))
-
-
-def _exponent(convention: str) -> float:
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {sorted(CONVENTIONS)}, got {convention!r}")
-    return CONVENTIONS[convention]
 
 
 def _known(side: str) -> str:
