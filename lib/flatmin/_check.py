@@ -13,7 +13,7 @@ import reprlib
 
 import numpy as np
 
-__all__ = ["array", "choice", "flag", "integer", "number", "refused"]
+__all__ = ["array", "choice", "flag", "instance", "integer", "number", "refused", "together"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -110,6 +110,24 @@ def array(
     if not _inside(found, above, least, below, most) or (increasing and not np.all(np.diff(found) > 0)):
         raise refused(name, value, allowed)
     return found
+
+
+def together(**arguments: np.ndarray) -> tuple[int, ...]:
+    """Shape that the arrays broadcast to; the error names them all where they do not."""
+    shapes = {name: np.shape(value) for name, value in arguments.items()}
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{found}: must have shapes that broadcast") from None
+
+
+def instance(name: str, value, kind: type | tuple[type, ...]):
+    """``value`` if it is an instance of ``kind`` (or of one of several)."""
+    if isinstance(value, kind):
+        return value
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    raise refused(name, value, f"of the type {' or '.join(each.__name__ for each in kinds)}")
 
 
 def choice(name: str, value, allowed):
