@@ -1,16 +1,28 @@
-"""Arrays to the bytes of an npz file and back: reproducible, hashed, no pickles."""
+"""Arrays to the bytes of an npz file and back: reproducible, sealed, no pickles.
+
+A *state* is what a computation leaves to be continued from: an npz file whose last bytes (the comment of the
+zip archive) name its kind and hold the SHA-256 of all before them.
+"""
 
 import hashlib
 import io
 import keyword
-import os
+import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 
+from flatmin.ledger.files import read_bytes, write_bytes
+
+__all__ = ["load_state", "packed", "save_state", "sealed", "sha256", "unpacked", "unsealed"]
+
 _TAKEN = ("file", "allow_pickle")  # names of np.savez's own arguments
+_MARK, _DIGITS = b"flatmin:", 64
+_KIND = re.compile(r"[a-z0-9][a-z0-9 ._-]*")
 
 
-def packed(arrays):
+def packed(arrays, compress=True):
     """Return a dict of arrays and numbers as the bytes of an npz file; equal arrays give equal bytes.
 
     Raises ValueError, naming the array, for a name that is no identifier and for values that are not
@@ -26,7 +38,7 @@ def packed(arrays):
                 f"array {key!r} of dtype {ready[key].dtype}: must be numbers, truth values or text"
             )
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **ready)
+    (np.savez_compressed if compress else np.savez)(buffer, **ready)
     return buffer.getvalue()
 
 
@@ -41,12 +53,60 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def write_bytes(path, content):
-    """Write a file in one step: a reader, or a kill, finds the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def sealed(content, kind):
+    """Return an npz file (bytes) with its ``kind`` and the hash of both at its end; NumPy reads it, too."""
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        raise ValueError(f"kind={kind!r}: must be words of lower-case letters, digits, '.', '-' and '_'")
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = _MARK + kind.encode() + b":" + b"0" * _DIGITS
+    body = buffer.getvalue()[:-_DIGITS]
+    return body + sha256(body).encode()
+
+
+def unsealed(content, kind, name):
+    """Return the dict of arrays in sealed bytes.
+
+    Raises ValueError, beginning with ``name`` (of the file), where they are not what was sealed, or of
+    another kind.
+    """
+    body, digest = content[:-_DIGITS], content[-_DIGITS:]
+    if sha256(body).encode() != digest:
+        what = "is empty" if not content else "is damaged, or was not written by this library"
+        raise ValueError(f"{name} {what}: move it away to begin anew")
+    found = body.rpartition(_MARK)[2][:-1].decode("ascii", "replace")
+    if found != kind:
+        raise ValueError(f"{name} holds another kind of state, {found!r} and not {kind!r}: name another file")
+    return unpacked(content)
+
+
+def save_state(path, arrays, kind):
+    """Keep the state of a computation in one step, so that a kill leaves the old state or the new one.
+
+    Parameters
+    ----------
+    path : str or Path
+        An npz file.
+    arrays : dict
+        Arrays, numbers and text by name.
+    kind : str
+        Words that say whose state it is; :func:`load_state` asks for the same.
+
+    Raises
+    ------
+    ValueError
+        For what npz cannot hold without pickles.
+    flatmin.ledger.files.FileError
+        Where the file cannot be written, with what to do.
+    """
+    write_bytes(path, sealed(packed(arrays, compress=False), kind))
+
+
+def load_state(path, kind):
+    """Return the dict of arrays that :func:`save_state` kept, or None where there is no file.
+
+    Raises ValueError, naming the file, for one that is empty, truncated, damaged, foreign or of another
+    kind, FileError (an OSError) for one that cannot be read.
+    """
+    content = read_bytes(path)
+    return None if content is None else unsealed(content, kind, Path(path))
