@@ -6,11 +6,14 @@ Weight (out, in), then bias, layer by layer.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["flat", "parameter_slice", "trainable", "with_parameters"]
+from flatmin._check import choice, integer
+
+__all__ = ["block_of", "flat", "parameter_slice", "trainable", "with_parameters"]
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -42,23 +45,27 @@ def with_parameters(model: nn.Module, theta: Tensor) -> nn.Module:
 
 
 def parameter_slice(model: nn.Module, layer: int | str | None) -> slice:
-    """Return which entries of θ belong to ``layer``.
+    """Return which entries of θ of ``model`` belong to ``layer``, see :func:`block_of`."""
+    return block_of(trainable(model), layer)
+
+
+def block_of(named: Iterable[tuple[str, Tensor]], layer: int | str | None) -> slice:
+    """Return which entries of θ belong to ``layer``, for (name, parameter) in the order of θ.
 
     ``None`` is all of them; a number counts weights with two or more axes from 1 (layer 2 of an MLP is its
     second weight matrix, without bias, the block of Y26); a string is a parameter's name.
     Raises ValueError for a layer that does not exist.
     """
-    named = trainable(model)
+    named = list(named)
     if layer is None:
         return slice(0, sum(p.numel() for _, p in named))
     weights = [name for name, p in named if p.ndim >= 2]
-    if isinstance(layer, int):
-        if not 1 <= layer <= len(weights):
-            raise ValueError(f"layer must be 1…{len(weights)}, got {layer}")
-        layer = weights[layer - 1]
+    if not isinstance(layer, str):
+        layer = weights[integer("layer", layer, least=1, most=len(weights)) - 1]
+    choice("layer", layer, [name for name, _ in named])
     start = 0
     for name, p in named:
         if name == layer:
-            return slice(start, start + p.numel())
+            break
         start += p.numel()
-    raise ValueError(f"layer must be one of {[name for name, _ in named]}, got {layer!r}")
+    return slice(start, start + p.numel())

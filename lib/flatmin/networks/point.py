@@ -1,57 +1,185 @@
-"""The checked point: a network, its loss and its data, measured where the parameters stand."""
+"""The checked point: a network, its loss and its data, at the present parameters.
+
+:func:`at` copies the model, reads the data, and lets the pass prove itself on a few samples before the first
+number: what would be wrong is refused, with the reason and the remedy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks import parameters
-from flatmin.networks.data.sets import Data
+from flatmin._check import choice, integer, refused
+from flatmin.networks import losses
+from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
-from flatmin.networks.losses import Loss
+from flatmin.networks.network import Network
+from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
+from flatmin.networks.trust import Check, examine
 
 __all__ = ["Point", "at"]
 
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
 
 class Point:
-    """A network at its present parameters; made by :func:`at`."""
+    """A network at its present parameters, on one loss and one set of samples; made by :func:`at`.
 
-    def __init__(self, model: nn.Module, loss: str | Loss, data, device=None):
-        self.model, self.loss_function, self.data = model, loss, data
-        self.device = choose(device, model)
+    It is a snapshot: training the model afterwards does not change it. ``samples`` is n, ``parameters`` P,
+    ``names`` those of the trainable parameters in the order of θ, ``checks`` what was tested before the first
+    number.
+    """
+
+    def __init__(self, network: Network, loss, samples, chunk: int | None = None, checks=()):
+        self.network, self.loss_function, self.data = network, loss, samples
+        self.chunk, self.checks = chunk, tuple(checks)
+
+    def __repr__(self):
+        kind = type(self.network.module).__name__
+        return (
+            f"<Point: {kind} of {self.parameters} parameters, {self.samples} samples, loss {self.loss:.6g} "
+            f"({self.loss_function.name}), {self.dtype} on {self.device}>"
+        )
 
     @cached_property
     def passed(self):
         """The pass over all samples, from which derivatives are taken."""
-        return linearise(self.model, self.data, self.loss_function, self.device)
+        return linearise(self.network, self.data, self.loss_function, self.chunk)
 
     @property
     def samples(self) -> int:
         """Number of samples n."""
         return len(self.data)
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """Number of trainable parameters P."""
-        return parameters.flat(self.model).numel()
+        return self.network.parameters
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the trainable parameters, in the order of θ."""
+        return self.network.names
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type in which all is computed."""
+        return self.network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where all is computed; what comes back lies on the CPU."""
+        return self.network.device
+
+    @cached_property
     def loss(self) -> float:
         """Mean loss L."""
         return self.passed.loss
 
+    @cached_property
+    def theta(self) -> Tensor:
+        """θ, the trainable parameters as one vector (P,), on the CPU."""
+        return torch.cat([p.detach().reshape(-1) for p in self.network.tensors]).cpu()
+
     def block(self, layer: int | str | None = None) -> slice:
-        """Entries of θ that belong to ``layer``, see :func:`~flatmin.networks.parameters.parameter_slice`."""
-        return parameters.parameter_slice(self.model, layer)
+        """Entries of θ that belong to ``layer``, see :func:`~flatmin.networks.parameters.block_of`."""
+        return block_of(zip(self.names, self.network.tensors, strict=True), layer)
+
+    def double(self) -> Point:
+        """The same point in float64."""
+        return self if self.dtype == torch.float64 else self._in(torch.float64)
+
+    def _in(self, dtype) -> Point:
+        network = Network(self.network.module, self.network.forward, self.network.mode, self.device, dtype)
+        return Point(network, self.loss_function, self.data.to(dtype=dtype), self.chunk, self.checks)
+
+    def first(self, samples: int) -> Point:
+        """The same network on the first ``samples`` samples; ValueError if there are fewer."""
+        samples = integer("samples", samples, least=1, most=self.samples)
+        return Point(
+            self.network, self.loss_function, self.data.take(slice(0, samples)), self.chunk, self.checks
+        )
 
     def gradient(self) -> Tensor:
         """∇L, (P,), on the CPU."""
         return self.passed.gradient().cpu()
 
 
-def at(model: nn.Module, loss: str | Loss, data: Data, *, device: str | torch.device | None = None) -> Point:
-    """Measure ``model`` at its present parameters on ``loss`` and ``data``."""
-    return Point(model, loss, data, device)
+def at(
+    model: nn.Module,
+    loss,
+    data,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    mode: str = "eval",
+    samples: int | None = None,
+    chunk: int | None = None,
+    forward: Callable | None = None,
+    checks: bool = True,
+) -> Point:
+    """Take ``model`` at its present parameters to be measured on ``loss`` and ``data``.
+
+    The model is copied and never touched; the copy proves itself on a few samples (see
+    :mod:`flatmin.networks.trust`), and what fails is refused.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module whose samples do not influence each other.
+    loss : str, torch loss or callable
+        "square" (½|f − y|² summed over outputs), "cross-entropy", a torch loss, or any function of
+        (outputs, targets) that is a mean over the samples.
+    data
+        (inputs, targets), a Data, a Dataset, a DataLoader or a dict; see
+        :func:`~flatmin.networks.data.samples.samples_of`.
+    device, dtype
+        Where and in which type ("float32", "float64") all is computed; by default the accelerator of the
+        model, else CUDA, else the CPU, and the model's own type.
+    mode : "eval" or "train"
+        Batch norm takes its running statistics and dropout is off in "eval"; "train" refuses both.
+    samples : int, optional
+        Take the first so many samples only.
+    chunk : int, optional
+        How many samples one graph holds; by default as many as fit into 1 GiB.
+    forward : callable, optional
+        ``forward(model, inputs)`` where the model does not return the tensor that the loss takes.
+    checks : bool
+        False leaves the checks out.
+
+    Returns
+    -------
+    Point
+
+    Raises
+    ------
+    ValueError
+        Naming what does not fit, and what to do.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train, test = fm.datasets.digits()
+    >>> here = fm.at(fm.models.mlp((64, 8, 10)), "cross-entropy", train)
+    >>> here.parameters, here.samples, here.gradient().shape
+    (610, 1000, torch.Size([610]))
+    """
+    chunk = None if chunk is None else integer("chunk", chunk, least=1)
+    if forward is not None and not callable(forward):
+        raise refused("forward", forward, "a function of (model, inputs)")
+    if isinstance(dtype, str):
+        dtype = _DTYPES[choice("dtype", dtype, _DTYPES)]
+    elif dtype not in (None, *_DTYPES.values()):
+        raise refused("dtype", dtype, "float32 or float64")
+    where = choose(device, model if isinstance(model, nn.Module) else None)
+    network = Network(model, forward, mode, where, dtype)
+    read = samples_of(data, samples).to(network.device, network.dtype)
+    of = losses.of if hasattr(losses, "of") else losses.by_name  # TEMPORARY
+    here = Point(network, of(loss), read, chunk)
+    found: list[Check] = examine(here) if checks else []
+    here.checks = tuple(found)
+    return here

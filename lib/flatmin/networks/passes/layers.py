@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.parameters import trainable
+from flatmin.networks.network import Network
 
 __all__ = ["pulled_squares"]
 
@@ -17,13 +17,13 @@ __all__ = ["pulled_squares"]
 _ENTRIES = 2**24
 
 
-def pulled_squares(model: nn.Module, inputs: Tensor, tops: Tensor) -> Tensor | None:
+def pulled_squares(network: Network, inputs, tops: Tensor) -> Tensor | None:
     """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,).
 
     None for a network with other trainable parameters than those of plain ``Conv2d`` and ``Linear`` modules,
     or one that calls such a module more than once.
     """
-    modules = _readable(model)
+    modules = _readable(network)
     if modules is None:
         return None
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -35,7 +35,7 @@ def pulled_squares(model: nn.Module, inputs: Tensor, tops: Tensor) -> Tensor | N
     hooks = [module.register_forward_hook(keep) for module in modules]
     try:
         with torch.enable_grad():
-            outputs = model(inputs)
+            outputs = network.outputs(inputs)
             kept = [output for _, _, output in seen]
             if len(kept) != len(modules) or any(a.ndim != _AXES[type(m)] for m, a, _ in seen):
                 return None
@@ -49,11 +49,11 @@ def pulled_squares(model: nn.Module, inputs: Tensor, tops: Tensor) -> Tensor | N
 _AXES = {nn.Conv2d: 4, nn.Linear: 2}
 
 
-def _readable(model):
+def _readable(network):
     """The modules that hold all trainable parameters, if they are of the two kinds; else None."""
-    modules = [m for m in model.modules() if type(m) in _AXES]
+    modules = [m for m in network.module.modules() if type(m) in _AXES]
     owned = [p for m in modules for p in m.parameters()]
-    wanted = [p for _, p in trainable(model)]
+    wanted = network.tensors
     if len(owned) != len(wanted) or {id(p) for p in owned} != {id(p) for p in wanted}:
         return None
     plain = all(

@@ -1,0 +1,192 @@
+"""Samples from whatever a reader has: tensors, arrays, dicts, a data set, a loader; checked once.
+
+Inputs are a tensor, or a dict, tuple or list of them (a dict becomes keyword arguments of the model, a tuple
+its positional ones); every tensor has the samples along its first axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from flatmin._check import integer, refused
+from flatmin.networks.data.sets import Data
+
+__all__ = ["Samples", "leaves", "mapped", "samples_of"]
+
+#: names under which a dict of a batch holds its targets
+_TARGETS = ("labels", "label", "targets", "target")
+_FORMS = "(inputs, targets), a Data, a Dataset, a DataLoader or a dict with the targets under 'labels'"
+
+
+def mapped(function, tree):
+    """``function`` of every tensor of a tree of dicts, tuples and lists; the tree keeps its shape."""
+    if isinstance(tree, Mapping):
+        return {key: mapped(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(mapped(function, value) for value in tree)
+    return function(tree)
+
+
+def leaves(tree) -> list[Tensor]:
+    """All tensors of a tree, in order."""
+    found: list[Tensor] = []
+    mapped(found.append, tree)
+    return found
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n samples: a tree of ``inputs`` and a tree of ``targets``, each tensor with n rows."""
+
+    inputs: Any
+    targets: Any
+    name: str = ""
+
+    def __len__(self):
+        return len(leaves(self.inputs)[0])
+
+    def take(self, rows) -> Samples:
+        """The samples at ``rows``, a slice or positions."""
+        return Samples(self.rows(rows), mapped(lambda t: t[rows], self.targets), self.name)
+
+    def rows(self, rows):
+        """Only the inputs at ``rows``."""
+        return mapped(lambda t: t[rows], self.inputs)
+
+    def to(self, device=None, dtype=None) -> Samples:
+        """The samples on ``device``, floating-point tensors in ``dtype``; integers stay what they are."""
+
+        def moved(tensor):
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+        return Samples(mapped(moved, self.inputs), mapped(moved, self.targets), self.name)
+
+
+def samples_of(data, samples: int | None = None) -> Samples:
+    """Read ``data`` as samples, at most the first ``samples`` of them.
+
+    Parameters
+    ----------
+    data
+        A pair (inputs, targets) of tensors or arrays (inputs also a dict or tuple of them), a flatmin
+        ``Data``, a torch ``Dataset`` or ``DataLoader`` (read once, in its order; global random state is left
+        as it was), or a dict with the targets under "labels".
+    samples : int, optional
+        How many to keep; all by default.
+
+    Raises
+    ------
+    ValueError
+        For other data, no samples, tensors of different lengths, numbers that are not finite, complex or
+        sparse tensors, or batches of a loader that do not fit together.
+    """
+    if samples is not None:
+        samples = integer("samples", samples, least=1)
+    if isinstance(data, (Samples, Data)):
+        found = Samples(data.inputs, data.targets, data.name)
+    elif isinstance(data, DataLoader):
+        found = _joined(_batches(data, samples), type(data.dataset).__name__)
+    elif isinstance(data, (Mapping, tuple, list)):
+        found = Samples(*_pair(data))
+    elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
+        found = _joined(_batches(_collated(data, samples), samples), type(data).__name__)
+    else:
+        raise refused("data", data, _FORMS)
+    _require_sound(found)
+    return found if samples is None or len(found) <= samples else found.take(slice(0, samples))
+
+
+def _collated(data, samples):
+    """Items of a data set in batches of 256, in order."""
+    items = iter(data) if isinstance(data, IterableDataset) else (data[i] for i in range(len(data)))
+    batch = []
+    for item in itertools.islice(items, samples):
+        batch.append(item)
+        if len(batch) == 256:
+            yield default_collate(batch)
+            batch = []
+    if batch:
+        yield default_collate(batch)
+
+
+def _batches(loader, samples):
+    """(inputs, targets) of the batches, until there are enough; a loader draws a seed from torch."""
+    found, taken = [], 0
+    with torch.random.fork_rng(devices=[]):
+        for batch in loader:
+            if not isinstance(batch, (Mapping, tuple, list)):
+                raise refused("data", batch, f"batches of {_FORMS}")
+            found.append(_pair(batch))
+            taken += len(leaves(found[-1][0])[0])
+            if samples is not None and taken >= samples:
+                break
+    if not found:
+        raise ValueError("data holds no samples: must hold at least one")
+    return found
+
+
+def _joined(batches, name) -> Samples:
+    try:
+        return Samples(*(_concatenated([batch[side] for batch in batches]) for side in (0, 1)), name)
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"data: its batches do not fit together ({str(error).splitlines()[0]}): pad all samples to one "
+            "shape, or give the tensors (inputs, targets) yourself"
+        ) from None
+
+
+def _concatenated(trees):
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {key: _concatenated([tree[key] for tree in trees]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_concatenated([tree[i] for tree in trees]) for i in range(len(first)))
+    return torch.cat(trees)
+
+
+def _pair(data):
+    """(inputs, targets) of a pair or of a dict with its targets under a known name."""
+    if isinstance(data, Mapping):
+        key = next((key for key in _TARGETS if key in data), None)
+        if key is None or len(data) < 2:
+            raise ValueError(f"data holds {list(data)}: must hold its targets under one of {_TARGETS}")
+        data = {other: value for other, value in data.items() if other != key}, data[key]
+    if len(data) != 2:
+        raise ValueError(f"data holds {len(data)} parts: must be {_FORMS}")
+    return mapped(_tensor, data[0]), mapped(_tensor, data[1])
+
+
+def _tensor(value) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError):
+        raise refused("data", value, "tensors or arrays of numbers") from None
+
+
+def _require_sound(found: Samples):
+    inputs, targets = leaves(found.inputs), leaves(found.targets)
+    if not inputs or not targets:
+        raise ValueError("data holds no tensor of inputs or of targets: must hold both")
+    for name, tensors in (("inputs", inputs), ("targets", targets)):
+        for tensor in tensors:
+            if tensor.is_complex() or tensor.layout != torch.strided:
+                raise refused(name, tensor, "dense and real")
+            if tensor.ndim == 0:
+                raise refused(name, tensor, "tensors with the samples along their first axis")
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} of shape {tuple(tensor.shape)} hold NaN or ∞: must be finite")
+    lengths = {len(tensor) for tensor in inputs + targets}
+    if len(lengths) > 1:
+        raise ValueError(f"data hold tensors of {sorted(lengths)} samples: must be as many inputs as targets")
+    if lengths == {0}:
+        raise ValueError("data hold no samples: must hold at least one")

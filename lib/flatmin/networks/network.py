@@ -1,0 +1,249 @@
+"""A private copy of the reader's module, and the one way in which it is called.
+
+Whatever is measured is measured on this copy: the reader's model, its buffers, hooks and mode stay as they
+were. Mode, device, dtype and the kernels that have no second derivative are decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedParameter
+
+from flatmin._check import choice, refused
+from flatmin.networks.data.samples import leaves
+from flatmin.networks.parameters import trainable
+
+__all__ = ["Network", "quiet"]
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_FORWARD = "give forward=lambda model, x: … that returns the tensor the loss takes"
+
+
+class Network:
+    """A copy of ``model``, ready to be differentiated.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    forward : callable, optional
+        ``forward(model, inputs)`` returns the outputs; by default a tensor is passed as the model's only
+        argument, a dict as keyword arguments, a tuple as positional ones.
+    mode : "eval" or "train"
+        In which mode the copy runs.
+    device, dtype
+        Where it lies, and the floating-point type of its parameters (default: their own).
+
+    Raises
+    ------
+    ValueError
+        For a model that cannot be copied, is compiled or scripted, has no trainable, or has complex, sparse,
+        mixed, half-precision or not finite parameters, and in mode "train" for batch norm and dropout.
+    """
+
+    def __init__(
+        self, model: nn.Module, forward: Callable | None, mode: str, device: torch.device, dtype=None
+    ):
+        _require_module(model)
+        self.forward = forward
+        self.module = _copied(model).to(device)
+        if dtype is not None:
+            self.module = self.module.to(dtype)
+        self.mode = choice("mode", mode, ("eval", "train"))
+        self.module.train(mode == "train")
+        if mode == "train":
+            _require_no_coupling(self.module)
+        named = trainable(self.module)
+        if not named:
+            raise ValueError("model must have trainable parameters: all are frozen, or there are none")
+        self.names, self.tensors = zip(*named, strict=True)
+        _require_parameters(self.module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return self.tensors[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.tensors[0].device
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters P."""
+        return sum(p.numel() for p in self.tensors)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """A vector (P,) as tensors of the parameters' shapes; views."""
+        parts = vector.split([p.numel() for p in self.tensors])
+        return [part.view(p.shape) for part, p in zip(parts, self.tensors, strict=True)]
+
+    def load(self, theta: Tensor) -> None:
+        """Set the parameters to the vector ``theta`` (P,)."""
+        with torch.no_grad():
+            for p, part in zip(self.tensors, self.split(theta), strict=True):
+                p.copy_(part)
+
+    def outputs(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
+        """What the model returns for ``inputs``, (n, …); ``values`` stand in for the parameters by name."""
+        module = self.module if values is None else _Substituted(self.module, values)
+        rows = len(leaves(inputs)[0])
+        if self.forward is not None:
+            found = self.forward(module, inputs)
+        elif isinstance(inputs, Mapping):
+            found = module(**inputs)
+        else:
+            found = module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+        return _with_rows(_selected(found), rows)
+
+    def matrix(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
+        """The outputs as (n, C)."""
+        found = self.outputs(inputs, values)
+        return found.reshape(len(found), -1)
+
+
+class _Substituted:
+    """A module under other parameters, called like the module itself."""
+
+    def __init__(self, module, values):
+        self._module, self._values = module, values
+
+    def __call__(self, *arguments, **named):
+        return functional_call(self._module, self._values, arguments, named)
+
+    def __getattr__(self, name):
+        raise ValueError(
+            f"forward uses model.{name}: to measure single samples it may only call the model itself"
+        )
+
+
+def _selected(found) -> Tensor:
+    """The one floating-point tensor among what a model returned."""
+    if isinstance(found, Mapping) and isinstance(found.get("logits"), Tensor):
+        found = found["logits"]
+    if isinstance(found, (Mapping, tuple, list)):
+        parts = list(found.values()) if isinstance(found, Mapping) else list(found)
+        if len(parts) != 1 or not isinstance(parts[0], Tensor):
+            kind = list(found) if isinstance(found, Mapping) else f"{type(found).__name__} of {len(parts)}"
+            raise ValueError(f"model returned {kind}: must return one tensor; {_FORWARD}")
+        found = parts[0]
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = f"a tensor of {found.dtype}" if isinstance(found, Tensor) else f"{type(found).__name__}"
+        raise ValueError(f"model returned {kind}: must return a tensor of real numbers; {_FORWARD}")
+    return found
+
+
+def _with_rows(found: Tensor, rows: int) -> Tensor:
+    """Outputs (n, …) also where ``squeeze()`` took axes away: (n, 1) for one number a sample."""
+    if found.ndim and len(found) == rows:
+        return found[:, None] if found.ndim == 1 else found
+    if rows == 1:  # one sample whose first axis was squeezed
+        return found.reshape(1, *found.shape) if found.ndim else found.reshape(1, 1)
+    raise ValueError(
+        f"model returned a tensor of shape {tuple(found.shape)} for {rows} samples: must have the samples "
+        f"along its first axis; {_FORWARD}"
+    )
+
+
+def _require_module(model):
+    if not isinstance(model, nn.Module):
+        raise refused("model", model, "a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise ValueError(
+            f"model={type(model).__name__}: must not be compiled or scripted; give the module that was"
+        )
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        raise ValueError("model has lazy parameters without a shape: must have seen an input first")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a hook computes anew at each call (pruning, weight norm) come detached."""
+    memo = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        twin = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(
+            f"model={type(model).__name__}: must be copyable by copy.deepcopy, which says: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
+    for parameter in twin.parameters():
+        parameter.grad = None
+    return twin
+
+
+def _require_no_coupling(module: nn.Module):
+    """Refuse what makes no sense in training mode: random outputs, and outputs that depend on the batch."""
+    for name, part in module.named_modules():
+        if isinstance(part, _NORMS) and not (isinstance(part, _NORMS[1]) and not part.track_running_stats):
+            raise ValueError(
+                f"mode='train': {name} ({type(part).__name__}) makes a sample's output depend on the batch: "
+                "must be mode='eval', which takes its running statistics"
+            )
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            raise ValueError(
+                f"mode='train': {name} ({type(part).__name__}, p={part.p}) is random: must be mode='eval' or "
+                "p = 0"
+            )
+
+
+def _require_parameters(module: nn.Module):
+    kinds = set()
+    for name, p in module.named_parameters():
+        if p.is_complex() or p.layout != torch.strided:
+            raise ValueError(f"model: parameter {name} of {p.dtype}, {p.layout}: must be dense and real")
+        if not torch.isfinite(p).all():
+            raise ValueError(f"model: parameter {name} holds NaN or ∞: must be finite")
+        if p.requires_grad:
+            kinds.add(p.dtype)
+    if kinds & {torch.float16, torch.bfloat16}:
+        raise ValueError(
+            f"model: parameters of {', '.join(map(str, kinds))}: derivatives would be noise; must be "
+            "measured with dtype='float32' or 'float64'"
+        )
+    if len(kinds) > 1:
+        raise ValueError(f"model: parameters of {sorted(map(str, kinds))}: must be of one type; give dtype=")
+
+
+@contextlib.contextmanager
+def quiet(network: Network | None = None):
+    """Run what is inside with exact kernels and leave no trace in torch's global state.
+
+    Attention by the math kernel (flash attention has no second derivative), no fused fast path, no TF32;
+    cuDNN off for recurrent networks, whose backward pass it has in training mode only. The random states of
+    torch, NumPy and Python are put back.
+    """
+    devices, recurrent = [], False
+    if network is not None:
+        devices = [network.device] if network.device.type == "cuda" else []
+        recurrent = any(isinstance(part, nn.RNNBase) for part in network.module.modules())
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    precision, fast = torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
+    cudnn = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled and not recurrent,
+        benchmark=False,
+        deterministic=True,
+        allow_tf32=False,
+    )
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), cudnn:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,0 +1,183 @@
+"""What a pass proves on a few samples before the first number is believed.
+
+Each check compares two routes to the same numbers. What fails is refused with a ``ValueError`` that says
+which check, by how much, and what to do.
+
+- *same twice*: two calls of the model give the same outputs;
+- *samples apart*: an output does not depend on which other samples are in the batch;
+- *loss*, *gradient*: of the pass, against the loss itself and plain autograd;
+- *sample gradients*: of two samples, against plain autograd on each alone;
+- *symmetry*: uᵀHv = vᵀHu;
+- *finite difference*: of the gradient along a direction, in float64, against Hv;
+- *rounding*: Hv in the point's own type against float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flatmin.networks.network import Network, quiet
+from flatmin.networks.passes.generic import AutogradPass, linearise
+
+__all__ = ["Check", "examine"]
+
+_FEW = 6  # samples that the checks run on
+_NOISE = 1e-2  # relative rounding error of Hv above which a number is refused
+_SLOPE = 1e-2  # relative error of a finite difference of the gradient
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: its ``name``, the relative difference ``found`` and the largest one ``allowed``."""
+
+    name: str
+    found: float
+    allowed: float
+
+
+_REMEDIES = {
+    "same twice": "the model is random or keeps a state: call it with dropout off (mode='eval'), or fix its "
+    "randomness",
+    "samples apart": "samples influence each other (batch norm in training mode, a batch-wide operation): "
+    "measure in mode='eval', or replace that layer",
+    "loss": "the loss is not a mean over the samples: use reduction='mean' and a loss of each sample alone",
+    "gradient": "the model's derivatives do not add up over samples: give forward= and report the layer",
+    "sample gradients": "single samples cannot be differentiated alone: report the layer",
+    "symmetry": "second derivatives are wrong: a custom backward, detach() or an operation without a second "
+    "derivative is in the model",
+    "finite difference": "the gradient is not the derivative of a smooth loss here: a custom backward, "
+    "detach() or rounding is in the model",
+    "rounding": "the numbers would be rounding noise: measure with dtype='float64'",
+}
+
+
+def examine(point) -> list[Check]:
+    """Run all checks on the first few samples of ``point``; return them, or raise the first that fails."""
+    network, few = point.network, point.data.take(slice(0, min(_FEW, point.samples)))
+    found: list[Check] = []
+
+    def passes(name, one, other, allowed):
+        difference = float(one.abs().max()) if other is None else _relative(one, other)
+        found.append(Check(name, difference, allowed))
+        if not difference <= allowed:  # NaN fails too
+            raise ValueError(
+                f"check {name!r}: differs by {difference:.2g} of its size, allowed is {allowed:.2g}: "
+                f"{_REMEDIES[name]}"
+            )
+
+    eps = torch.finfo(network.dtype).eps
+    with quiet(network):
+        _outputs(network, few, passes, eps)
+        plain = _plain(network, point.loss_function, few)
+        passed = linearise(network, few, point.loss_function)
+        passes("loss", passed.losses.mean(), plain[0], 1e3 * eps)
+        passes("gradient", passed.gradient(), plain[1], 1e4 * eps)
+        _samples(passed, network, passes, eps)
+        _second(point, few, passed, passes, eps)
+    return found
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    scale = max(float(one.abs().max()), float(other.abs().max()))
+    return float((one - other).abs().max()) / scale if scale else 0.0
+
+
+def _outputs(network, few, passes, eps):
+    with torch.no_grad():
+        once = _finite(network.matrix(few.inputs))
+        passes("same twice", network.matrix(few.inputs), once, 100 * eps)
+        if len(few) > 1:
+            parts = [network.matrix(few.rows(slice(i, i + 1))) for i in range(len(few))]
+            half = network.matrix(few.rows(slice(0, (len(few) + 1) // 2)))
+            alone = torch.cat(parts)
+            passes("samples apart", half, once[: len(half)], 1e4 * eps)
+            passes("samples apart", alone, once, 1e4 * eps)
+
+
+def _finite(outputs):
+    if not torch.isfinite(outputs).all():
+        raise ValueError("model returns NaN or ∞ for the first samples: must be finite")
+    return outputs
+
+
+def _plain(network, loss, few):
+    """Loss and gradient as torch alone has them."""
+    with torch.enable_grad():
+        outputs = network.outputs(few.inputs)
+        if hasattr(loss, "plain"):
+            value = loss.plain(outputs, few.targets)
+        else:  # TEMPORARY
+            y = loss.targets(few.targets, outputs.shape[1], outputs.dtype)
+            value = loss.values(outputs, y).mean()
+        grads = torch.autograd.grad(value, network.tensors, materialize_grads=True)
+    return value.detach(), torch.cat([g.reshape(-1) for g in grads])
+
+
+def _samples(passed, network, passes, eps):
+    few = slice(0, min(2, passed.samples))
+    found = passed.sample_gradients(few)
+    mean = passed.sample_gradients(slice(0, passed.samples)).mean(0)
+    passes("sample gradients", mean, passed.gradient(), 1e4 * eps)
+    tops = passed.deltas[-1] if hasattr(passed, "deltas") else passed.output_gradients  # TEMPORARY
+    squares = passed.pulled_squares(tops)[few]
+    passes("sample gradients", squares, found.square().sum(1), 1e4 * eps)
+
+
+def _second(point, few, passed, passes, eps):
+    network = point.network
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (2, network.parameters)
+    both = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    directions = both.to(passed.outputs)
+    images = passed.hessian_product(directions)
+    scale = images.norm(dim=1).max() * directions.norm(dim=1).max()
+    if scale > 0:
+        gap = (images[0] @ directions[1] - images[1] @ directions[0]) / scale
+        passes("symmetry", gap, None, 1e4 * eps)
+    exact = _in_double(point, few)
+    if exact is None:  # a module that insists on its own type
+        return
+    image = exact.hessian_product(both.to(exact.outputs))
+    if point.dtype != torch.float64:
+        passes("rounding", images.to(image), image, _NOISE)
+    passes("finite difference", _difference_error(exact, both[0].to(image), image[0]), None, _SLOPE)
+
+
+def _in_double(point, few):
+    """The pass over the first samples in float64; None for a module that cannot be cast."""
+    network = point.network
+    try:
+        twin = Network(network.module, network.forward, network.mode, network.device, torch.float64)
+        return AutogradPass(twin, few.to(dtype=torch.float64), point.loss_function)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _difference_error(exact: AutogradPass, direction: Tensor, image: Tensor) -> Tensor:
+    """By how much a finite difference of the gradient misses Hv, in units of what it can resolve.
+
+    Steps are short: a longer one crosses kinks of piecewise linear networks, and one crossing is enough to
+    spoil it; the best of three counts.
+    """
+    tensors = exact.network.tensors
+    theta = torch.cat([p.detach().reshape(-1) for p in tensors])
+    unit, errors = direction / direction.norm(), []
+    for share in (1e-8, 1e-9, 1e-7):
+        step = share * max(float(theta.norm()), 1.0)
+        ends = [_gradient_at(exact, theta + sign * step * unit) for sign in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step) * direction.norm()
+        noise = torch.finfo(theta.dtype).eps * float(ends[0].norm() + 1) / step * float(direction.norm())
+        errors.append(float((slope - image).norm()) / max(float(image.norm()), noise / _SLOPE * 100))
+    exact.network.load(theta)
+    return torch.tensor([min(errors)])
+
+
+def _gradient_at(exact, theta):
+    exact.network.load(theta)
+    outputs = exact.network.matrix(exact.inputs)
+    total = exact.loss_function.values(outputs, slice(None)).mean()
+    grads = torch.autograd.grad(total, exact.network.tensors, materialize_grads=True)
+    return torch.cat([g.reshape(-1) for g in grads])
