@@ -33,3 +33,28 @@ def test_a_library_outside_of_a_checkout_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages/flatmin/ledger/paths.py"))
     with pytest.raises(FileNotFoundError, match="pip install -e"):
         paths.root()
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """The library as a wheel holds it, data inside; returns that folder."""
+    monkeypatch.delenv("FLATMIN_HOME", raising=False)
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages/flatmin/ledger/paths.py"))
+    book = tmp_path / "site-packages" / "flatmin" / "_book"
+    (book / "data").mkdir(parents=True)
+    (book / "data" / "claims.yml").write_text("[]\n")
+    return book
+
+
+def test_an_installed_library_holds_data_of_its_own(installed):
+    assert paths.results() == installed / "data" / "results"
+
+
+def test_new_results_do_not_go_into_an_installed_library(installed, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"name a folder for new ones \(`--folder FOLDER`"):
+        paths.results(to_write=True)
+
+
+def test_in_a_checkout_results_are_written_where_they_are_read(monkeypatch):
+    monkeypatch.delenv("FLATMIN_HOME", raising=False)
+    assert paths.results(to_write=True) == paths.results()

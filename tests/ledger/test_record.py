@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from flatmin.ledger import record
+from flatmin.experiments import status
+from flatmin.ledger import paths, record
 from flatmin.ledger.record import RecordError, load, provenance_table, save
 
 ORIGIN = {"seed": 3, "scale": "the paper's: 10 runs", "command": "python -m flatmin experiments run demo"}
@@ -77,6 +78,99 @@ def set_format(folder, number):
     (folder / "demo.json").write_text(json.dumps(entry | {"format": number}), "utf8")
 
 
+def edited(change):
+    def edit(folder):
+        entry = json.loads((folder / "demo.json").read_text("utf8"))
+        change(entry)
+        (folder / "demo.json").write_text(json.dumps(entry), "utf8")
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry["provenance"].update(seed=4),
+        lambda entry: entry["provenance"].update(scale="the paper's: 1000 runs"),
+        lambda entry: entry["provenance"].update(wall_time=float("nan")),
+        lambda entry: entry["provenance"].update(more=1),
+        lambda entry: entry["provenance"].pop("date"),
+        lambda entry: entry.update(provenance={}),
+        lambda entry: entry.update(name="other"),
+        lambda entry: entry.update(more=1),
+        lambda entry: entry.update(seal="0" * 64),
+        lambda entry: entry.pop("seal"),
+        lambda entry: entry.update(provenance=[["date", "2026-01-01"]]),
+    ],
+)
+def test_an_edited_record_is_refused_whatever_was_edited(tmp_path, change):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    load("demo", tmp_path)
+    edited(change)(tmp_path)
+    with pytest.raises(RecordError, match=r"demo\.json was changed after it was made"):
+        load("demo", tmp_path)
+
+
+def test_a_seal_does_not_stand_in_for_an_origin(tmp_path):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    edited(lambda entry: entry.update(provenance={}))(tmp_path)
+    edited(lambda entry: entry.update(seal=record.seal(entry)))(tmp_path)
+    with pytest.raises(RecordError, match=r"does not say where the result comes from: no date, device"):
+        load("demo", tmp_path)
+
+
+@pytest.mark.parametrize("suffixes", [(".npz",), (".json",), (".npz", ".json")])
+def test_another_results_files_are_not_taken_for_this_ones(tmp_path, suffixes):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    save("other", ARRAYS | {"runs": 11}, folder=tmp_path, **ORIGIN)
+    for suffix in suffixes:
+        (tmp_path / f"demo{suffix}").write_bytes((tmp_path / f"other{suffix}").read_bytes())
+    with pytest.raises(
+        RecordError, match=r"demo\.(npz is not the file|json is the record of 'other', not of)"
+    ):
+        load("demo", tmp_path)
+
+
+@pytest.mark.parametrize("harm", [None, {}, [], "x", 3, {"format": 2}, {"provenance": {}}])
+def test_what_is_no_record_is_reported_by_status_and_never_a_crash(tmp_path, harm):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    (tmp_path / "demo.json").write_text(json.dumps(harm), "utf8")
+    state = status({"demo": None}, tmp_path)["demo"]
+    assert state.startswith("damaged: ")
+    assert "demo.json is no record of a result" in state
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_a_folder_or_a_dangling_link_in_place_of_a_file_is_named(tmp_path, suffix):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    path = tmp_path / f"demo{suffix}"
+    path.unlink()
+    for put, words in (
+        (lambda: path.mkdir(), "a folder stands in its place"),
+        (lambda: path.symlink_to("nowhere"), "a link to nowhere"),
+    ):
+        put()
+        with pytest.raises(RecordError, match=rf"demo\{suffix} cannot be read: .*{words}"):
+            load("demo", tmp_path)
+        with pytest.raises(OSError, match=rf"demo\{suffix} cannot be written: .*{words}"):
+            save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1, "3", True])
+def test_a_wall_time_is_a_number_of_seconds(tmp_path, seconds):
+    with pytest.raises(ValueError, match=r"wall_time=.*must be a finite real number at least 0"):
+        save("demo", ARRAYS, wall_time=seconds, folder=tmp_path, **ORIGIN)
+
+
+def test_the_recorded_results_of_the_book_are_as_they_were_sealed():
+    names = sorted(path.stem for path in paths.results().glob("*.json"))
+    assert names == sorted(path.stem for path in paths.results().glob("*.npz"))
+    assert len(names) >= 16
+    for name in names:
+        assert load(name).name == name
+
+
 def test_a_missing_result_is_named_from_the_root(monkeypatch):
     with pytest.raises(
         RecordError, match=r"^data/results/no-such-result\.json does not exist: `python -m flatmin"
@@ -134,9 +228,10 @@ def test_arrays_need_names_and_numbers(tmp_path, arrays, words):
 def test_nothing_is_ever_unpickled(tmp_path):
     np.savez(tmp_path / "demo.npz", a=np.array([{}], dtype=object))
     digest = record.sha256((tmp_path / "demo.npz").read_bytes())
-    entry = {"format": record.FORMAT, "sha256": digest, "provenance": {}}
-    (tmp_path / "demo.json").write_text(json.dumps(entry), "utf8")
-    with pytest.raises(RecordError, match=r"demo\.npz"):
+    origin = save("other", ARRAYS, folder=tmp_path, **ORIGIN).provenance
+    entry = {"format": record.FORMAT, "name": "demo", "sha256": digest, "provenance": origin}
+    (tmp_path / "demo.json").write_text(json.dumps(entry | {"seal": record.seal(entry)}), "utf8")
+    with pytest.raises(RecordError, match=r"demo\.npz holds something else than arrays"):
         load("demo", tmp_path)
 
 

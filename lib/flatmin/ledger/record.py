@@ -1,8 +1,9 @@
-"""Recorded results: arrays with a hash and a provenance.
+"""Recorded results: arrays and where they come from, under one seal.
 
-A result is ``data/results/NAME.npz`` (arrays, no pickles) beside ``NAME.json`` (the hash of the arrays and
-where they come from). :func:`save` writes the pair, :func:`load` refuses one that does not fit together,
-:func:`provenance_table` shows its origin, :func:`sweep` computes the points of a grid.
+A result is ``data/results/NAME.npz`` (arrays, no pickles) beside ``NAME.json``: the hash of the arrays, their
+provenance, and a seal, the hash of all of this and the name. :func:`save` writes the pair, :func:`load`
+refuses one that was changed or put together from two, :func:`provenance_table` shows its origin,
+:func:`sweep` computes the points of a grid.
 """
 
 import datetime
@@ -12,15 +13,16 @@ import os
 import platform
 import re
 import subprocess
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 import flatmin
+from flatmin import _check
 from flatmin.ledger import paths
-from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
+from flatmin.ledger.arrays import packed, sha256, unpacked
+from flatmin.ledger.files import FileError, read_bytes, write_bytes
 from flatmin.ledger.sweeps import Results, SweepError, stack, sweep
 
 __all__ = [
@@ -35,10 +37,12 @@ __all__ = [
     "sweep",
 ]
 
-FORMAT = 1
+FORMAT = 2
+_ENTRIES = ("format", "name", "sha256", "seal", "provenance")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'=:(,])(?:~?/[\w.-]+|[A-Za-z]:\\)")
 _TAKEN = ("name", "arrays", "provenance")
+_ORIGIN = ("date", "device", "scale", "seed", "data_set", "command", "wall_time", "flatmin", "numpy")
 
 
 class RecordError(RuntimeError):
@@ -83,7 +87,8 @@ def save(
     paper's, ``command`` is the line that makes it again, ``data_set`` names the data, ``device`` the
     hardware (default: this CPU's model), ``wall_time`` is in seconds; ``more`` are further entries. Versions,
     git commit and date are added. ``folder`` stands in for ``data/results``. Raises ValueError, naming the
-    argument, for values that JSON or npz cannot hold and for texts with an absolute path in them.
+    argument, for values that JSON or npz cannot hold and for texts with an absolute path in them; FileError
+    (an OSError) where the files cannot be written.
     """
     _require_name(name)
     for key in _TAKEN:
@@ -93,6 +98,8 @@ def save(
         raise ValueError(f"scale={scale!r}: must say how the run compares with the paper's")
     if not isinstance(command, str) or not command.strip():
         raise ValueError(f"command={command!r}: must be the line that makes the result again")
+    if wall_time is not None:
+        wall_time = _check.number("wall_time", wall_time, least=0)
     content = packed(arrays)
     provenance = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -106,42 +113,82 @@ def save(
         **more,
     }
     record = {"format": FORMAT, "name": name, "sha256": sha256(content), "provenance": provenance}
-    text = _checked_json(record)
-    folder = _folder(folder)
+    record = json.loads(_checked_json(record))
+    text = _checked_json(record | {"seal": seal(record)})
+    folder = paths.results(to_write=True) if folder is None else Path(folder)
     write_bytes(folder / f"{name}.npz", content)
     write_bytes(folder / f"{name}.json", text.encode())
-    return Result(name, unpacked(content), json.loads(text)["provenance"])
+    return Result(name, unpacked(content), record["provenance"])
+
+
+def seal(record):
+    """Return the hash of everything in a record but the seal itself. Raises ValueError for NaN and ∞."""
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    return sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode())
 
 
 def load(name, folder=None):
     """Return the recorded Result of that name from ``data/results`` (or ``folder``).
 
-    Raises RecordError, naming the file, when one of the two files is absent or unreadable, is of another
-    format, or when the arrays are not those the record was made with.
+    Raises RecordError, naming the file, when one of the two files is absent or cannot be read, when the
+    record is of another name or format or was changed after it was sealed, or when the arrays are not those
+    it was made with.
     """
     _require_name(name)
-    npz, record_file = (_folder(folder) / f"{name}{suffix}" for suffix in (".npz", ".json"))
-    for path in (record_file, npz):
-        if not path.is_file():
-            raise RecordError(
-                f"{_shown(path)} does not exist: `python -m flatmin experiments list` says what makes it"
-            )
-    try:
-        record = json.loads(record_file.read_text("utf8"))
-        kind, expected, provenance = record["format"], record["sha256"], dict(record["provenance"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{_shown(record_file)} is no record of a result: {error!r}") from None
-    if kind != FORMAT:
-        raise RecordError(f"{_shown(record_file)} has format {kind!r}: this library reads format {FORMAT}")
-    content = npz.read_bytes()
-    if sha256(content) != expected:
+    folder = paths.results() if folder is None else Path(folder)
+    npz, record_file = folder / f"{name}.npz", folder / f"{name}.json"
+    contents = [_content(record_file), _content(npz)]
+    record = _record(record_file, contents[0])
+    if record["name"] != name:
+        raise RecordError(f"{_shown(record_file)} is the record of {record['name']!r}, not of {name!r}")
+    if sha256(contents[1]) != record["sha256"]:
         raise RecordError(
             f"{_shown(npz)} is not the file that {record_file.name} describes: its hash differs"
         )
     try:
-        return Result(name, unpacked(content), provenance)
-    except (ValueError, zipfile.BadZipFile) as error:
+        return Result(name, unpacked(contents[1]), record["provenance"])
+    except Exception as error:  # what was sealed is no npz file, or holds pickles
         raise RecordError(f"{_shown(npz)} holds something else than arrays: {error}") from None
+
+
+def _content(path):
+    """Return the bytes of one of the files of a record."""
+    try:
+        content = read_bytes(path)
+    except FileError as error:
+        raise RecordError(str(error)) from None
+    if content is None:
+        raise RecordError(
+            f"{_shown(path)} does not exist: `python -m flatmin experiments list` says what makes it"
+        )
+    return content
+
+
+def _record(path, content):
+    """Return the record in the content of its file; RecordError for one that is none, old, or changed."""
+    try:
+        record = json.loads(content.decode("utf8"))
+        missing = [key for key in _ENTRIES if key not in record and key != "seal"]
+        if missing:
+            raise KeyError(*missing)
+        kind, provenance = record["format"], dict(record["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(f"{_shown(path)} is no record of a result: {error!r}") from None
+    if kind != FORMAT:
+        raise RecordError(f"{_shown(path)} has format {kind!r}: this library reads format {FORMAT}")
+    try:
+        intact = set(record) == set(_ENTRIES) and record["seal"] == seal(record)
+    except ValueError:  # NaN, which was never sealed
+        intact = False
+    if not intact:
+        raise RecordError(
+            f"{_shown(path)} was changed after it was made: its seal does not fit; restore it, or make the "
+            "result again"
+        )
+    absent = [key for key in _ORIGIN if key not in provenance]
+    if absent:
+        raise RecordError(f"{_shown(path)} does not say where the result comes from: no {', '.join(absent)}")
+    return record
 
 
 class ProvenanceTable:
@@ -184,10 +231,6 @@ def _require_name(name):
         raise ValueError(f"name={name!r}: must be lower-case letters, digits, '-' and '_'")
 
 
-def _folder(folder):
-    return paths.results() if folder is None else Path(folder)
-
-
 def _shown(path):
     """Return a path as text, from the book's root where it lies in the book."""
     root = paths.root()
@@ -224,7 +267,7 @@ def _versions():
 
 
 def _commit():
-    """Return the git commit of the library, with "+" if its files differ from it; None outside of git."""
+    """Return the git commit of the library, with "+" if its files differ from it; None where git has none."""
     source = Path(flatmin.__file__).parent
 
     def git(*words):
@@ -232,6 +275,7 @@ def _commit():
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")  # else the repository is somebody else's
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
