@@ -73,13 +73,13 @@ def test_no_noise_has_no_covariance():
 
 @pytest.mark.parametrize("sigma", [-0.1, float("nan"), [0.1, -1.0]])
 def test_negative_sigma_is_refused(sigma):
-    with pytest.raises(ValueError, match="sigma must be finite and not negative"):
+    with pytest.raises(ValueError, match=r"sigma=.*: must be finite real numbers at least 0"):
         RandomShift(sigma)
 
 
 def test_hessian_aligned_needs_two_coordinates():
     q = sp.Symbol("q", real=True)
-    with pytest.raises(ValueError, match="needs two coordinates"):
+    with pytest.raises(ValueError, match="must have two coordinates"):
         HessianAligned().covariance(Landscape(q**2, (q,)))
 
 
@@ -97,7 +97,7 @@ def test_loss_proportional_noise_refuses_what_is_no_covariance():
     for matrix in (((1.0, 2.0), (0.0, 1.0)), ((1.0, 2.0), (2.0, 1.0)), ((1.0, 2.0),)):
         with pytest.raises(ValueError, match="matrix"):
             LossProportional(0.1, matrix)
-    with pytest.raises(ValueError, match="2 coordinates"):
+    with pytest.raises(ValueError, match=r"as many rows as .* has coordinates, 2"):
         LossProportional(0.1, ((1.0,),)).covariance(near_degenerate_valley())
     with pytest.raises(ValueError, match="sigma"):
         LossProportional(-0.1)

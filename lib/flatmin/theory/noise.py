@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 
 __all__ = [
@@ -33,7 +34,12 @@ ETA = sp.Symbol("eta", positive=True)
 
 @dataclass(frozen=True)
 class Noise:
-    """Base class: gradient noise of strength σ ≥ 0 (a number, or an array for a grid).
+    """Base class: gradient noise ξ of covariance C(θ), defined by :meth:`gradient_noise`.
+
+    Parameters
+    ----------
+    sigma : float or array
+        Noise strength σ ≥ 0 (Y23 Eq. 7); an array spans a grid.
 
     Raises
     ------
@@ -44,27 +50,32 @@ class Noise:
     sigma: float | np.ndarray = 1.0
 
     def __post_init__(self):
-        values = np.asarray(self.sigma, dtype=float)
-        if not np.all(np.isfinite(values)) or np.any(values < 0):
-            raise ValueError(f"sigma must be finite and not negative, got {self.sigma!r}")
+        _check.array("sigma", self.sigma, least=0)
 
     def covariance(self, landscape: Landscape) -> sp.Matrix:
-        """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩, shape (d, d), in the landscape's symbols and ``sigma``."""
+        """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ (Y22 S10), shape (d, d), in the landscape's symbols and σ.
+
+        ValueError for what is no Landscape, or a landscape this noise is not made for.
+        """
         normals = self.normals(landscape)
         kick = self.gradient_noise(landscape, normals)
         products, standard = (kick * kick.T).expand(), dict.fromkeys(normals, sp.Integer(1))
         return products.applyfunc(lambda e: sp.expand(gaussian_moments(e, standard)))
 
     def diffusion(self, landscape: Landscape) -> sp.Matrix:
-        """D = η C / 2, the diffusion matrix of the limit η → 0 in the time τ = ηt (Y22 S12)."""
+        """D = ηC/2, the diffusion matrix of the limit η → 0 in the time τ = ηt (Y22 S12); as covariance."""
         return (ETA * self.covariance(landscape) / 2).applyfunc(sp.expand)
 
     def normals(self, landscape: Landscape) -> tuple[sp.Symbol, ...]:
-        """Symbols of the independent standard normal variables one step uses."""
-        return tuple(sp.Symbol(f"z{i}", real=True) for i in range(landscape.dimension))
+        """Symbols of the independent standard normal variables one step uses, none of the landscape's own."""
+        _check.instance("landscape", landscape, Landscape)
+        letter, own = "z", {s.name for s in landscape.coordinates + landscape.parameters}
+        while any(f"{letter}{i}" in own for i in range(landscape.dimension)):
+            letter += "z"
+        return tuple(sp.Symbol(f"{letter}{i}", real=True) for i in range(landscape.dimension))
 
     def gradient_noise(self, landscape: Landscape, normals: tuple[sp.Symbol, ...]) -> sp.Matrix:
-        """∇L^μ − ∇L for one draw of the normals, shape (d, 1)."""
+        """∇L^μ − ∇L for one draw of the normals, shape (d, 1), in σ: what each kind of noise is made of."""
         raise NotImplementedError
 
 
@@ -121,9 +132,11 @@ class HessianAligned(Noise):
     @staticmethod
     def _positive_part(landscape, function):
         """f(H) of the symmetric 2×2 Hessian for a function f of its eigenvalues m ± d."""
+        _check.instance("landscape", landscape, Landscape)
         if landscape.dimension != 2:
             raise ValueError(
-                f"HessianAligned needs two coordinates, {landscape.name} has {landscape.dimension}"
+                f"landscape={landscape.name!r}: must have two coordinates for HessianAligned, "
+                f"it has {landscape.dimension}"
             )
         a, b, c = landscape.hessian[0, 0], landscape.hessian[0, 1], landscape.hessian[1, 1]
         mean = (a + c) / 2
@@ -143,9 +156,14 @@ class HessianAligned(Noise):
 class LossProportional(Noise):
     """Gaussian noise in proportion to the loss, C = 2σL(θ)M with a constant matrix M; σ = 1/B (M22 Eq. 6).
 
-    ``matrix`` (d rows of d numbers) is M, positive definite: H(θ*) for noise aligned with the Hessian, a
-    multiple of the identity for the isotropic one; by default the identity. The loss must stay positive:
-    where it does not, the step is not a number and the run is reported as diverged.
+    The loss must stay positive: where it does not, the step is not a number and the run has diverged.
+
+    Parameters
+    ----------
+    sigma : float or array ≥ 0
+    matrix : d rows of d numbers, optional
+        M, symmetric and positive definite: H(θ*) for noise aligned with the Hessian, a multiple of the
+        identity for the isotropic one; by default the identity.
 
     Raises
     ------
@@ -159,10 +177,11 @@ class LossProportional(Noise):
         super().__post_init__()
         if self.matrix is None:
             return
-        rows = np.asarray(self.matrix, dtype=float)
-        square = rows.ndim == 2 and rows.shape[0] == rows.shape[1]
-        if not (square and np.allclose(rows, rows.T) and np.linalg.eigvalsh(rows)[0] > 0):
-            raise ValueError(f"matrix={self.matrix!r}: must be symmetric and positive definite")
+        rows = _check.array("matrix", self.matrix, ndim=2)
+        # symmetric to rounding: Cholesky reads one half only
+        square = rows.shape[0] == rows.shape[1] and np.abs(rows - rows.T).max() <= 1e-12 * np.abs(rows).max()
+        if not (square and np.linalg.eigvalsh(rows)[0] > 0):
+            raise _check.refused("matrix", self.matrix, "symmetric and positive definite")
         object.__setattr__(self, "matrix", tuple(tuple(float(v) for v in row) for row in rows))
 
     def gradient_noise(self, landscape, normals):
@@ -170,10 +189,8 @@ class LossProportional(Noise):
         root = sp.eye(landscape.dimension)
         if self.matrix is not None:
             if len(self.matrix) != landscape.dimension:
-                raise ValueError(
-                    f"matrix has {len(self.matrix)} rows, "
-                    f"{landscape.name} has {landscape.dimension} coordinates"
-                )
+                allowed = f"of as many rows as {landscape.name} has coordinates, {landscape.dimension}"
+                raise _check.refused("matrix", self.matrix, allowed)
             root = sp.Matrix(np.linalg.cholesky(np.array(self.matrix)))
         return sp.sqrt(2 * SIGMA * landscape.loss) * (root * sp.Matrix(normals))
 
@@ -186,6 +203,7 @@ class NoNoise(Noise):
 
     def normals(self, landscape):
         """None: the step is deterministic."""
+        _check.instance("landscape", landscape, Landscape)
         return ()
 
     def gradient_noise(self, landscape, normals):
@@ -198,15 +216,25 @@ def gaussian_moments(expression: sp.Expr, variables: Mapping[sp.Symbol, sp.Expr]
 
     ⟨z^2k⟩ = (2k − 1)!! v^k, term by term; ValueError when the expression is not a polynomial in them.
     """
+    _check.instance("expression", expression, sp.Expr)
+    _check.instance("variables", variables, Mapping)
+    if not all(isinstance(v, sp.Symbol) for v in variables):
+        raise _check.refused("variables", variables, "a mapping from symbols to variances")
     if not variables:
         return expression
     try:
         polynomial = sp.Poly(sp.expand(expression), *variables)
     except sp.PolynomialError:
-        raise ValueError(f"expression={expression}: must be a polynomial in {list(variables)}") from None
-    total = sp.Integer(0)
+        raise _check.refused("expression", expression, f"a polynomial in {list(variables)}") from None
+    total, variances = sp.Integer(0), [_variance(v) for v in variables.values()]
     for powers, coefficient in polynomial.terms():
         if all(p % 2 == 0 for p in powers):
-            pairs = zip(powers, variables.values(), strict=True)
+            pairs = zip(powers, variances, strict=True)
             total += coefficient * sp.prod([sp.factorial2(p - 1) * v ** (p // 2) for p, v in pairs if p])
     return total
+
+
+def _variance(given) -> sp.Expr:
+    if isinstance(given, sp.Expr):
+        return given
+    return sp.sympify(_check.number("variables", given, least=0))

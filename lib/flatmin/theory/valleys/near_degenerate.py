@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import sympy as sp
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 
 __all__ = ["near_degenerate_valley"]
@@ -17,7 +18,7 @@ def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lamb
     Parameters
     ----------
     terms : sequence of str
-        Names of the coefficients λ₀, λ₁, …; the papers use three.
+        Names of the coefficients λ₀, λ₁, …; the papers have three.
 
     Returns
     -------
@@ -25,9 +26,15 @@ def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lamb
         Coordinates x (slow, along the valley) and y (fast, across it); parameters ε (``epsilon``) and the
         coefficients. λ(x) must be positive for every x: for three terms that means λ₂ > 0 and
         λ₀ > λ₁²/4λ₂ (when λ₁ < 0), Y22 §I.B.
+
+    Raises
+    ------
+    ValueError
+        For terms that are no names, occur twice, or are x, y or epsilon.
     """
-    if not terms:
-        raise ValueError("terms is empty: λ(x) needs at least lambda_0")
+    named = isinstance(terms, (tuple, list)) and all(isinstance(t, str) and t.isidentifier() for t in terms)
+    if not named or not terms or len({*terms, "x", "y", "epsilon"}) < len(terms) + 3:
+        raise _check.refused("terms", terms, "a sequence of different names, at least one, not x, y, epsilon")
     x, y = sp.symbols("x y", real=True)
     epsilon = sp.Symbol("epsilon", positive=True)
     # λ₀ is positive whatever the others are (the valley floor at x = 0 must be a minimum across y)
