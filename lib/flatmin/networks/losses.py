@@ -1,149 +1,803 @@
-"""Loss functions by name, with what a curvature measurement needs of them.
+"""Losses as functions of a network's outputs: their values, slopes and curvature, sample by sample.
 
-Both losses are means over samples of a loss of the outputs f (n, C):
+``of(loss)`` reads a name, a torch loss module, or any ``callable(outputs, targets)`` that is a mean over
+samples. ``of(loss).bind(outputs, targets)`` checks both once and gives the ℓ_i with L = (1/n) Σ ℓ_i, where L is
+the loss as torch computes it:
 
 - ``"square"``: ℓ = ½ |f − y|² summed over outputs (W22 §1, M22 Eq. 1). Labels become one-hot targets.
+  ``nn.MSELoss`` averages over the C outputs too: its L is 2/C times that.
 - ``"cross-entropy"``: ℓ = −log softmax(f)[y] of integer labels (Y23, Y26, M22 App. D).
+  ``nn.CrossEntropyLoss`` with class weights, smoothing, ignored labels, class probabilities; classes along
+  axis 1, (n, V, …). Torch divides by the total weight of what counts, so ℓ_i is n times sample i's share.
+- ``nn.BCEWithLogitsLoss``, ``nn.HuberLoss``, ``nn.SmoothL1Loss`` (whose curvature is a step), ``nn.NLLLoss``.
+- anything else by automatic differentiation in output space.
+
+Outputs (n, *s) are flattened to (n, C). Every method of a bound loss takes the flat outputs ``f`` (r, C) of the
+samples at ``rows`` (a slice or positions), so that chunks can be used; with Q Qᵀ = ∂²ℓ/∂f² of a sample:
+
+==============================  =========  =================================================
+``values(f, rows)``             (r,)       ℓ_i; differentiable in f
+``total(f, rows)``              ()         Σ ℓ_i; differentiable in f, twice
+``gradient(f, rows)``           (r, C)     ∂ℓ/∂f
+``curvature_product(f, rows, v)``  (r, k, C)  (∂²ℓ/∂f²) v for v (r, k, C)
+``root_product(f, rows, z)``    (r, k, C)  Q z; ``root_transpose(f, rows, v)`` is Qᵀ v
+``curvature_diagonal(f, rows)`` (r, C)     diagonal of ∂²ℓ/∂f²
+``curvature_inner(f, rows, g, others)``  (r, r')  ⟨∂²ℓ_i, ∂²ℓ_j⟩ between the samples at rows and others
+==============================  =========  =================================================
+
+None of them forms an array (n, C, C).
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["CrossEntropy", "Loss", "SampleLosses", "SquareLoss", "by_name"]
+from flatmin import _check
+
+__all__ = ["Bound", "Loss", "SampleLosses", "by_name", "of", "one_hot"]
+
+_ALL = slice(None)
+#: outputs up to which a loss without a closed form gets a root, from an eigendecomposition a sample
+_ROOT_OUTPUTS = 64
+#: numbers in one temporary array
+_ENTRIES = 2**22
 
 
 class Loss:
-    """A loss of the outputs of a network; all arguments ``outputs`` are (..., n, C)."""
+    """A mean over samples of a loss of the outputs; made by :func:`of`.
 
-    name: str
+    Attributes
+    ----------
+    name : str
+        What it is called in messages: the name, the class of the module, the qualified name of the callable.
+    given
+        What was given to :func:`of`.
+    """
 
-    def targets(self, targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
-        """Targets in the form this loss takes, for ``outputs`` outputs; ValueError if they do not fit."""
-        raise NotImplementedError
+    def __init__(self, name: str, given, function: Callable, kind: type[Bound]):
+        self.name, self.given, self._function, self._kind = name, given, function, kind
+        self._placed = function
+
+    def __repr__(self):
+        return f"Loss({self.name})"
+
+    def __call__(self, outputs: Tensor, targets) -> Tensor:
+        """The mean loss itself, one differentiable number, for outputs (n, *s) and targets as it takes them."""
+        return self.function(outputs)(outputs, targets)
+
+    def function(self, like: Tensor) -> Callable:
+        """What computes it; a module's own tensors (class weights) in the dtype and on the device of ``like``."""
+        if not isinstance(self._function, nn.Module):
+            return self._function
+        own = [*self._placed.parameters(), *self._placed.buffers()]
+        if any(t.device != like.device or (t.is_floating_point() and t.dtype != like.dtype) for t in own):
+            self._placed = copy.deepcopy(self._function).to(like)  # the reader's module stays as it is
+        return self._placed
+
+    def targets(self, targets, outputs: int | tuple[int, ...], dtype: torch.dtype):
+        """Return the targets in the form that this loss takes, checked.
+
+        Parameters
+        ----------
+        targets : Tensor, (n, …)
+        outputs : int or tuple
+            Shape *s of one sample's outputs.
+        dtype : torch.dtype
+            Of the outputs; real targets are cast to it.
+
+        Raises
+        ------
+        ValueError
+            For shapes or labels that do not fit, and for NaN or infinite targets.
+        """
+        shape = (outputs,) if isinstance(outputs, int) else tuple(outputs)
+        return self._kind.fitted(self._function, targets, shape, dtype)
+
+    def bind(self, outputs: Tensor, targets) -> Bound:
+        """Fix the targets and the number of samples.
+
+        Parameters
+        ----------
+        outputs : Tensor, (n, *s)
+            The network's outputs for all samples.
+        targets : Tensor, (n, …)
+            (A tree of them for a callable.) Targets (n,) and outputs (n, 1) fit; nothing is broadcast.
+
+        Raises
+        ------
+        ValueError
+            For outputs or targets that are not finite or do not fit, and for a loss that is not a mean over
+            samples: one that adds them up, or couples them.
+        """
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.numel():
+            raise _check.refused("outputs", outputs, "a tensor (n, …) of real numbers, at least one")
+        if not torch.isfinite(outputs).all():
+            raise ValueError(f"outputs of shape {tuple(outputs.shape)} hold NaN or ∞: must be finite")
+        outputs = outputs.detach()
+        bound = self._kind(self, outputs, self.targets(targets, tuple(outputs.shape[1:]), outputs.dtype))
+        bound.verify(outputs.reshape(bound.samples, bound.columns))
+        return bound
+
+    def batch_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """∂L_r/∂f of R batches at once, (R, B, *s): outputs (R, B, *s), targets (R, B, …) in its own form."""
+        closed = getattr(self._kind, "batch_gradient", None)
+        if closed is not None and isinstance(self.given, str):
+            return closed(outputs, targets) / outputs.shape[1]
+        with torch.enable_grad():
+            f = outputs.detach().requires_grad_()
+            total = sum(self(one, _rows(targets, r)) for r, one in enumerate(f))
+            return torch.autograd.grad(total, f)[0]
+
+    # What follows is how passes and training spoke to a loss by name before ``bind``.
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each sample, (..., n)."""
-        raise NotImplementedError
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """∂ℓ/∂f of each sample, (..., n, C)."""
-        raise NotImplementedError
-
-    def root(self, outputs: Tensor) -> Tensor:
-        """Q of each sample with Q Qᵀ = ∂²ℓ/∂f², (n, C, C)."""
-        raise NotImplementedError
-
-    def prepared(self, outputs: Tensor) -> Tensor:
-        """What :meth:`curvature_product` needs of the outputs, computed once for many products."""
-        return outputs
-
-    def curvature_product(self, prepared: Tensor, vectors: Tensor) -> Tensor:
-        """(∂²ℓ/∂f²) v of each sample, for vectors (n, k, C)."""
-        raise NotImplementedError
-
-
-class SquareLoss(Loss):
-    """ℓ = ½ |f − y|²; its second derivative in the outputs is the identity."""
-
-    name = "square"
-
-    def targets(self, targets, outputs, dtype):
-        """Real targets as (n, outputs), labels as one-hot rows."""
-        if not targets.is_floating_point():
-            if outputs == 1:
-                raise ValueError(
-                    "targets are class labels but the network has one output: "
-                    "use Data.parity() or real-valued targets with the square loss"
-                )
-            return one_hot(targets, outputs, dtype)
-        targets = targets.to(dtype)
-        if targets.ndim == 1:
-            targets = targets[:, None]
-        if targets.shape[1] != outputs:
-            raise ValueError(f"targets have {targets.shape[1]} columns, the network {outputs} outputs")
-        return targets
-
-    def values(self, outputs, targets):
-        """½ |f − y|²."""
-        return 0.5 * (outputs - targets).square().sum(-1)
-
-    def gradient(self, outputs, targets):
-        """f − y."""
-        return outputs - targets
-
-    def root(self, outputs):
-        """The identity."""
-        n, classes = outputs.shape
-        return torch.eye(classes, dtype=outputs.dtype, device=outputs.device).expand(n, classes, classes)
-
-    def curvature_product(self, prepared, vectors):
-        """The vectors themselves."""
-        return vectors
-
-
-class CrossEntropy(Loss):
-    """ℓ = −log p_y, p = softmax(f); its second derivative in the outputs is diag(p) − p pᵀ."""
-
-    name = "cross-entropy"
-
-    def targets(self, targets, outputs, dtype):
-        """The labels (n,), checked."""
-        if targets.is_floating_point() or targets.ndim != 1:
-            raise ValueError(f"cross-entropy needs integer labels (n,), got {targets.dtype} {targets.shape}")
-        if len(targets) and (int(targets.min()) < 0 or int(targets.max()) >= outputs):
-            raise ValueError(f"labels run to {int(targets.max())}, the network has {outputs} outputs")
-        return targets
-
-    def values(self, outputs, targets):
-        """log Σ exp f − f_y."""
+        """ℓ of each sample, (..., n), of a loss by name."""
+        if self.name == "square":
+            return 0.5 * (outputs - targets).square().sum(-1)
         at_label = outputs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return torch.logsumexp(outputs, -1) - at_label
 
-    def gradient(self, outputs, targets):
-        """p − one-hot(y)."""
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """∂ℓ/∂f of each sample, (..., n, C), of a loss by name."""
+        return self._kind.batch_gradient(outputs, targets)
+
+    def root(self, outputs: Tensor) -> Tensor:
+        """Q of each sample, (n, C, C), of a loss by name."""
+        n, classes = outputs.shape
+        if self.name == "square":
+            return torch.eye(classes, dtype=outputs.dtype, device=outputs.device).expand(n, classes, classes)
+        p = torch.softmax(outputs, -1)
+        return torch.diag_embed(p.sqrt()) - p.unsqueeze(-1) * p.sqrt().unsqueeze(-2)
+
+    def prepared(self, outputs: Tensor) -> Tensor:
+        """What :meth:`curvature_product` needs of the outputs."""
+        return outputs if self.name == "square" else torch.softmax(outputs, -1)
+
+    def curvature_product(self, prepared: Tensor, vectors: Tensor) -> Tensor:
+        """(∂²ℓ/∂f²) v of each sample, for vectors (n, k, C), of a loss by name."""
+        if self.name == "square":
+            return vectors
+        weighted = prepared.unsqueeze(-2) * vectors
+        return weighted - prepared.unsqueeze(-2) * weighted.sum(-1, keepdim=True)
+
+
+class Bound:
+    """A loss with its targets; made by :meth:`Loss.bind`. Its methods: see the module's first lines.
+
+    Attributes
+    ----------
+    samples, columns : int
+        n and C.
+    shape : tuple
+        Shape *s of one sample's outputs.
+    targets
+        In the form that the loss takes, all n.
+    """
+
+    def __init__(self, loss: Loss, outputs: Tensor, targets):
+        self.loss, self.targets = loss, targets
+        self.samples, self.shape = len(outputs), tuple(outputs.shape[1:])
+        self.columns = math.prod(self.shape)
+        self._function = loss.function(outputs)
+        self._prepare(outputs)
+
+    def _prepare(self, outputs: Tensor) -> None:
+        """Work out what depends on the targets alone."""
+
+    def total(self, f: Tensor, rows=_ALL) -> Tensor:
+        """Σ ℓ_i over the rows, one differentiable number."""
+        return self.values(f, rows).sum()
+
+    def root_transpose(self, f: Tensor, rows, vectors: Tensor) -> Tensor:
+        """Qᵀ v; the roots with another transpose have their own."""
+        return self.root_product(f, rows, vectors)
+
+    def curvature(self, f: Tensor, rows=_ALL) -> Tensor:
+        """∂²ℓ/∂f² itself, (r, C, C): for few outputs or few rows."""
+        unit = torch.eye(self.columns, dtype=f.dtype, device=f.device)
+        return self.curvature_product(f, rows, unit.expand(len(f), -1, -1))
+
+    def verify(self, f: Tensor) -> None:
+        """Refuse a loss that is not the mean of its ℓ_i; outputs f (n, C)."""
+        with torch.no_grad():
+            whole = self._function(f.reshape(-1, *self.shape), self.targets)
+            values = self.values(f).double()
+            size = float((self.gradient(f) * f).abs().sum()) / self.samples
+        mean, eps = float(values.mean()), torch.finfo(f.dtype).eps
+        scale = float(values.abs().mean()) + size + 1
+        # sums by halves: log2 of their length roundings, a few more in each term
+        tolerance = 16 * eps * (4 + math.log2(f.numel() + 1)) * scale
+        if math.isfinite(mean) and abs(float(whole) - mean) <= tolerance:
+            return
+        found = f"loss={self.loss.name}: {float(whole):.6g} is not the mean {mean:.6g} of its samples' losses"
+        if abs(float(whole) - float(values.sum())) <= self.samples * tolerance:
+            raise ValueError(f"{found} but their sum: must be divided by the number of samples")
+        raise ValueError(
+            f"{found}: must be a mean over samples that do not act on each other (no batch statistics, no "
+            "contrast between samples, no broadcast); for ignored or weighted labels give nn.CrossEntropyLoss"
+        )
+
+
+class _Elementwise(Bound):
+    """ℓ = Σ_c w_c φ(f_c, y_c): every matrix is diagonal. Subclasses give φ, φ′, φ″ and the weights."""
+
+    weights: float | Tensor = 1.0
+
+    @staticmethod
+    def fitted(module, targets, shape, dtype):
+        targets = _tensor(targets)
+        wanted = (len(targets), *shape)
+        if targets.is_complex() or not _same_shape(tuple(targets.shape), wanted):
+            raise ValueError(_misfit(targets, wanted))
+        return _finite(targets.to(dtype).reshape(wanted))
+
+    def _weight(self, rows):
+        return self.weights[rows] if isinstance(self.weights, Tensor) else self.weights
+
+    def _of(self, rows):
+        return self.targets[rows].reshape(-1, self.columns)
+
+    def values(self, f, rows=_ALL):
+        """Σ_c w_c φ(f_c, y_c)."""
+        return (self._weight(rows) * self._phi(f, self._of(rows), rows)).sum(-1)
+
+    def gradient(self, f, rows=_ALL):
+        """w φ′."""
+        return self._weight(rows) * self._slope(f, self._of(rows), rows)
+
+    def curvature_diagonal(self, f, rows=_ALL):
+        """w φ″."""
+        return self._weight(rows) * self._bend(f, self._of(rows), rows)
+
+    def curvature_product(self, f, rows, vectors):
+        """w φ″ ∘ v."""
+        return self.curvature_diagonal(f, rows)[:, None] * vectors
+
+    def root_product(self, f, rows, vectors):
+        """√(w φ″) ∘ z."""
+        return _root_of(self.curvature_diagonal(f, rows), self.loss.name)[:, None] * vectors
+
+    def curvature_inner(self, f, rows, g, others):
+        """Products of the diagonals."""
+        return self.curvature_diagonal(f, rows) @ self.curvature_diagonal(g, others).T
+
+
+class _Square(_Elementwise):
+    @staticmethod
+    def fitted(module, targets, shape, dtype):
+        targets = _tensor(targets)
+        if targets.is_floating_point() or targets.is_complex():
+            return _Elementwise.fitted(module, targets, shape, dtype)
+        if math.prod(shape) == 1:
+            raise ValueError(
+                "targets are class labels but the network has one output: must be real numbers for the square "
+                "loss, or ±1 as Data.parity() makes them"
+            )
+        if targets.ndim != 1 or len(shape) != 1:
+            raise ValueError(_misfit(targets, (len(targets), *shape)))
+        return one_hot(targets, shape[0], dtype)
+
+    @staticmethod
+    def batch_gradient(outputs, targets):
+        return outputs - targets
+
+    def _phi(self, f, y, rows):
+        return 0.5 * (f - y).square()
+
+    def _slope(self, f, y, rows):
+        return f - y
+
+    def _bend(self, f, y, rows):
+        return torch.ones_like(f)
+
+    def curvature_product(self, f, rows, vectors):
+        """The vectors themselves, times the weight."""
+        return vectors if self.weights == 1 else self.weights * vectors
+
+    def root_product(self, f, rows, vectors):
+        """The vectors themselves, times the root of the weight."""
+        return vectors if self.weights == 1 else self.weights**0.5 * vectors
+
+
+class _MeanSquare(_Square):
+    fitted = staticmethod(_Elementwise.fitted)
+
+    def _prepare(self, outputs):
+        self.weights = 2 / self.columns
+
+
+class _Logistic(_Elementwise):
+    """ℓ = (1/C) Σ w [(1 − y) f + (1 + (p − 1) y) log(1 + e^{−f})], p the weight of positive targets."""
+
+    def _prepare(self, outputs):
+        def whole(tensor):
+            tensor = tensor.to(outputs)
+            try:
+                return tensor.expand(outputs.shape).reshape(self.samples, -1)
+            except RuntimeError:
+                raise ValueError(
+                    f"loss={self.loss.name}: its weights of shape {tuple(tensor.shape)} must fit outputs "
+                    f"{tuple(outputs.shape)}"
+                ) from None
+
+        given = self.loss.given
+        weight = torch.ones_like(outputs[:1, ...]) if given.weight is None else given.weight
+        self.weights = whole(weight) / self.columns
+        self._extra = None if given.pos_weight is None else whole(given.pos_weight) - 1
+
+    def _positive(self, y, rows):
+        return torch.ones_like(y) if self._extra is None else 1 + self._extra[rows] * y
+
+    def _phi(self, f, y, rows):
+        return (1 - y) * f - self._positive(y, rows) * functional.logsigmoid(f)
+
+    def _slope(self, f, y, rows):
+        return 1 - y - self._positive(y, rows) * torch.sigmoid(-f)
+
+    def _bend(self, f, y, rows):
+        return self._positive(y, rows) * torch.sigmoid(f) * torch.sigmoid(-f)
+
+
+class _Huber(_Elementwise):
+    """ℓ = (s/C) Σ of ½ d² for |d| < δ, else δ (|d| − δ/2), with d = f − y; s = 1 for Huber, 1/δ for smooth L1.
+
+    The curvature is a step: s/C within δ, 0 beyond.
+    """
+
+    def _prepare(self, outputs):
+        given = self.loss.given
+        huber = isinstance(given, nn.HuberLoss)
+        self._delta = float(given.delta if huber else given.beta)
+        self.weights = 1 / self.columns if huber or self._delta == 0 else 1 / self._delta / self.columns
+
+    def _phi(self, f, y, rows):
+        size = (f - y).abs()
+        if self._delta == 0:  # smooth L1 with β = 0: |d|
+            return size
+        outside = self._delta * (size - self._delta / 2)
+        return torch.where(size < self._delta, 0.5 * (f - y).square(), outside)
+
+    def _slope(self, f, y, rows):
+        return (f - y).sign() if self._delta == 0 else (f - y).clamp(-self._delta, self._delta)
+
+    def _bend(self, f, y, rows):
+        return ((f - y).abs() < self._delta).to(f.dtype)
+
+
+class _CrossEntropy(Bound):
+    """ℓ = −Σ_tv q_tv log p_tv with softmax p over the V classes of each of T positions, and weights q ≥ 0.
+
+    Class weights, smoothing, ignored labels and the torch mean are all in q (n, V, T). With m_t = Σ_v q_tv the
+    second derivative is m (diag p − p pᵀ) at each position, and Q = √m (diag √p − p √pᵀ) its root:
+    Q Qᵀ/m = diag p − 2 p pᵀ + p (√pᵀ√p) pᵀ.
+    """
+
+    @staticmethod
+    def fitted(module, targets, shape, dtype):
+        targets = _tensor(targets)
+        if not shape:
+            raise ValueError("outputs of shape (n,): must be (n, classes, …) for labels")
+        labels = (len(targets), *shape[1:])
+        if targets.is_floating_point():
+            if isinstance(module, nn.CrossEntropyLoss) and tuple(targets.shape) == (len(targets), *shape):
+                return _finite(targets.to(dtype))
+            raise ValueError(
+                f"{_misfit(targets, labels)}: must be integer labels (n,), or (n, …) at positions"
+            )
+        if targets.is_complex() or targets.dtype == torch.bool or tuple(targets.shape) != labels:
+            raise ValueError(f"{_misfit(targets, labels)}: must be integer labels, classes along axis 1")
+        counted = targets[targets != _ignored(module)]
+        if len(counted) and (int(counted.min()) < 0 or int(counted.max()) >= shape[0]):
+            raise ValueError(
+                f"targets: labels run to {int(counted.max())} from {int(counted.min())}, must lie in "
+                f"0…{shape[0] - 1} for {shape[0]} outputs"
+            )
+        return targets.long()
+
+    @staticmethod
+    def batch_gradient(outputs, targets):
         slopes = torch.softmax(outputs, -1)
         index = targets.unsqueeze(-1)
         return slopes.scatter_add(-1, index, slopes.new_full((1,), -1.0).expand(index.shape))
 
-    def root(self, outputs):
-        """diag(√p) − p √pᵀ."""
-        # Q Qᵀ = diag(p) − 2 p pᵀ + p (√pᵀ√p) pᵀ = diag(p) − p pᵀ
-        p = torch.softmax(outputs, -1)
-        roots = p.sqrt()
-        return torch.diag_embed(roots) - p.unsqueeze(-1) * roots.unsqueeze(-2)
+    def _prepare(self, outputs):
+        module, classes = self.loss.given, self.shape[0]
+        weight = getattr(module, "weight", None)
+        if weight is not None and tuple(weight.shape) != (classes,):
+            raise ValueError(f"loss={self.loss.name}: weight must be one for each of {classes} classes")
+        self._weight = None if weight is None else weight.detach().to(outputs)
+        self._smoothing = float(getattr(module, "label_smoothing", 0.0))
+        self._memo = None
+        if self.targets.is_floating_point():
+            self._share = self.shape and 1 / math.prod(self.shape[1:])
+            return
+        valid = self.targets != _ignored(module)
+        labels = self.targets.where(valid, 0)
+        each = valid.to(outputs) if self._weight is None else self._weight[labels] * valid
+        mass = float(each.double().sum())
+        if not mass > 0:
+            raise ValueError(f"targets: every label is ignored by loss={self.loss.name} or weighs nothing")
+        self._labels = labels.reshape(self.samples, 1, -1)
+        self._each = (each * (self.samples / mass)).reshape(self.samples, 1, -1)
+        self._valid = (valid.to(outputs) * (self.samples / mass)).reshape(self.samples, 1, -1)
 
-    def prepared(self, outputs):
-        """p."""
-        return torch.softmax(outputs, -1)
+    def _soft(self, f, rows):
+        """The weights q of some samples, (r, V, T)."""
+        classes, smooth = self.shape[0], self._smoothing
+        weight = torch.ones_like(f[0, 0]) if self._weight is None else self._weight[:, None]
+        if self.targets.is_floating_point():
+            targets = self.targets[rows].reshape(len(f), classes, -1)
+            return self._share * weight * ((1 - smooth) * targets + smooth / classes)
+        found = f.new_zeros(len(f), classes, self.columns // classes)
+        found.scatter_(1, self._labels[rows], (1 - smooth) * self._each[rows])
+        return found + smooth / classes * weight * self._valid[rows] if smooth else found
 
-    def curvature_product(self, prepared, vectors):
-        """p ∘ v − p (p·v)."""
-        p = prepared.unsqueeze(-2)
-        weighted = p * vectors
-        return weighted - p * weighted.sum(-1, keepdim=True)
+    def _mass(self, f, rows):
+        """m (r, 1, T), or None where it is 1."""
+        plain = self.loss.given == "cross-entropy" and self.columns == self.shape[0]
+        return None if plain else self._soft(f, rows).sum(1, keepdim=True)
+
+    def _cube(self, f):
+        return f.reshape(len(f), self.shape[0], -1)
+
+    def _p(self, f):
+        """Softmax (r, V, T), kept for the next call with the same outputs: products come by the hundred."""
+        if self._memo is None or self._memo[0] is not f or self._memo[1] != f._version:
+            p = torch.softmax(self._cube(f), 1)
+            if f.requires_grad:
+                return p
+            self._memo = f, f._version, p
+        return self._memo[2]
+
+    def values(self, f, rows=_ALL):
+        """−Σ q log p."""
+        return -(self._soft(f, rows) * torch.log_softmax(self._cube(f), 1)).sum((1, 2))
+
+    def gradient(self, f, rows=_ALL):
+        """m p − q."""
+        q = self._soft(f, rows)
+        return (q.sum(1, keepdim=True) * self._p(f) - q).flatten(1)
+
+    def _scaled(self, f, rows, power):
+        mass = self._mass(f, rows)
+        if mass is None:
+            return 1.0
+        if power != 1:
+            mass = _root_of(mass, self.loss.name)
+        return mass[:, None]
+
+    def curvature_product(self, f, rows, vectors):
+        """m (p ∘ v − p (p·v)) at each position."""
+        p = self._p(f)[:, None]
+        weighted = p * vectors.reshape(len(f), -1, *p.shape[2:])
+        return ((weighted - p * weighted.sum(2, keepdim=True)) * self._scaled(f, rows, 1)).flatten(2)
+
+    def root_product(self, f, rows, vectors):
+        """√m (√p ∘ z − p (√p·z))."""
+        p = self._p(f)[:, None]
+        weighted = p.sqrt() * vectors.reshape(len(f), -1, *p.shape[2:])
+        return ((weighted - p * weighted.sum(2, keepdim=True)) * self._scaled(f, rows, 0.5)).flatten(2)
+
+    def root_transpose(self, f, rows, vectors):
+        """√m (√p ∘ v − √p (p·v))."""
+        p = self._p(f)[:, None]
+        vectors = vectors.reshape(len(f), -1, *p.shape[2:])
+        moved = p.sqrt() * (vectors - (p * vectors).sum(2, keepdim=True))
+        return (moved * self._scaled(f, rows, 0.5)).flatten(2)
+
+    def curvature_diagonal(self, f, rows=_ALL):
+        """m p (1 − p)."""
+        p, mass = self._p(f), self._mass(f, rows)
+        return (p * (1 - p) if mass is None else mass * p * (1 - p)).flatten(1)
+
+    def curvature_inner(self, f, rows, g, others):
+        """m m' [Σ p p' − Σ p p'² − Σ p² p' + (p·p')²], summed over positions."""
+        total = f.new_zeros(len(f), len(g))
+        p, r = self._p(f).clone(), torch.softmax(self._cube(g), 1)
+        masses = self._mass(f, rows), self._mass(g, others)
+        for t in range(p.shape[2]):
+            one, other = p[:, :, t], r[:, :, t]
+            both = one @ other.T
+            part = both + both.square() - one @ other.square().T - one.square() @ other.T
+            if masses[0] is not None:
+                part *= masses[0][:, :, t] * masses[1][:, :, t].T
+            total += part
+        return total
 
 
-_LOSSES = {loss.name: loss for loss in (SquareLoss(), CrossEntropy())}
+class _LogLikelihood(_CrossEntropy):
+    """ℓ = −Σ q f: outputs that are log-probabilities already; no curvature in output space."""
+
+    def values(self, f, rows=_ALL):
+        """−Σ q f."""
+        return -(self._soft(f, rows) * self._cube(f)).sum((1, 2))
+
+    def gradient(self, f, rows=_ALL):
+        """−q."""
+        return -self._soft(f, rows).flatten(1)
+
+    def curvature_product(self, f, rows, vectors):
+        """Nothing."""
+        return torch.zeros_like(vectors)
+
+    root_product = root_transpose = curvature_product
+
+    def curvature_diagonal(self, f, rows=_ALL):
+        """Nothing."""
+        return torch.zeros_like(f)
+
+    def curvature_inner(self, f, rows, g, others):
+        """Nothing."""
+        return f.new_zeros(len(f), len(g))
 
 
-def by_name(name: str | Loss) -> Loss:
-    """Return the loss called ``name``: ``"square"`` or ``"cross-entropy"``; ValueError for another."""
-    if isinstance(name, Loss):
-        return name
-    if name not in _LOSSES:
-        raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {name!r}")
-    return _LOSSES[name]
+class _Generic(Bound):
+    """Any mean over samples, by automatic differentiation in output space.
+
+    For r samples Σ ℓ_i is r times the loss of these samples, so one backward pass gives every sample's
+    gradient, and one more a product with every sample's second derivative.
+    """
+
+    @staticmethod
+    def fitted(module, targets, shape, dtype):
+        if isinstance(targets, Tensor):
+            return _finite(targets.to(dtype) if targets.is_floating_point() else targets)
+        return _rows(targets, _ALL)
+
+    def total(self, f, rows=_ALL):
+        """r L of the r samples at ``rows``."""
+        return len(f) * self._function(f.reshape(-1, *self.shape), _rows(self.targets, rows))
+
+    def values(self, f, rows=_ALL):
+        """Loss of each sample alone."""
+
+        def alone(one, target):
+            return self._function(one.reshape(1, *self.shape), _rows(target, None))
+
+        targets = _rows(self.targets, rows)
+        if isinstance(targets, Tensor):
+            try:
+                return torch.vmap(alone)(f, targets)
+            except (RuntimeError, ValueError, TypeError, IndexError):
+                pass  # what vmap cannot read, one by one
+        return torch.stack([alone(one, _rows(targets, i)) for i, one in enumerate(f)])
+
+    def verify(self, f):
+        """Refuse what fails, returns no number, or is not the mean of its samples' losses."""
+        shapes = f"outputs {(self.samples, *self.shape)} and targets"
+        try:
+            with torch.no_grad():
+                found = self._function(f.reshape(-1, *self.shape), self.targets)
+        except Exception as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ValueError(f"loss={self.loss.name} fails on {shapes}: {lines[0]}") from error
+        if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+            raise ValueError(
+                f"loss={self.loss.name} returns {_check.shown(found)}: must return one number, a mean over samples"
+            )
+        super().verify(f)
+        few = slice(0, 2)
+        apart = torch.cat([self.gradient(f[i : i + 1], slice(i, i + 1)) for i in range(len(f[few]))])
+        together = self.gradient(f)[few]
+        bound = 1e3 * torch.finfo(f.dtype).eps * (1 + float(together.abs().max()))
+        if not float((apart - together).abs().max()) <= bound:
+            raise ValueError(
+                f"loss={self.loss.name}: a sample's slope depends on the other samples: must be a mean over "
+                "samples that do not act on each other"
+            )
+
+    def _graph(self, f, rows):
+        with torch.enable_grad():
+            f = f.detach().requires_grad_()
+            total = self.total(f, rows)
+            if not total.requires_grad:
+                raise ValueError(
+                    f"loss={self.loss.name} is not differentiable: must be computed by torch alone"
+                )
+            return f, torch.autograd.grad(total, f, create_graph=True)[0]
+
+    def gradient(self, f, rows=_ALL):
+        """∂ℓ/∂f by one backward pass."""
+        return self._graph(f, rows)[1].detach()
+
+    def curvature_product(self, f, rows, vectors):
+        """(∂²ℓ/∂f²) v, one backward pass a column."""
+        f, slope = self._graph(f, rows)
+        if not slope.requires_grad:  # linear in the outputs
+            return torch.zeros_like(vectors)
+
+        def one(column):
+            return torch.autograd.grad(slope, f, column, retain_graph=True, materialize_grads=True)[0]
+
+        return torch.stack([one(column) for column in vectors.unbind(1)], 1)
+
+    def curvature_diagonal(self, f, rows=_ALL):
+        """Diagonal, a few unit columns at a time; one product where every output stands for itself."""
+        if type(self.loss.given) in _ONE_BY_ONE:
+            return self.curvature_product(f, rows, torch.ones_like(f)[:, None])[:, 0]
+        found = torch.empty_like(f)
+        for column in range(self.columns):
+            unit = torch.zeros_like(f)
+            unit[:, column] = 1
+            found[:, column] = self.curvature_product(f, rows, unit[:, None])[:, 0, column]
+        return found
+
+    def root_product(self, f, rows, vectors):
+        """U √Λ z of the eigenvectors U and eigenvalues Λ of each sample."""
+        return self._root(f, rows, vectors, transpose=False)
+
+    def root_transpose(self, f, rows, vectors):
+        """√Λ Uᵀ v."""
+        return self._root(f, rows, vectors, transpose=True)
+
+    def _root(self, f, rows, vectors, transpose):
+        if type(self.loss.given) in _ONE_BY_ONE:
+            return _root_of(self.curvature_diagonal(f, rows), self.loss.name)[:, None] * vectors
+        found = []
+        for part, dense in self._dense(f, rows):
+            values, basis = torch.linalg.eigh(dense)
+            root = basis * _root_of(values, self.loss.name)[:, None]
+            found.append(vectors[part] @ (root if transpose else root.mT))
+        return torch.cat(found)
+
+    def curvature_inner(self, f, rows, g, others):
+        """⟨∂²ℓ_i, ∂²ℓ_j⟩ from the matrices themselves, or from their diagonals where they are diagonal."""
+        if type(self.loss.given) in _ONE_BY_ONE:
+            return self.curvature_diagonal(f, rows) @ self.curvature_diagonal(g, others).T
+        right = [(part, dense.flatten(1)) for part, dense in self._dense(g, others)]
+        found = f.new_empty(len(f), len(g))
+        for part, dense in self._dense(f, rows):
+            for other, flat in right:
+                found[part, other] = dense.flatten(1) @ flat.T
+        return found
+
+    def _dense(self, f, rows):
+        """Yield chunks of samples and their symmetric ∂²ℓ/∂f²."""
+        if self.columns > _ROOT_OUTPUTS:
+            raise ValueError(
+                f"loss={self.loss.name} has no closed form: a network with {self.columns} outputs must have at "
+                f"most {_ROOT_OUTPUTS} for its Gauss–Newton root; products are not bounded"
+            )
+        index = torch.arange(self.samples, device=f.device)[rows]
+        step = max(1, _ENTRIES // self.columns**2)
+        for start in range(0, len(f), step):
+            part = slice(start, start + step)
+            dense = self.curvature(f[part], index[part])
+            yield part, (dense + dense.mT) / 2
+
+
+#: modules without a closed form here whose loss is a sum over outputs, one by one
+_ONE_BY_ONE = (nn.L1Loss, nn.PoissonNLLLoss, nn.KLDivLoss, nn.BCELoss, nn.SoftMarginLoss)
+_CLOSED = {
+    nn.MSELoss: _MeanSquare,
+    nn.CrossEntropyLoss: _CrossEntropy,
+    nn.NLLLoss: _LogLikelihood,
+    nn.BCEWithLogitsLoss: _Logistic,
+    nn.HuberLoss: _Huber,
+    nn.SmoothL1Loss: _Huber,
+}
+_FUNCTIONS = {
+    functional.mse_loss: nn.MSELoss,
+    functional.cross_entropy: nn.CrossEntropyLoss,
+    functional.nll_loss: nn.NLLLoss,
+    functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    functional.huber_loss: nn.HuberLoss,
+    functional.smooth_l1_loss: nn.SmoothL1Loss,
+}
+
+
+def _half_square(outputs, targets):
+    return 0.5 * (outputs - targets.reshape(outputs.shape)).square().sum() / len(outputs)
+
+
+_LOSSES = {
+    "square": Loss("square", "square", _half_square, _Square),
+    "cross-entropy": Loss("cross-entropy", "cross-entropy", functional.cross_entropy, _CrossEntropy),
+}
+
+
+def of(loss: str | nn.Module | Callable | Loss) -> Loss:
+    """Read a loss.
+
+    Parameters
+    ----------
+    loss : str, torch.nn.Module or callable
+        ``"square"``, ``"cross-entropy"``, a torch loss module with ``reduction="mean"``, or a function of
+        (outputs, targets) that returns the mean over samples as a torch number.
+
+    Raises
+    ------
+    ValueError
+        For another name, a class in place of a module, another reduction, or something that is no function.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        return _LOSSES[_check.choice("loss", loss, _LOSSES)]
+    if isinstance(loss, type) or not callable(loss):
+        allowed = (
+            f"one of {', '.join(map(repr, _LOSSES))}, a loss module such as torch.nn.MSELoss(), or a function"
+        )
+        raise _check.refused("loss", loss, f"{allowed} of (outputs, targets)")
+    if not isinstance(loss, nn.Module) and inspect.isfunction(loss) and loss in _FUNCTIONS:
+        loss = _FUNCTIONS[loss]()
+    if not isinstance(loss, nn.Module):
+        name = getattr(loss, "__qualname__", type(loss).__qualname__)
+        return Loss(name, loss, loss, _Generic)
+    name, reduction = type(loss).__name__, getattr(loss, "reduction", "mean")
+    if reduction not in ("mean", "batchmean"):
+        raise ValueError(
+            f"loss={name}(reduction={reduction!r}): must be a mean over samples, {name}(reduction='mean')"
+        )
+    return Loss(name, loss, loss, _CLOSED.get(type(loss), _Generic))
+
+
+def by_name(name) -> Loss:
+    """The same as :func:`of`."""
+    return of(name)
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Return (n, classes) with a one at each label; ValueError for a label outside 0…classes−1."""
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise ValueError(f"labels must lie in 0…{classes - 1}, got {int(labels.min())}…{int(labels.max())}")
-    return torch.nn.functional.one_hot(labels.long(), classes).to(dtype)
+    return functional.one_hot(labels.long(), classes).to(dtype)
+
+
+def _ignored(module) -> int:
+    return getattr(module, "ignore_index", -100)
+
+
+def _tensor(targets) -> Tensor:
+    if not isinstance(targets, Tensor) or targets.ndim == 0:
+        raise _check.refused("targets", targets, "a tensor with one row a sample")
+    return targets
+
+
+def _finite(targets: Tensor) -> Tensor:
+    if targets.is_floating_point() and not torch.isfinite(targets).all():
+        raise ValueError(f"targets of shape {tuple(targets.shape)} hold NaN or ∞: must be finite")
+    return targets
+
+
+def _same_shape(one, other) -> bool:
+    """Whether shapes agree; (n,) and (n, 1) do."""
+    return one == other or (one[0] == other[0] and {one[1:], other[1:]} == {(), (1,)})
+
+
+def _misfit(targets, wanted) -> str:
+    columns = f" ({targets.shape[1]} columns)" if targets.ndim == 2 else ""
+    return f"targets of {targets.dtype}, shape {tuple(targets.shape)}{columns}, do not fit: must be {wanted}"
+
+
+def _root_of(diagonal: Tensor, name: str) -> Tensor:
+    """√ of what must not be negative but by rounding: ``diagonal`` (r, C) or (r, 1, T)."""
+    least, largest = float(diagonal.min()), float(diagonal.abs().max())
+    if not least >= -16 * diagonal.shape[-1] * torch.finfo(diagonal.dtype).eps * largest:
+        raise ValueError(
+            f"loss={name}: the Gauss–Newton root is not defined for this loss, its curvature in the outputs is "
+            f"negative somewhere ({least:.3g}); must be convex in the outputs. Products are defined"
+        )
+    return diagonal.clamp(min=0).sqrt()
+
+
+def _rows(tree, rows):
+    """The rows of every tensor of a tree of targets."""
+    if isinstance(tree, Mapping):
+        return {key: _rows(value, rows) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(_rows(value, rows) for value in tree)
+    if not isinstance(tree, Tensor):
+        raise _check.refused("targets", tree, "a tensor, or a tree of tensors")
+    return tree[rows]
 
 
 class SampleLosses:
