@@ -1,8 +1,8 @@
 """Losses as functions of a network's outputs: their values, slopes and curvature, sample by sample.
 
 ``of(loss)`` reads a name, a torch loss module, or any ``callable(outputs, targets)`` that is a mean over
-samples. ``of(loss).bind(outputs, targets)`` checks both once and gives the ℓ_i with L = (1/n) Σ ℓ_i, where L is
-the loss as torch computes it:
+samples. ``of(loss).bind(outputs, targets)`` checks both once and gives the ℓ_i with L = (1/n) Σ ℓ_i, where L
+is the loss as torch computes it:
 
 - ``"square"``: ℓ = ½ |f − y|² summed over outputs (W22 §1, M22 Eq. 1). Labels become one-hot targets.
   ``nn.MSELoss`` averages over the C outputs too: its L is 2/C times that.
@@ -12,8 +12,8 @@ the loss as torch computes it:
 - ``nn.BCEWithLogitsLoss``, ``nn.HuberLoss``, ``nn.SmoothL1Loss`` (whose curvature is a step), ``nn.NLLLoss``.
 - anything else by automatic differentiation in output space.
 
-Outputs (n, *s) are flattened to (n, C). Every method of a bound loss takes the flat outputs ``f`` (r, C) of the
-samples at ``rows`` (a slice or positions), so that chunks can be used; with Q Qᵀ = ∂²ℓ/∂f² of a sample:
+Outputs (n, *s) are flattened to (n, C). Every method of a bound loss takes the flat outputs ``f`` (r, C) of
+the samples at ``rows`` (a slice or positions), so that chunks can be used; with Q Qᵀ = ∂²ℓ/∂f² of a sample:
 
 ==============================  =========  =================================================
 ``values(f, rows)``             (r,)       ℓ_i; differentiable in f
@@ -70,11 +70,11 @@ class Loss:
         return f"Loss({self.name})"
 
     def __call__(self, outputs: Tensor, targets) -> Tensor:
-        """The mean loss itself, one differentiable number, for outputs (n, *s) and targets as it takes them."""
+        """The mean loss itself, one differentiable number: outputs (n, *s), targets in its own form."""
         return self.function(outputs)(outputs, targets)
 
     def function(self, like: Tensor) -> Callable:
-        """What computes it; a module's own tensors (class weights) in the dtype and on the device of ``like``."""
+        """What computes it, its own tensors (class weights) in the dtype and on the device of ``like``."""
         if not isinstance(self._function, nn.Module):
             return self._function
         own = [*self._placed.parameters(), *self._placed.buffers()]
@@ -122,7 +122,11 @@ class Loss:
         if not torch.isfinite(outputs).all():
             raise ValueError(f"outputs of shape {tuple(outputs.shape)} hold NaN or ∞: must be finite")
         outputs = outputs.detach()
-        bound = self._kind(self, outputs, self.targets(targets, tuple(outputs.shape[1:]), outputs.dtype))
+        targets = self.targets(targets, tuple(outputs.shape[1:]), outputs.dtype)
+        for leaf in _leaves(targets):
+            if len(leaf) != len(outputs):
+                raise ValueError(f"targets: {len(leaf)} rows, must be {len(outputs)}, one an output")
+        bound = self._kind(self, outputs, targets)
         bound.verify(outputs.reshape(bound.samples, bound.columns))
         return bound
 
@@ -278,8 +282,8 @@ class _Square(_Elementwise):
             return _Elementwise.fitted(module, targets, shape, dtype)
         if math.prod(shape) == 1:
             raise ValueError(
-                "targets are class labels but the network has one output: must be real numbers for the square "
-                "loss, or ±1 as Data.parity() makes them"
+                "targets are class labels but the network has one output: must be real numbers for the "
+                "square loss, or ±1 as Data.parity() makes them"
             )
         if targets.ndim != 1 or len(shape) != 1:
             raise ValueError(_misfit(targets, (len(targets), *shape)))
@@ -329,8 +333,7 @@ class _Logistic(_Elementwise):
                 ) from None
 
         given = self.loss.given
-        weight = torch.ones_like(outputs[:1, ...]) if given.weight is None else given.weight
-        self.weights = whole(weight) / self.columns
+        self.weights = (1 if given.weight is None else whole(given.weight)) / self.columns
         self._extra = None if given.pos_weight is None else whole(given.pos_weight) - 1
 
     def _positive(self, y, rows):
@@ -347,7 +350,7 @@ class _Logistic(_Elementwise):
 
 
 class _Huber(_Elementwise):
-    """ℓ = (s/C) Σ of ½ d² for |d| < δ, else δ (|d| − δ/2), with d = f − y; s = 1 for Huber, 1/δ for smooth L1.
+    """ℓ = (s/C) Σ of ½ d² for |d| < δ, else δ (|d| − δ/2), d = f − y; s = 1 for Huber, 1/δ for smooth L1.
 
     The curvature is a step: s/C within δ, 0 beyond.
     """
@@ -375,8 +378,8 @@ class _Huber(_Elementwise):
 class _CrossEntropy(Bound):
     """ℓ = −Σ_tv q_tv log p_tv with softmax p over the V classes of each of T positions, and weights q ≥ 0.
 
-    Class weights, smoothing, ignored labels and the torch mean are all in q (n, V, T). With m_t = Σ_v q_tv the
-    second derivative is m (diag p − p pᵀ) at each position, and Q = √m (diag √p − p √pᵀ) its root:
+    Class weights, smoothing, ignored labels and torch's mean are all in q (n, V, T). With m_t = Σ_v q_tv
+    the second derivative is m (diag p − p pᵀ) at each position, and Q = √m (diag √p − p √pᵀ) its root:
     Q Qᵀ/m = diag p − 2 p pᵀ + p (√pᵀ√p) pᵀ.
     """
 
@@ -389,11 +392,9 @@ class _CrossEntropy(Bound):
         if targets.is_floating_point():
             if isinstance(module, nn.CrossEntropyLoss) and tuple(targets.shape) == (len(targets), *shape):
                 return _finite(targets.to(dtype))
-            raise ValueError(
-                f"{_misfit(targets, labels)}: must be integer labels (n,), or (n, …) at positions"
-            )
+            raise ValueError(f"{_misfit(targets, labels)}, integer labels with classes along axis 1")
         if targets.is_complex() or targets.dtype == torch.bool or tuple(targets.shape) != labels:
-            raise ValueError(f"{_misfit(targets, labels)}: must be integer labels, classes along axis 1")
+            raise ValueError(f"{_misfit(targets, labels)}, integer labels with classes along axis 1")
         counted = targets[targets != _ignored(module)]
         if len(counted) and (int(counted.min()) < 0 or int(counted.max()) >= shape[0]):
             raise ValueError(
@@ -417,7 +418,7 @@ class _CrossEntropy(Bound):
         self._smoothing = float(getattr(module, "label_smoothing", 0.0))
         self._memo = None
         if self.targets.is_floating_point():
-            self._share = self.shape and 1 / math.prod(self.shape[1:])
+            self._share = 1 / math.prod(self.shape[1:])
             return
         valid = self.targets != _ignored(module)
         labels = self.targets.where(valid, 0)
@@ -581,7 +582,7 @@ class _Generic(Bound):
             raise ValueError(f"loss={self.loss.name} fails on {shapes}: {lines[0]}") from error
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
             raise ValueError(
-                f"loss={self.loss.name} returns {_check.shown(found)}: must return one number, a mean over samples"
+                f"loss={self.loss.name} gives {_check.shown(found)}: must be one number, a mean over samples"
             )
         super().verify(f)
         few = slice(0, 2)
@@ -599,9 +600,7 @@ class _Generic(Bound):
             f = f.detach().requires_grad_()
             total = self.total(f, rows)
             if not total.requires_grad:
-                raise ValueError(
-                    f"loss={self.loss.name} is not differentiable: must be computed by torch alone"
-                )
+                raise ValueError(f"loss={self.loss.name} has no gradient: must be computed by torch alone")
             return f, torch.autograd.grad(total, f, create_graph=True)[0]
 
     def gradient(self, f, rows=_ALL):
@@ -663,8 +662,8 @@ class _Generic(Bound):
         """Yield chunks of samples and their symmetric ∂²ℓ/∂f²."""
         if self.columns > _ROOT_OUTPUTS:
             raise ValueError(
-                f"loss={self.loss.name} has no closed form: a network with {self.columns} outputs must have at "
-                f"most {_ROOT_OUTPUTS} for its Gauss–Newton root; products are not bounded"
+                f"loss={self.loss.name} has no closed form: with {self.columns} outputs it has no "
+                f"Gauss–Newton root: must be at most {_ROOT_OUTPUTS}; products are not bounded"
             )
         index = torch.arange(self.samples, device=f.device)[rows]
         step = max(1, _ENTRIES // self.columns**2)
@@ -723,10 +722,9 @@ def of(loss: str | nn.Module | Callable | Loss) -> Loss:
     if isinstance(loss, str):
         return _LOSSES[_check.choice("loss", loss, _LOSSES)]
     if isinstance(loss, type) or not callable(loss):
-        allowed = (
-            f"one of {', '.join(map(repr, _LOSSES))}, a loss module such as torch.nn.MSELoss(), or a function"
-        )
-        raise _check.refused("loss", loss, f"{allowed} of (outputs, targets)")
+        names = ", ".join(map(repr, _LOSSES))
+        allowed = f"one of {names}, a loss module (torch.nn.MSELoss()) or a function of (outputs, targets)"
+        raise _check.refused("loss", loss, allowed)
     if not isinstance(loss, nn.Module) and inspect.isfunction(loss) and loss in _FUNCTIONS:
         loss = _FUNCTIONS[loss]()
     if not isinstance(loss, nn.Module):
@@ -783,14 +781,20 @@ def _root_of(diagonal: Tensor, name: str) -> Tensor:
     least, largest = float(diagonal.min()), float(diagonal.abs().max())
     if not least >= -16 * diagonal.shape[-1] * torch.finfo(diagonal.dtype).eps * largest:
         raise ValueError(
-            f"loss={name}: the Gauss–Newton root is not defined for this loss, its curvature in the outputs is "
-            f"negative somewhere ({least:.3g}); must be convex in the outputs. Products are defined"
+            f"loss={name}: Gauss–Newton root not defined for this loss, its curvature in the outputs is "
+            f"negative somewhere ({least:.3g}): must be convex in the outputs; products are defined"
         )
     return diagonal.clamp(min=0).sqrt()
 
 
+def _leaves(tree) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for value in (tree.values() if isinstance(tree, dict) else tree) for leaf in _leaves(value)]
+
+
 def _rows(tree, rows):
-    """The rows of every tensor of a tree of targets."""
+    """The rows of every tensor of a tree of targets, in dicts and tuples."""
     if isinstance(tree, Mapping):
         return {key: _rows(value, rows) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
