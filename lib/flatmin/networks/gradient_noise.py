@@ -1,10 +1,9 @@
 """The noise of a minibatch gradient: its covariance, and how that lies against the curvature.
 
-Notation. Σ = (1/n) Σ_i ∇ℓ_i ∇ℓ_iᵀ − ∇L ∇Lᵀ is the covariance of one sample's gradient (W22 §1); C is the
-covariance of the gradient of a minibatch of B samples (Y23; M22 Eq. 8 calls it Σ):
-
-- drawn with replacement: C = Σ / B;
-- drawn without replacement: C = (n − B)/(n − 1) · Σ / B (M22 Eq. 8).
+Notation. Σ = (1/n) Σ_i ∇ℓ_i ∇ℓ_iᵀ − ∇L ∇Lᵀ is the covariance of one sample's gradient (W22 §1); C = c Σ is
+that of a minibatch of B samples (Y23; M22 Eq. 8 calls it Σ), with c of :class:`~flatmin.sampling.Sampling`.
+Every function takes the point at which the network is measured, made by :func:`flatmin.at`; the same are
+methods of ``here.noise``.
 """
 
 from __future__ import annotations
@@ -12,46 +11,74 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from flatmin._check import integer, number, refused
+from flatmin.estimate import Estimate, bootstrap_error
+from flatmin.fits import Slope
 from flatmin.networks import curvature
-from flatmin.networks.data.sets import Data
-from flatmin.networks.device import choose
 from flatmin.networks.eigen import lanczos
-from flatmin.networks.losses import Loss
-from flatmin.networks.parameters import parameter_slice
 from flatmin.networks.passes.dense import DensePass
 from flatmin.networks.passes.generic import linearise
-from flatmin.theory.stability.threshold import noise_factor
+from flatmin.sampling import Sampling
 
 __all__ = [
     "Alignment",
     "Decoupling",
     "DecouplingFactors",
     "HessianBasis",
+    "Noise",
     "NoiseStrength",
     "alignment",
-    "batch_factor",
     "covariance",
     "decoupling",
     "decoupling_factors",
+    "exponent",
     "in_hessian_basis",
     "noise_strength",
 ]
 
 #: numbers in one temporary array; and in one that should stay in cache
 _ENTRIES, _CACHED = 2**25, 2**21
+#: eigenvectors along which the exponent is measured, at most
+_MOST_VECTORS = 200
 
 
-def batch_factor(samples: int, batch_size: int, replacement: bool) -> float:
-    """Return C / Σ: 1/B with replacement, (n − B)/((n − 1)B) without (M22 Eq. 8).
+class Noise:
+    """The gradient noise at a point, as ``here.noise``; each method is the function of the same name."""
 
-    Raises ValueError for a batch size below 1, or above n without replacement.
-    """
-    if batch_size < 1 or (not replacement and batch_size > samples):
-        raise ValueError(f"batch_size must be 1…{samples}, got {batch_size}")
-    return noise_factor(samples, batch_size, replacement)
+    def __init__(self, here):
+        self._here = here
+
+    def strength(self, chunk: int = 1000) -> NoiseStrength:
+        """𝒩 = Tr Σ, see :func:`noise_strength`."""
+        return noise_strength(self._here, chunk)
+
+    def alignment(self) -> Alignment:
+        """α, β, μ, …, see :func:`alignment`."""
+        return alignment(self._here)
+
+    def covariance(self, batch_size: int = 1, sampling: str = "fresh", layer=None) -> Tensor:
+        """C, dense, see :func:`covariance`."""
+        return covariance(self._here, batch_size, sampling, layer)
+
+    def in_hessian_basis(self, batch_size: int = 1, sampling: str = "fresh", layer=None) -> HessianBasis:
+        """C_ii along the eigenvectors of the Hessian, see :func:`in_hessian_basis`."""
+        return in_hessian_basis(self._here, batch_size, sampling, layer)
+
+    def exponent(self, window: float = 1e-2, layer=None, seed: int = 0) -> Slope:
+        """x of C_ii ∝ λ_i^x, see :func:`exponent`."""
+        return exponent(self._here, window, layer, seed)
+
+    def decoupling(self) -> Decoupling:
+        """Spectra of both sides of M22 Eq. 7, see :func:`decoupling`."""
+        return decoupling(self._here)
+
+    def decoupling_factors(self) -> DecouplingFactors:
+        """What decoupling leaves out, see :func:`decoupling_factors`."""
+        return decoupling_factors(self._here)
 
 
 def _centred_gradients(passed, block: slice):
@@ -59,31 +86,44 @@ def _centred_gradients(passed, block: slice):
     mean = passed.gradient()[block]
     step = max(1, _ENTRIES // passed.parameters)
     for start in range(0, passed.samples, step):
-        yield passed.sample_gradients(slice(start, start + step))[:, block] - mean
+        rows = slice(start, min(start + step, passed.samples))
+        yield passed.sample_gradients(rows)[:, block] - mean
 
 
-def covariance(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    batch_size: int = 1,
-    replacement: bool = False,
-    layer: int | str | None = None,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """Exact covariance C of the minibatch gradient, dense: (P, P), in the dtype of the model.
+def covariance(here, batch_size: int = 1, sampling: str = "fresh", layer: int | str | None = None) -> Tensor:
+    """Exact covariance C of the minibatch gradient, dense (M22 Eq. 8).
 
-    ``replacement`` says how the B samples are drawn (see the module's notation); with ``layer`` (2: the
-    second weight matrix, or a parameter's name) only that block. ``batch_size=1`` gives Σ itself.
-    Raises ValueError for a batch size outside 1…n or an unknown layer.
+    Parameters
+    ----------
+    here : Point
+    batch_size : int
+        B; 1 gives Σ itself.
+    sampling : str
+        How the batch is drawn, see :class:`~flatmin.sampling.Sampling`.
+    layer : int or str, optional
+        Only that block: 2 is the second weight matrix, a text is a parameter's name.
+
+    Returns
+    -------
+    (P, P) tensor on the CPU, in the type of the point
+
+    Raises
+    ------
+    ValueError
+        For a batch size outside 1…n, an unknown layer, or a matrix above 8 GiB.
     """
-    block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss, choose(device, model))
-    size = block.stop - block.start
+    factor = _factor(here, batch_size, sampling)
+    block = curvature.dense_block(here, layer)
+    passed, size = here.passed, block.stop - block.start
     total = passed.outputs.new_zeros(size, size)
     for rows in _centred_gradients(passed, block):
         total.addmm_(rows.T, rows)
-    return total.cpu() * (batch_factor(passed.samples, batch_size, replacement) / passed.samples)
+    return total.cpu() * (factor / passed.samples)
+
+
+def _factor(here, batch_size, sampling) -> float:
+    batch_size = integer("batch_size", batch_size, least=1)
+    return Sampling.of(sampling).factor(here.samples, batch_size)
 
 
 @dataclass(frozen=True)
@@ -99,28 +139,85 @@ class HessianBasis:
 
 
 def in_hessian_basis(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    batch_size: int = 1,
-    replacement: bool = False,
-    layer: int | str | None = None,
-    device: str | torch.device | None = None,
+    here, batch_size: int = 1, sampling: str = "fresh", layer: int | str | None = None
 ) -> HessianBasis:
-    """Diagonal of C in the eigenbasis of the exact Hessian, as in Y23 Fig. 1b.
+    """Diagonal of C in the eigenbasis of the exact Hessian, as in Y23 Fig. 1b; dense.
 
-    C itself is never formed: C_ii is the mean square of v_i·(∇ℓ − ∇L). Arguments as :func:`covariance`.
+    C itself is never formed: C_ii is the mean square of v_i·(∇ℓ − ∇L). Arguments and errors as
+    :func:`covariance`.
     """
-    device, block = choose(device, model), parameter_slice(model, layer)
-    dense = curvature.hessian(model, data, loss, layer, device).to(device)
-    values, vectors = torch.linalg.eigh(dense)
+    factor, block = _factor(here, batch_size, sampling), here.block(layer)
+    values, vectors = torch.linalg.eigh(curvature.hessian(here, layer).to(here.device))
     values, vectors = values.flip(0), vectors.flip(1)
-    passed = linearise(model, data, loss, device)
     noise = torch.zeros_like(values)
-    for rows in _centred_gradients(passed, block):
+    for rows in _centred_gradients(here.passed, block):
         noise += (rows @ vectors).square().sum(0)
-    noise *= batch_factor(passed.samples, batch_size, replacement) / passed.samples
-    return HessianBasis(values.cpu(), noise.cpu(), vectors.cpu())
+    return HessianBasis(values.cpu(), (noise * (factor / here.samples)).cpu(), vectors.cpu())
+
+
+def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: int = 0) -> Slope:
+    """Exponent x of C_ii ∝ λ_i^x along the leading eigenvectors of the Hessian, without a (P, P) matrix.
+
+    Y22 and Y23 assume x = 2, M22, W22 and Y26 x = 1. Least squares of ln C_ii on ln λ_i over the eigenvalues
+    above ``window`` · λ₁, at most 200 of them; C_ii needs one derivative along each eigenvector. The error
+    is that of the samples (bootstrap): whether one power fits at all is another question, to be answered by
+    other windows.
+
+    Parameters
+    ----------
+    here : Point
+    window : float
+        Smallest eigenvalue used, as a share of λ₁; between 0 and 1.
+    layer : int or str, optional
+        Only that block.
+
+    Raises
+    ------
+    ValueError
+        For a window outside (0, 1), or where fewer than three eigenvalues lie in it.
+    """
+    window = number("window", window, above=0, below=1)
+    block = here.block(layer)
+    pairs = _leading(here, window, layer, block.stop - block.start, seed)
+    values = pairs.values.double().numpy()
+    count = int((values >= window * values[0]).sum())
+    if values[0] <= 0 or count < 3:
+        raise refused("window", window, f"wide enough for three positive eigenvalues, it holds {count}")
+    directions = torch.zeros(count, here.parameters, dtype=here.dtype)
+    directions[:, block] = pairs.vectors[:, :count].T.to(here.dtype)
+    slopes = sample_slopes(here.passed, directions.to(here.device)).double().cpu().numpy()  # (n, k)
+    logs = np.log(values[:count])
+    logs = logs - logs.mean()
+
+    def fit(rows):
+        noise = np.var(slopes[rows], axis=0)
+        return float(logs @ np.log(noise) / (logs @ logs))
+
+    every = np.arange(len(slopes))
+    error = bootstrap_error(fit, len(slopes), 200, seed)
+    middle = float(np.log(np.var(slopes, axis=0)).mean() - fit(every) * np.log(values[:count]).mean())
+    method = f"along the leading {count} eigenvectors, bootstrap over samples"
+    ends = float(values[count - 1]), float(values[0])
+    return Slope(fit(every), error, here.samples, method, middle, count, ends)
+
+
+def _leading(here, window, layer, size, seed):
+    """Leading eigenpairs down to ``window`` · λ₁, or the most there may be."""
+    k = min(20, size)
+    while True:
+        pairs = curvature.eigenpairs(here, k, layer=layer, seed=seed)
+        if k == min(size, _MOST_VECTORS) or pairs.values[-1] < window * pairs.values[0]:
+            return pairs
+        k = min(2 * k, size, _MOST_VECTORS)
+
+
+def sample_slopes(passed, vectors: Tensor) -> Tensor:
+    """v·∇ℓ_i along the rows of ``vectors`` (k, P), (n, k)."""
+    step, parts = max(1, _ENTRIES // max(1, passed.outputs.numel())), []
+    for start in range(0, len(vectors), step):
+        moved = passed.output_derivatives(vectors[start : start + step])  # (n, k, C)
+        parts.append((moved @ passed.output_gradients[:, :, None])[:, :, 0])
+    return torch.cat(parts, 1)
 
 
 @dataclass(frozen=True)
@@ -149,19 +246,15 @@ class Alignment:
     chi: Tensor = field(repr=False)
 
 
-def alignment(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss = "square",
-    device: str | torch.device | None = None,
-) -> Alignment:
-    """Measure α, β, μ, μ₁, μ₂, γ, τ through n×n Gram matrices; no matrix of the size of P is formed.
+def alignment(here) -> Alignment:
+    """Measure α, β, μ, μ₁, μ₂, γ, τ through n×n Gram matrices (W22 §2); no matrix of the size of P is formed.
 
     W22 defines them for the square loss and one output. Several outputs: G = (1/n) Σ Jᵀ(∂²ℓ/∂f²)J and
-    L = (1/n) Σ ½|f − y|². For cross-entropy the same formulas are evaluated with L the cross-entropy; μ = 1
-    has no special meaning then. Memory: about four (n, n) arrays and a few rows of (n·C, n·C).
+    L = (1/n) Σ ½|f − y|². For other losses the same formulas are evaluated with their L; μ = 1 has no special
+    meaning then. Memory: about four (n, n) arrays and a few rows of (n·C, n·C). Raises ValueError for a loss
+    without a positive semi-definite second derivative in the outputs, and where L, Σ or G vanishes.
     """
-    passed = linearise(model, data, loss, choose(device, model))
+    passed = here.passed
     n = passed.samples
     chi = torch.zeros(n, dtype=torch.float64, device="cpu")
     first, mean_rows = 0.0, 0.0
@@ -177,6 +270,10 @@ def alignment(
     sigma_norm, g_norm = float(centred.norm()) / n, float(chi.mean()) ** 0.5
     trace_1, trace_2 = first / n**2, float((mean_rows / n).square().sum()) / n
     scale = 2 * passed.loss * g_norm**2
+    if not (scale > 0 and sigma_norm > 0):
+        raise ValueError(
+            f"alignment: L = {passed.loss:.3g}, |Σ| = {sigma_norm:.3g}, |G| = {g_norm:.3g}: must be positive"
+        )
     return Alignment(
         alpha=(trace_1 - trace_2) / (sigma_norm * g_norm),
         beta=sigma_norm / (2 * passed.loss * g_norm),
@@ -244,40 +341,54 @@ def _generic_gram_rows(passed):
         yield rows, *(torch.cat(part, -1) for part in zip(*parts, strict=True))
 
 
-@dataclass(frozen=True)
-class NoiseStrength:
-    """𝒩 = (1/n) Σ |∇ℓ_i|² − |∇L|² = Tr Σ (M22 §5.2), with the mean loss at the same parameters."""
+@dataclass(frozen=True, eq=False, repr=False)
+class NoiseStrength(Estimate):
+    """𝒩 = (1/n) Σ |∇ℓ_i|² − |∇L|² = Tr Σ (M22 §5.2), with ``loss`` L and ``gradient_square`` |∇L|².
 
-    value: float
-    loss: float
-    gradient_square: float
+    The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set.
+    """
+
+    loss: float = 0.0
+    gradient_square: float = 0.0
 
 
-def noise_strength(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    chunk: int = 1000,
-    device: str | torch.device | None = None,
-) -> NoiseStrength:
-    """Measure 𝒩 in one pass over the data, ``chunk`` samples at a time.
+def noise_strength(here, chunk: int = 1000) -> NoiseStrength:
+    """Measure 𝒩 = Tr Σ in one pass over the data, ``chunk`` samples at a time (M22 §5.2).
 
     Layer by layer, at about the cost of two gradients; networks with other layers than linear and
     convolutional ones hold per-sample gradients a few at a time. Memory: one gradient and the activations of
-    one chunk. Raises ValueError for a chunk below 1.
+    one chunk. The error follows from |∇ℓ_i|² and, where one chunk holds all samples, from ∇ℓ_i·∇L; otherwise
+    the latter is bounded, and the error is a little too large. Raises ValueError for a chunk below 1.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be positive, got {chunk}")
-    device, squares, losses, gradient = choose(device, model), 0.0, 0.0, 0.0
-    for start in range(0, len(data), chunk):
-        passed = linearise(model, data.subset(slice(start, start + chunk)), loss, device)
+    chunk = integer("chunk", chunk, least=1)
+    squares, losses, gradient, passed = [], 0.0, 0.0, None
+    for passed in parts(here, chunk):
         losses += float(passed.losses.double().sum())
         gradient = gradient + passed.gradient().double() * passed.samples
-        tops = passed.loss_function.gradient(passed.outputs, passed.targets)
-        squares += float(passed.pulled_squares(tops).double().sum())
-    n = len(data)
-    mean = float((gradient / n).square().sum())
-    return NoiseStrength(squares / n - mean, losses / n, mean)
+        squares.append(passed.pulled_squares(passed.output_gradients).double())
+    n, squares, mean = here.samples, torch.cat(squares), gradient / here.samples
+    square = float(mean.square().sum())
+    value = float(squares.mean()) - square
+    error = float(squares.std() / n**0.5) if n > 1 else float("inf")
+    if passed.samples == n:
+        along = sample_slopes(passed, mean.to(passed.outputs)[None])[:, 0].double()
+        error = float((squares - 2 * along).std() / n**0.5) if n > 1 else error
+    else:
+        error += 2 * (square * max(value, 0.0) / n) ** 0.5
+    return NoiseStrength(value, error, n, "exact for these samples", losses / n, square)
+
+
+def parts(here, chunk: int) -> Iterator:
+    """Yield passes over ``chunk`` samples after the other; the one pass there is if it holds no more.
+
+    Also for a loss that is no name: its weights may make a sample's share depend on all the others.
+    """
+    if here.samples <= chunk or not isinstance(here.loss_function.given, str):
+        yield here.passed
+        return
+    for start in range(0, here.samples, chunk):
+        rows = slice(start, min(start + chunk, here.samples))
+        yield linearise(here.network, here.data.take(rows), here.loss_function, here.chunk)
 
 
 @dataclass(frozen=True)
@@ -304,15 +415,14 @@ class DecouplingFactors:
     outputs: float
 
 
-def decoupling_factors(
-    model: nn.Module, data: Data, device: str | torch.device | None = None
-) -> DecouplingFactors:
+def decoupling_factors(here) -> DecouplingFactors:
     """Split K⟨|Jᵀe|²⟩/(⟨|e|²⟩⟨|J|²⟩) for the square loss: errors e (n, K), Jacobians J (n, K, P).
 
-    Without the square of the mean gradient, ⟨|Jᵀe|²⟩ is 𝒩 and the product K𝒩/(2L Tr G).
+    Without the square of the mean gradient, ⟨|Jᵀe|²⟩ is 𝒩 and the product K𝒩/(2L Tr G). Raises ValueError for
+    another loss.
     """
-    passed = linearise(model, data, "square", choose(device, model))
-    errors = passed.loss_function.gradient(passed.outputs, passed.targets)
+    errors = _square(here).output_gradients
+    passed = here.passed
     units = torch.eye(errors.shape[1], dtype=errors.dtype, device=errors.device)
     lengths = sum(passed.pulled_squares(unit.expand_as(errors)) for unit in units)
     squares = errors.square().sum(1)
@@ -323,15 +433,22 @@ def decoupling_factors(
     )
 
 
-def decoupling(model: nn.Module, data: Data, device: str | torch.device | None = None) -> Decoupling:
+def _square(here):
+    """The pass of a point on the square loss."""
+    if here.loss_function.name != "square":
+        raise refused("loss", here.loss_function.name, "'square', for which decoupling is defined")
+    return here.passed
+
+
+def decoupling(here) -> Decoupling:
     """Compare the noise with its decoupled form, for the square loss and one output, as M22 Fig. 1 does.
 
     Both spectra come from the (n, n) Gram matrix of ∇f, or from (P, P) matrices where P < n. Raises
-    ValueError for a network with several outputs.
+    ValueError for another loss or several outputs.
     """
-    passed = linearise(model, data, "square", choose(device, model))
+    passed = _square(here)
     if passed.outputs.shape[1] != 1:
-        raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
+        raise ValueError(f"model has {passed.outputs.shape[1]} outputs: must have one")
     n, weights = passed.samples, passed.losses
     if passed.parameters < n:
         exact = passed.outputs.new_zeros(passed.parameters, passed.parameters)

@@ -16,6 +16,7 @@ from flatmin._check import choice, integer, refused
 from flatmin.networks import losses
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
+from flatmin.networks.gradient_noise import Noise
 from flatmin.networks.network import Network
 from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
@@ -108,6 +109,11 @@ class Point:
         """∇L, (P,), on the CPU."""
         return self.passed.gradient().cpu()
 
+    @property
+    def noise(self) -> Noise:
+        """The gradient noise here: ``noise.strength()``, ``noise.alignment()``, ``noise.exponent()``, …"""
+        return Noise(self)
+
 
 def at(
     model: nn.Module,
@@ -178,8 +184,7 @@ def at(
     where = choose(device, model if isinstance(model, nn.Module) else None)
     network = Network(model, forward, mode, where, dtype)
     read = samples_of(data, samples).to(network.device, network.dtype)
-    of = losses.of if hasattr(losses, "of") else losses.by_name  # TEMPORARY
-    here = Point(network, of(loss), read, chunk)
+    here = Point(network, losses.of(loss), read, chunk)
     found: list[Check] = examine(here) if checks else []
     here.checks = tuple(found)
     return here

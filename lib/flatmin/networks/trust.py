@@ -106,12 +106,7 @@ def _finite(outputs):
 def _plain(network, loss, few):
     """Loss and gradient as torch alone has them."""
     with torch.enable_grad():
-        outputs = network.outputs(few.inputs)
-        if hasattr(loss, "plain"):
-            value = loss.plain(outputs, few.targets)
-        else:  # TEMPORARY
-            y = loss.targets(few.targets, outputs.shape[1], outputs.dtype)
-            value = loss.values(outputs, y).mean()
+        value = loss(network.outputs(few.inputs), few.targets)
         grads = torch.autograd.grad(value, network.tensors, materialize_grads=True)
     return value.detach(), torch.cat([g.reshape(-1) for g in grads])
 
@@ -178,6 +173,6 @@ def _difference_error(exact: AutogradPass, direction: Tensor, image: Tensor) -> 
 def _gradient_at(exact, theta):
     exact.network.load(theta)
     outputs = exact.network.matrix(exact.inputs)
-    total = exact.loss_function.values(outputs, slice(None)).mean()
+    total = exact.loss_function.total(outputs, slice(None)) / exact.samples
     grads = torch.autograd.grad(total, exact.network.tensors, materialize_grads=True)
     return torch.cat([g.reshape(-1) for g in grads])

@@ -44,7 +44,7 @@ def linearise(
         where = chunk if isinstance(chunk, torch.device) else choose(None, network)
         network = Network(network, None, "eval", where)
         samples, chunk = samples_of(samples).to(where, network.dtype), None
-        loss = losses.of(loss) if hasattr(losses, "of") else losses.by_name(loss)
+        loss = losses.of(loss)
     inputs = leaves(samples.inputs)
     plain = network.forward is None and isinstance(samples.inputs, Tensor)
     read = dense_layers(network.module) if plain and inputs[0].is_floating_point() else None
@@ -87,11 +87,7 @@ class AutogradPass:
         ]
         with torch.no_grad():
             whole = torch.cat([network.outputs(self._rows(part)) for part in self.chunks])
-        self.loss_function = (
-            loss.bind(whole, samples.targets)
-            if hasattr(loss, "bind")
-            else _OldBound(loss, whole, samples.targets)
-        )
+        self.loss_function = loss.bind(whole, samples.targets)
         self.outputs = whole.reshape(self.samples, -1)
         self._kept = {}
 
@@ -149,7 +145,7 @@ class AutogradPass:
     def _gradient_of(self, rows):
         """∂/∂θ of the sum of the losses in ``rows``, with its graph."""
         outputs = self.network.matrix(self._rows(rows))
-        total = self.loss_function.values(outputs, rows).sum()
+        total = self.loss_function.total(outputs, rows)
         return torch.autograd.grad(total, self.network.tensors, create_graph=True, materialize_grads=True)
 
     def _jacobian_of(self, rows):
@@ -321,21 +317,3 @@ class AutogradPass:
 
 def _flat(parts) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
-
-
-class _OldBound:  # TEMPORARY: the losses' old interface
-    def __init__(self, loss, outputs, targets):
-        self.old, self.name = loss, loss.name
-        self.targets = loss.targets(targets, outputs.reshape(len(outputs), -1).shape[1], outputs.dtype)
-
-    def values(self, f, rows):
-        return self.old.values(f, self.targets[rows])
-
-    def gradient(self, f, rows):
-        return self.old.gradient(f, self.targets[rows])
-
-    def curvature_product(self, f, rows, v):
-        return self.old.curvature_product(self.old.prepared(f), v)
-
-    def root_product(self, f, rows, z):
-        return z @ self.old.root(f).transpose(1, 2)
