@@ -33,6 +33,19 @@ def picky(point, seed):
     return {"x": point["x"]}
 
 
+def lingering_square(point, seed):
+    """Like square, and takes a while."""
+    time.sleep(0.15)
+    return square(point, seed)
+
+
+def deadly(point, seed):
+    """Kills its worker at one point."""
+    if point["x"] == 1:
+        os._exit(9)
+    return square(point, seed)
+
+
 def careless(point, seed):
     return point["x"]
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ import psutil
 import pytest
 from executors import Here
 
+from flatmin.ledger import files
+from flatmin.ledger.files import FileError
 from flatmin.ledger.sweeps import SweepError, stack, sweep
 
 HERE = Path(__file__).parent
@@ -198,6 +201,115 @@ def test_a_stopped_sweep_ends_its_workers_and_resumes(functions, points, log, tm
     results = go(functions.slow_square, gated, tmp_path)
     assert computed(log) == [3, 4]
     assert [result["square"] for result in results] == [0, 1, 4, 9, 16]
+
+
+SHARER = """
+import json, sys
+sys.path.insert(0, {here!r})
+import sweep_points
+from concurrent.futures import ThreadPoolExecutor
+from flatmin.ledger.sweeps import sweep
+print("ready", flush=True)
+sys.stdin.readline()
+options = dict(name="demo", folder=sys.argv[2], progress=False, seed=7, executor=ThreadPoolExecutor(1))
+results = sweep(sweep_points.lingering_square, json.loads(sys.argv[1]), **options)
+print([int(result["square"]) for result in results], flush=True)
+"""
+
+
+@pytest.fixture
+def sharers(points, tmp_path):
+    """Starts processes that run the sweep of ten points on one folder when they read a line."""
+    many = [{"x": x, "log": points[0]["log"]} for x in range(10)]
+    script = SHARER.format(here=str(HERE))
+    command = [sys.executable, "-c", script, json.dumps(many), str(tmp_path)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    running = []
+
+    def start(count):
+        running.extend(subprocess.Popen(command, text=True, **pipes) for _ in range(count))
+        for process in running:
+            assert process.stdout.readline() == "ready\n"
+        for process in running:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return running
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def test_two_processes_share_the_work_and_leave_nothing_behind(sharers, log, tmp_path):
+    pair = sharers(2)
+    for process in pair:
+        said, complaint = process.communicate(timeout=60)
+        assert process.returncode == 0, complaint
+        assert said == f"{[x * x for x in range(10)]}\n"
+    assert sorted(computed(log)) == list(range(10))  # each once
+    assert len({line.split()[1] for line in log.read_text().splitlines()}) == 2  # by both
+    assert all(path.suffix == ".npz" for path in (tmp_path / ".partial" / "demo").iterdir())
+    assert len(stored(tmp_path)) == 10
+
+
+def test_what_a_killed_process_had_claimed_is_taken_over(sharers, log, tmp_path):
+    victim, other = sharers(2)
+    wait_for(lambda: len(computed(log)) >= 3)
+    victim.kill()
+    said, complaint = other.communicate(timeout=60)
+    assert other.returncode == 0, complaint
+    assert said == f"{[x * x for x in range(10)]}\n"
+    assert len(computed(log)) <= 12  # twice: the point the victim was at, and one it had not stored yet
+    assert all(path.suffix == ".npz" for path in (tmp_path / ".partial" / "demo").iterdir())
+
+
+def test_the_claims_of_a_killed_process_go_with_the_next_sweep(functions, sharers, log, tmp_path):
+    (victim,) = sharers(1)
+    wait_for(lambda: len(computed(log)) >= 3)
+    victim.kill()
+    victim.wait()
+    folder = tmp_path / ".partial" / "demo"
+    assert (folder / ".claims").exists()
+    finished = len(stored(tmp_path))
+    assert finished >= 1
+    go(functions.lingering_square, [{"x": x, "log": str(log)} for x in range(10)], tmp_path)
+    assert len(computed(log)) <= 12
+    assert sorted(path.suffix for path in folder.iterdir()) == [".npz"] * 10
+
+
+def test_a_worker_that_dies_is_a_failure_of_its_points_and_the_others_are_kept(functions, points, tmp_path):
+    with pytest.raises(SweepError, match="of 5 points failed, the others are kept") as caught:
+        go(functions.deadly, points, tmp_path, executor=None)
+    assert {"x": 1, "log": points[0]["log"]} in [point for point, _ in caught.value.failures]
+    assert len(stored(tmp_path)) == 5 - len(caught.value.failures)
+
+
+def test_a_full_disk_ends_a_sweep_in_one_sentence_and_keeps_what_is_finished(
+    functions, points, log, tmp_path, monkeypatch
+):
+    go(functions.square, points[:2], tmp_path)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(FileError, match=r"\.npz cannot be written: the disk is full"):
+        go(functions.square, points, tmp_path)
+    monkeypatch.undo()
+    log.unlink()
+    assert [result["square"] for result in go(functions.square, points, tmp_path)] == [0, 1, 4, 9, 16]
+    assert computed(log) == [2, 3, 4]
+    assert sorted(path.suffix for path in (tmp_path / ".partial" / "demo").iterdir()) == [".npz"] * 5
+
+
+def test_a_file_moved_to_another_points_name_is_not_read(functions, points, log, tmp_path):
+    go(functions.square, points[:2], tmp_path)
+    one, other = stored(tmp_path)
+    other.replace(one)
+    with pytest.warns(UserWarning, match="is damaged"):
+        results = go(functions.square, points[:2], tmp_path)
+    assert [result["square"] for result in results] == [0, 1]
 
 
 def test_an_interrupt_cancels_what_waits_in_a_foreign_executor(functions, points, tmp_path):

@@ -14,7 +14,7 @@ import secrets
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["FileError", "clear_leftovers", "read_bytes", "write_bytes"]
+__all__ = ["FileError", "clear_leftovers", "in_words", "read_bytes", "write_bytes"]
 
 # process ids mean something on one machine only, and return: a leftover of our own number is told by _RUN
 _HOST, _RUN = sha256(platform.node().encode()).hexdigest()[:6], secrets.token_hex(3)
@@ -50,7 +50,7 @@ def write_bytes(path, content):
     FileError, in one sentence, where the file cannot be written; a file that was there is then as before.
     """
     path = Path(path)
-    with _in_words(path, "written"):
+    with in_words(path, "written"):
         path = _place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in _cleared:
@@ -70,7 +70,7 @@ def write_bytes(path, content):
 def read_bytes(path):
     """Return the content of a file, or None where there is none. Raises FileError where it cannot be read."""
     path = Path(path)
-    with _in_words(path, "read"):
+    with in_words(path, "read"):
         path = _place(path)
         return path.read_bytes() if path.exists() else None
 
@@ -112,7 +112,8 @@ def _place(path):
 
 
 @contextlib.contextmanager
-def _in_words(path, what):
+def in_words(path, what):
+    """Turn what goes wrong with a file that is being ``what`` ("written", "read") into a FileError."""
     try:
         yield
     except RuntimeError:

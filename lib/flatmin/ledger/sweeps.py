@@ -9,20 +9,21 @@ import signal
 import sys
 import threading
 import time
-import warnings
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter, deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from flatmin.ledger import paths
-from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
+from flatmin.ledger.arrays import packed, sealed, sha256
+from flatmin.ledger.store import Store
 
 WORKERS = 2
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _HASH = 32  # hexadecimal digits of a hash that go into a file name
+_PAUSE = 0.2  # seconds between looks at what other processes have finished
 
 
 class SweepError(RuntimeError):
@@ -88,27 +89,34 @@ def sweep(
     ``concurrent.futures`` futures, such as ``distributed.Client(...).get_executor()``; it is left open. The
     default is two local processes of one thread each. ``resume=False`` computes all anew.
 
+    Processes that run one sweep at the same time share its points and return all of them.
+
     Returns :class:`Results`, or ``combine(results)``. A damaged file is named in a warning and its point
-    computed again. Raises SweepError at the end when points failed, ValueError for bad arguments.
+    computed again. Raises SweepError at the end when points failed, ValueError for bad arguments, FileError
+    (an OSError) when a result cannot be stored; what is finished is kept.
     """
     _require_importable(function, executor)
     points = list(points)
     tasks = _tasks(function, points, seed, version)
-    store = (paths.results() if folder is None else Path(folder)) / ".partial" / _plain_name(name)
+    name = _plain_name(name)
+    store = Store((paths.results(to_write=True) if folder is None else Path(folder)) / ".partial" / name)
     done = _finished(store, [key for key, _ in tasks], resume)
     missing = [index for index, (key, _) in enumerate(tasks) if key not in done]
     failures = []
     bar = tqdm(
         total=len(points), initial=len(points) - len(missing), desc=name, unit="point", disable=not progress
     )
-    with bar, _pool(executor, missing) as pool, _futures(pool, function, points, tasks, missing) as futures:
-        for future in as_completed(futures):
-            index = futures[future]
-            error = future.exception()
-            if error is None:
-                done[tasks[index][0]] = _keep(store, tasks[index][0], future.result())
+    with (
+        store,
+        bar,
+        _pool(executor, missing) as pool,
+        contextlib.closing(_outcomes(pool, store, function, points, tasks, missing)) as outcomes,
+    ):
+        for index, outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                failures.append((index, outcome))
             else:
-                failures.append((index, error))
+                done[tasks[index][0]] = outcome
             bar.update()
     if failures:
         failures = [(points[index], error) for index, error in sorted(failures, key=lambda pair: pair[0])]
@@ -175,60 +183,68 @@ def canonical(point):
 
 
 def _finished(store, keys, resume):
-    """Return {key: (result, seconds)} of the wanted points found in the store, dropping damaged files."""
-    files = {}
-    for path in store.glob("*.npz"):
-        files.setdefault(path.name[:_HASH], []).append(path)
+    """Return {key: (arrays, seconds)} of the points that are in the store; without ``resume``, empty it."""
     done = {}
     for key in keys:
-        for path in files.get(key, []):
-            content = path.read_bytes()
-            if resume and path.stem == _stem(key, content):
-                done[key] = _opened(content)
-                continue
-            if resume:
-                warnings.warn(f"{path} is damaged: its point is computed again", stacklevel=3)
-            path.unlink()
+        if not resume:
+            store.forget(key)
+        elif (found := store.read(key)) is not None:
+            done[key] = found
     return done
 
 
-def _stem(key, content):
-    """Return the file name of a point: its key and the hash of its content."""
-    return f"{key}-{sha256(content)[:_HASH]}"
-
-
-def _opened(content):
-    arrays = unpacked(content)
-    return arrays, float(arrays.pop("seconds_"))
-
-
-def _keep(store, key, content):
-    """Store a finished point at once and return it as (result, seconds)."""
-    write_bytes(store / f"{_stem(key, content)}.npz", content)
-    return _opened(content)
-
-
-def _run(function, point, seed):
-    """Compute one point (in a worker) and return it packed, with the seconds it took."""
+def _run(function, point, seed, key):
+    """Compute one point (in a worker) and return it packed and sealed, with the seconds it took."""
     start = time.perf_counter()
     result = function(point, seed)
     if not isinstance(result, dict) or "seconds_" in result:
         raise ValueError(
             f"{function.__qualname__} returned {type(result).__name__}: must be a dict of arrays"
         )
-    return packed(result | {"seconds_": time.perf_counter() - start})
+    return sealed(packed(result | {"seconds_": time.perf_counter() - start}), key)
 
 
-@contextlib.contextmanager
-def _futures(pool, function, points, tasks, missing):
-    """Submit the missing points; cancel what has not begun when the block is left by an exception."""
-    futures = {pool.submit(_run, function, points[index], tasks[index][1]): index for index in missing}
+def _outcomes(pool, store, function, points, tasks, missing):
+    """Yield (index, outcome) of the missing points as they come, this process's and those of others.
+
+    The outcome is (arrays, seconds), stored, or an exception. A point is claimed when it is handed to the
+    pool, not earlier, so that processes share the work; where a pool does not tell its size, all are.
+    """
+    size = getattr(pool, "_max_workers", None)
+    ahead = 2 * size if size else len(missing)  # a worker finds its next point waiting
+    waiting, elsewhere, running = deque(missing), [], {}
     try:
-        yield futures
-    except BaseException:
-        for future in futures:
+        while waiting or elsewhere or running:
+            while waiting and len(running) < ahead:
+                index = waiting.popleft()
+                key, seed = tasks[index]
+                if not store.claim(key):
+                    elsewhere.append(index)
+                    continue
+                found = store.read(key)  # finished by another process by now
+                try:
+                    if found is None:
+                        running[pool.submit(_run, function, points[index], seed, key)] = index
+                        continue
+                except BrokenExecutor as error:
+                    found = error
+                store.release(key)
+                yield index, found
+            if running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    key = tasks[index][0]
+                    error = future.exception()
+                    found = store.keep(key, future.result()) if error is None else error
+                    store.release(key)
+                    yield index, found
+            elif elsewhere and not waiting:
+                time.sleep(_PAUSE)
+                waiting.extend(elsewhere)
+                elsewhere.clear()
+    finally:
+        for future in running:
             future.cancel()
-        raise
 
 
 @contextlib.contextmanager
