@@ -20,8 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy.linalg import eigh
 
+from flatmin.sampling import Sampling
 from flatmin.theory.stability.minimum import Minimum
-from flatmin.theory.stability.threshold import growth, largest_step, noise_factor
+from flatmin.theory.stability.threshold import growth, largest_step
 
 BATCH, ROUNDS = 4, 3
 
@@ -35,7 +36,7 @@ def gradients(samples, parameters):
 def dense(g):
     """η* from matrices over the entries of the second moment."""
     samples, parameters = g.shape
-    c = noise_factor(samples, BATCH)
+    c = Sampling.FRESH.factor(samples, BATCH)
     lam, basis = np.linalg.eigh(g.T @ g / samples)
     rows, columns = np.triu_indices(parameters)
     g = g @ basis

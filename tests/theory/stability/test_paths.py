@@ -13,12 +13,11 @@ def random_minimum(samples=5, parameters=4, seed=0):
     )
 
 
-@pytest.mark.parametrize("replacement", [True, False])
-def test_mean_of_paths_is_the_exact_mean(replacement):
+@pytest.mark.parametrize("sampling", ["replacement", "fresh"])
+def test_mean_of_paths_is_the_exact_mean(sampling):
     minimum = random_minimum()
-    eta = 1.1 * largest_step(minimum, 2, replacement)
-    exact = mean_losses(minimum, eta, 2, 6, replacement)
-    sampling = "replacement" if replacement else "fresh"
+    eta = 1.1 * largest_step(minimum, 2, sampling)
+    exact = mean_losses(minimum, eta, 2, 6, sampling)
     losses = np.exp(log_losses(minimum, eta, 2, 6, 40_000, 1, sampling))
     error = losses.std(axis=0) / np.sqrt(len(losses))
     assert np.all(np.abs(losses.mean(axis=0) - exact) < 4 * error)

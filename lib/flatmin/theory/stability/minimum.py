@@ -1,21 +1,28 @@
-"""Linear stability of minibatch SGD at an interpolating minimum: the exact mean-square threshold.
+"""Linear stability of minibatch SGD at an interpolating minimum: what it knows of the minimum.
 
 At a minimum that fits all n samples the linearised model has the errors e_i = g_i·δ, with g_i the gradient of
-sample i's output and δ the distance from the minimum (W22 Eq. 4–5). A step of SGD is δ ← (I − ηH_batch)δ,
-where H = (1/n) Σ g_i g_iᵀ. With a fresh batch at each step the second moment S = E δδᵀ obeys the linear
-recursion
+sample i's output and δ the distance from the minimum (W22 Eq. 4–5). With K outputs g_i becomes the K rows of
+a matrix R_i: the loss of sample i is ½|R_i δ|² and its curvature H_i = R_iᵀR_i. For the square loss R_i is
+the Jacobian J_i of the outputs; for another one R_i = Q_iᵀJ_i with Q_iQ_iᵀ = ∂²ℓ_i/∂f². A step of SGD is δ ←
+(I − ηH_batch)δ with H = (1/n) Σ H_i. With a fresh batch at each step the second moment S = E δδᵀ obeys the
+linear recursion
 
-    S ← T S = (I − ηH) S (I − ηH) + η² c [ (1/n) Σ_i g_i g_iᵀ S g_i g_iᵀ − H S H ],
+    S ← T S = (I − ηH) S (I − ηH) + η² c [ (1/n) Σ_i H_i S H_i − H S H ],
 
-c = 1/B for draws with replacement and (n − B)/(B(n − 1)) without (:func:`noise_factor`). T is self-adjoint
-and maps covariance matrices to covariance matrices, so its largest eigenvalue ρ, with a covariance matrix as
-its eigenvector, decides: E L = ½ Tr(HS) grows as ρᵗ. Since T = 1 − ηA + η²M with A S = HS + SH, the minimum
-is stable exactly if ηM ≤ A as quadratic forms, which makes both thresholds an eigenvalue of their own: no
-search for a root.
+c = 1/B for draws with replacement and (n − B)/(B(n − 1)) without (:class:`~flatmin.sampling.Sampling`). A
+sample brings its K rows together: n·K rows are not n·K samples. T is self-adjoint and maps covariance
+matrices to covariance matrices, so its largest eigenvalue ρ, with a covariance matrix as its eigenvector,
+decides: E L = ½ Tr(HS) grows as ρᵗ. Since T = 1 − ηA + η²M with A S = HS + SH, the minimum is stable exactly
+if ηM ≤ A as quadratic forms, which makes both thresholds an eigenvalue of their own: no search for a root.
 
-Everything happens in the span of the gradients (rank r ≤ min(n, P); nothing else moves) and in the eigenbasis
-of H, where T is diagonal but for the sum over samples. A product costs about 4nr² operations, nothing of the
-size of P is formed, and the Lanczos method needs some ten to a hundred products.
+Everything happens in the span of the rows (rank r ≤ min(nK, P); nothing else moves) and in the eigenbasis of
+H, where T is diagonal but for the sum over samples. A product costs about 4nKr² operations, nothing of the
+size of P is formed, and the Lanczos method needs some ten to a hundred products, keeping forty matrices
+(r, r). Beyond rank 2500 (2 GB) it is refused; :func:`~.bracket.step_bracket` then encloses the threshold.
+
+Away from a minimum the gradients do not vanish together, but the distance of two runs that see the same
+batches obeys the same δ ← (I − ηH_batch)δ: ρ then says whether they meet again. How far one run strays from
+the minimum of its quadratic model is another matter: :func:`~.threshold.stationary_moment`.
 """
 
 from __future__ import annotations
@@ -25,9 +32,12 @@ from functools import cached_property
 
 import numpy as np
 
+from flatmin import _check
+from flatmin.sampling import Sampling
+
 __all__ = ["Minimum"]
 
-#: eigenvalues of the Gram matrix below this share of the largest count as zero, per sample
+#: eigenvalues of the Gram matrix below this share of the largest count as zero, per row
 _ROUNDING = 4 * np.finfo(float).eps
 
 
@@ -37,70 +47,140 @@ class Minimum:
 
     Attributes
     ----------
-    eigenvalues : (r,) array, the non-zero eigenvalues of H, largest first
-    modes : (n, r) array, orthonormal columns: the same eigenvectors in the space of errors, e = √n modes √λ δ
+    eigenvalues : (r,) array
+        The non-zero eigenvalues of H, largest first.
+    modes : (n·K, r) array
+        Orthonormal columns: the same eigenvectors in the space of errors, e = √n modes √λ δ; sample by
+        sample, output by output.
+    outputs : int
+        K, how many rows belong to one sample.
     """
 
     eigenvalues: np.ndarray
     modes: np.ndarray
+    outputs: int = 1
 
     @classmethod
     def from_gradients(cls, gradients) -> Minimum:
-        """Build from the per-sample gradients g_i of the model's only output, (n, P).
+        """Build from the per-sample gradients g_i of the only output, or from the rows R_i of several.
 
-        Raises ValueError for another shape, numbers that are not finite, or nothing but zeros.
+        Parameters
+        ----------
+        gradients : (n, P) or (n, K, P)
+
+        Raises
+        ------
+        ValueError
+            For another shape, numbers that are not finite (or whose squares are not), or nothing but zeros.
         """
-        gradients = _matrix("gradients", gradients)
-        return cls.from_gram(gradients @ gradients.T)
+        rows = _check.array("gradients", gradients)
+        if rows.ndim not in (2, 3):
+            raise _check.refused("gradients", rows, "of shape (n, P), or (n, K, P) for K outputs")
+        outputs = rows.shape[1] if rows.ndim == 3 else 1
+        rows = rows.reshape(-1, rows.shape[-1])
+        if not np.abs(rows).max() < 1e150:
+            raise _check.refused("gradients", gradients, "below 1e150")
+        if rows.shape[1] >= len(rows):
+            return cls.from_gram(rows @ rows.T, outputs)
+        modes, values, _ = np.linalg.svd(rows, full_matrices=False)
+        return cls._kept(np.square(values) * outputs / len(rows), modes, outputs, "gradients")
 
     @classmethod
-    def from_gram(cls, gram) -> Minimum:
-        """Build from K_ij = g_i·g_j, (n, n), without a factor 1/n.
+    def from_gram(cls, gram, outputs: int = 1) -> Minimum:
+        """Build from the inner products of all rows, without a factor 1/n.
 
-        Raises ValueError unless ``gram`` is square, finite, symmetric and positive semi-definite up to
-        rounding, and not zero.
+        Parameters
+        ----------
+        gram : (n·K, n·K)
+            g_i·g_j; for K outputs sample by sample, output by output.
+        outputs : int
+            K.
+
+        Raises
+        ------
+        ValueError
+            Unless ``gram`` is square, finite, symmetric and positive semi-definite up to rounding, and not
+            zero, and ``outputs`` divides its rows.
         """
-        gram = _matrix("gram", gram)
-        n = len(gram)
-        if gram.shape != (n, n) or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-6 * np.abs(gram).max()):
-            raise ValueError(f"gram of shape {gram.shape}: must be a symmetric (n, n) matrix")
-        values, modes = np.linalg.eigh((gram + gram.T) / (2 * n))
-        if values[-1] <= 0:
-            raise ValueError("gram: must not be zero, or nothing moves")
+        gram = _check.array("gram", gram, ndim=2)
+        outputs, size = _check.integer("outputs", outputs, least=1), len(gram)
+        top = np.abs(gram).max()
+        if gram.shape != (size, size) or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-6 * top):
+            raise _check.refused("gram", gram, "a symmetric (n·K, n·K) matrix")
+        if size % outputs:
+            raise _check.refused("outputs", outputs, f"a divisor of the {size} rows of gram")
+        if not top < 1e300:
+            raise _check.refused("gram", gram, "below 1e300")
+        values, modes = np.linalg.eigh((gram + gram.T) / 2)
         if values[0] < -1e-4 * values[-1]:
-            raise ValueError(f"gram: must be positive semi-definite, has the eigenvalue {n * values[0]:.3g}")
-        kept = np.flatnonzero(values > n * _ROUNDING * values[-1])[::-1]
-        return cls(values[kept], modes[:, kept])
+            allowed = f"positive semi-definite, it has the eigenvalue {values[0]:.3g}"
+            raise _check.refused("gram", gram, allowed)
+        return cls._kept(values[::-1] * outputs / size, modes[:, ::-1], outputs, "gram")
+
+    @classmethod
+    def _kept(cls, values, modes, outputs, name):
+        """The minimum with those of the falling eigenvalues that are not rounding."""
+        if not values[0] > 1e-300:
+            raise ValueError(f"{name}: must not be zero, or nothing moves")
+        kept = values > len(modes) * _ROUNDING * values[0]
+        return cls(values[kept], modes[:, kept], outputs)
+
+    def factor(self, batch_size: float, sampling: str = "fresh") -> float:
+        """c, the covariance of a batch's curvature over that of one sample's; T depends on B through it
+        alone.
+
+        Raises ValueError for a batch size outside its range and for shuffled epochs, whose batches are not
+        independent (:func:`~.paths.epoch_growth`).
+        """
+        if sampling == Sampling.EPOCH:
+            allowed = "'replacement' or 'fresh', each batch independent of the others (epochs: epoch_growth)"
+            raise _check.refused("sampling", str(sampling), allowed)
+        return Sampling.of(sampling, ("replacement", "fresh")).factor(self.samples, batch_size)
 
     @property
     def samples(self) -> int:
         """Number of samples n."""
-        return len(self.modes)
+        return len(self.modes) // self.outputs
 
     @property
     def rank(self) -> int:
-        """Number of directions r that the gradients span."""
+        """Number of directions r that the rows span."""
         return len(self.eigenvalues)
 
     @cached_property
     def gradients(self) -> np.ndarray:
-        """The gradients g_i in the eigenbasis of H, (n, r)."""
+        """The gradients g_i, or the rows of the R_i one below the other, in the eigenbasis of H: (n·K, r)."""
         return np.sqrt(self.samples * self.eigenvalues) * self.modes
+
+    @property
+    def roots(self) -> np.ndarray:
+        """The R_i in the eigenbasis of H, (n, K, r)."""
+        return self.gradients.reshape(self.samples, self.outputs, -1)
 
     @cached_property
     def kernel(self) -> np.ndarray:
-        """Gram matrix over n, (n, n): K_ij = g_i·g_j/n, with the non-zero eigenvalues of H."""
+        """Gram matrix over n, (n·K, n·K), with the non-zero eigenvalues of H."""
         return (self.modes * self.eigenvalues) @ self.modes.T
 
     @cached_property
-    def squared_norms(self) -> np.ndarray:
-        """‖g_i‖², (n,); their mean is Tr H."""
-        return np.square(self.gradients).sum(axis=1)
+    def blocks(self) -> np.ndarray:
+        """R_i R_iᵀ, (n, K, K)."""
+        return self.roots @ self.roots.transpose(0, 2, 1)
 
     @cached_property
+    def pulls(self) -> np.ndarray:
+        """R_i H R_iᵀ, (n, K, K): what gradient descent on one sample does to its own errors."""
+        return (self.roots * self.eigenvalues) @ self.roots.transpose(0, 2, 1)
+
+    @property
+    def squared_norms(self) -> np.ndarray:
+        """Tr H_i = ‖R_i‖_F², (n,): ‖g_i‖² for one output; their mean is Tr H."""
+        return np.trace(self.blocks, axis1=1, axis2=2)
+
+    @property
     def chi(self) -> np.ndarray:
-        """χ_i = g_iᵀ H g_i, (n,); their mean is ‖H‖_F² (W22 Definition 2.1)."""
-        return np.square(self.gradients) @ self.eigenvalues
+        """χ_i = Tr(H_i H), (n,): g_iᵀ H g_i for one output; their mean is ‖H‖_F² (W22 Definition 2.1)."""
+        return np.trace(self.pulls, axis1=1, axis2=2)
 
     @property
     def trace(self) -> float:
@@ -124,7 +204,12 @@ class Minimum:
 
     @cached_property
     def gamma(self) -> float:
-        """Norm uniformity γ = min χ/mean χ (W22 Definition 2.1); γ ≤ inf μ₁ (Lemma 2.2)."""
+        """Norm uniformity γ = min χ/mean χ (W22 Definition 2.1); γ ≤ inf μ₁ (Lemma 2.2).
+
+        Raises ValueError for several outputs: the lemma compares numbers, there χ_i is a matrix.
+        """
+        if self.outputs > 1:
+            raise _check.refused("outputs", self.outputs, "1: W22 defines γ for one output")
         return float(self.chi.min() / self.chi.mean())
 
     @cached_property
@@ -132,26 +217,38 @@ class Minimum:
         """Infimum of the alignment μ(θ) over all θ, W22's μ₀ at its best.
 
         μ does not depend on the length of δ, so the infimum over any neighbourhood is the same. It is the
-        least value of eᵀ(diag χ − K²)e/(χ̄ eᵀe) over the errors e that the model can make. Cost n³.
+        least value of eᵀ(X − K²)e/(‖H‖_F² eᵀe) over the errors e that the model can make, X with the blocks
+        R_i H R_iᵀ on its diagonal (the numbers χ_i for one output). Cost (nK)³.
         """
-        return self._least(np.diag(self.chi) - self.kernel @ self.kernel)
+        return self._least(self.reached(self.pulls) - np.diag(np.square(self.eigenvalues)))
 
     @cached_property
     def mu_1(self) -> float:
         """Infimum of the relaxed alignment μ₁(θ) over all θ: γ when r = n, at least γ otherwise. Cost n³."""
-        return self._least(np.diag(self.chi))
+        return self._least(self.reached(self.pulls))
 
-    def _least(self, form):
-        """Least value of a quadratic form of the errors, (n, n), over reachable errors, in units of
-        ‖H‖_F²."""
-        reachable = self.modes.T @ form @ self.modes
-        return float(np.linalg.eigvalsh(reachable)[0] / self.chi.mean())
+    def reached(self, blocks) -> np.ndarray:
+        """The form of the errors with ``blocks`` (n, K, K) on its diagonal, on errors the model makes."""
+        modes = self.modes.reshape(self.samples, self.outputs, -1)
+        return self.modes.T @ (blocks @ modes).reshape(self.modes.shape)
 
+    def _least(self, form) -> float:
+        return float(np.linalg.eigvalsh(form)[0] / np.sum(np.square(self.eigenvalues)))
 
-def _matrix(name, values):
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or 0 in values.shape or not np.all(np.isfinite(values)):
-        raise ValueError(
-            f"{name} of shape {values.shape}: must be a finite matrix with a row for each sample"
-        )
-    return values
+    def alignment(self, residuals) -> float:
+        """μ = Tr(ΣH)/(2L‖H‖_F²) at the ``residuals`` e (n·K,) or (n, K), the errors at some θ (W22 §2).
+
+        Σ is the covariance of one sample's gradient R_iᵀe_i, 2L = (1/n) Σ |e_i|². Raises ValueError for
+        residuals that do not fit or vanish.
+        """
+        e = self.residuals_of(residuals)
+        pulled = np.einsum("ik,ikl,il->", e, self.pulls, e)
+        moved = self.eigenvalues * (self.modes.T @ e.ravel())
+        return float((pulled - moved @ moved) / (np.sum(np.square(e)) * np.sum(np.square(self.eigenvalues))))
+
+    def residuals_of(self, residuals) -> np.ndarray:
+        """``residuals`` as (n, K), checked: finite and not all zero; ValueError otherwise."""
+        e = _check.array("residuals", residuals)
+        if e.size != len(self.modes) or not np.any(e):
+            raise _check.refused("residuals", e, f"{len(self.modes)} numbers, not all 0")
+        return e.reshape(self.samples, self.outputs)

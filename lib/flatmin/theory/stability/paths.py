@@ -2,49 +2,75 @@
 
 The mean of the loss grows as ρᵗ (:mod:`.threshold`). A single path grows as exp(λt), with λ the Lyapunov
 exponent of the product of random steps I − ηH_batch; λ ≤ ln ρ, as the logarithm is concave, and in between
-the mean is carried by ever rarer paths.
+the mean is carried by ever rarer paths. So there are two edges: η* with ρ(η*) = 1, and a later one with
+λ = 0, beyond which a typical path leaves too (:func:`typical_edge`).
 """
 
 from __future__ import annotations
 
 import math
-from itertools import permutations
-from typing import NamedTuple
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
+from scipy.optimize import brentq
 
+from flatmin import _check
+from flatmin.estimate import Estimate
+from flatmin.sampling import Sampling
+from flatmin.theory.stability.bounds import trace_sufficient_step
 from flatmin.theory.stability.minimum import Minimum
-from flatmin.theory.stability.threshold import noise_factor, second_moment_step
+from flatmin.theory.stability.threshold import step_of
 
-__all__ = ["SAMPLINGS", "Rate", "epoch_growth", "log_losses", "mean_losses", "typical_growth"]
+__all__ = ["batch_sharpness", "epoch_growth", "log_losses", "mean_losses", "typical_edge", "typical_growth"]
 
-#: how batches are drawn: B draws with replacement; B different samples, fresh at each step; a shuffled pass
-SAMPLINGS = ("replacement", "fresh", "epoch")
+#: most orders of an epoch that are enumerated, and most directions for the matrix (r², r²) of one
+_ORDERS, _DIRECTIONS = 50_000, 50
 
-_ORDERS = 50_000  # most orders of an epoch that are enumerated
-
-
-class Rate(NamedTuple):
-    """A growth rate of the logarithm of the loss per step, with its standard error."""
-
-    value: float
-    error: float
+#: numbers in one temporary array
+_ENTRIES = 2**24
 
 
 def mean_losses(
-    minimum: Minimum, eta: float, batch_size: float, steps: int, replacement: bool = False
+    minimum: Minimum,
+    eta: float,
+    batch_size: float,
+    steps: int,
+    sampling: str = "fresh",
+    residuals=None,
 ) -> np.ndarray:
-    """E L after 0…``steps`` steps, exactly, (steps + 1,), from errors that are standard normal at the start.
+    """E L after 0…``steps`` steps, exactly, (steps + 1,); every step draws its batch anew.
 
-    The start is the one of :func:`log_losses`: E L₀ = r/2n. A fresh batch at each step. Raises ValueError as
-    :func:`.stability.growth`.
+    The recursion of :mod:`.threshold` in the space of errors, where it is exact for errors that no δ reaches
+    too: E eeᵀ ← (1 − ηK) E eeᵀ (1 − ηK) + η² c K [n D − E eeᵀ] K, with D the blocks of E eeᵀ that belong to
+    one sample and K = RRᵀ/n. A step costs four products of matrices (n·K, n·K).
+
+    Parameters
+    ----------
+    steps : int
+    residuals : (n·K,) or (n, K), optional
+        The errors at the start; by default standard normal ones (those that the model can make), the start of
+        :func:`log_losses`, E L₀ = r/2n.
+
+    Raises
+    ------
+    ValueError
+        As :func:`~.threshold.growth`, and for residuals that do not fit.
     """
-    lam = minimum.eigenvalues
-    moment, losses = np.diag(1 / lam) / minimum.samples, []
+    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    steps, n = _check.integer("steps", steps, least=0), minimum.samples
+    if residuals is None:
+        second = minimum.modes @ minimum.modes.T
+    else:
+        residuals = minimum.residuals_of(residuals).ravel()
+        second = np.outer(residuals, residuals)
+    owner = np.repeat(np.arange(n), minimum.outputs)
+    same, kernel, losses = owner[:, None] == owner, minimum.kernel, []
     for step in range(steps + 1):
         if step:
-            moment = second_moment_step(minimum, moment, eta, batch_size, replacement)
-        losses.append(lam @ np.diag(moment) / 2)
+            pulled = eta * (kernel @ second)
+            drawn = (1 - c) * second + c * n * np.where(same, second, 0)
+            second = second - pulled - pulled.T + eta**2 * (kernel @ drawn @ kernel)
+        losses.append(np.trace(second) / (2 * n))
     return np.array(losses)
 
 
@@ -60,21 +86,26 @@ def log_losses(
     """Simulate linearised SGD and return ln L, (trajectories, steps + 1); −inf where L is exactly 0.
 
     The errors are standard normal at the start (those that the model can make). The length of δ is kept
-    apart, so that no path overflows or underflows. ``sampling`` is one of ``SAMPLINGS``. Raises ValueError
-    for another one, a batch size that is no integer in range, eta ≤ 0, and for epochs that do not divide into
-    batches.
+    apart, so that no path overflows or underflows.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``sampling``, a batch size that is no integer in 1…n (or does not divide the n samples
+        of an epoch), η ≤ 0, or steps, trajectories or a seed that are no counts.
     """
-    if not eta > 0:
-        raise ValueError(f"eta={eta!r}: must be positive")
-    rng = np.random.default_rng(seed)
-    batches = _batches(rng, minimum.samples, batch_size, trajectories, sampling)
-    lam, g = minimum.eigenvalues, minimum.gradients
+    eta, rng = step_of(minimum, eta), np.random.default_rng(_check.integer("seed", seed, least=0))
+    steps = _check.integer("steps", steps, least=0)
+    trajectories = _check.integer("trajectories", trajectories, least=1)
+    batch_size = _size(minimum, batch_size, sampling)
+    batches = _drawn(rng, minimum.samples, batch_size, trajectories, sampling)
+    lam, roots = minimum.eigenvalues, minimum.roots
     delta = rng.standard_normal((trajectories, minimum.rank)) / np.sqrt(lam * minimum.samples)
     length, logs = np.zeros(trajectories), np.empty((trajectories, steps + 1))
     with np.errstate(divide="ignore"):  # the logarithm of a loss that is 0
         for step in range(steps + 1):
             if step:
-                chosen = g[next(batches)]  # (trajectories, B, r)
+                chosen = roots[next(batches)].reshape(trajectories, -1, minimum.rank)  # (…, B·K, r)
                 errors = np.matmul(chosen, delta[:, :, None])
                 delta = delta - eta / batch_size * np.matmul(errors.transpose(0, 2, 1), chosen)[:, 0]
             norm = np.linalg.norm(delta, axis=1)
@@ -84,19 +115,18 @@ def log_losses(
     return logs
 
 
-def _batches(rng, samples, batch_size, trajectories, sampling):
-    """Yield the batches of one step after the other, (trajectories, B)."""
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling={sampling!r}: allowed are {', '.join(SAMPLINGS)}")
-    if batch_size != int(batch_size):
-        raise ValueError(f"batch_size={batch_size!r}: must be an integer")
-    noise_factor(samples, batch_size, sampling == "replacement")  # refuses a size out of range
-    if sampling == "epoch" and samples % batch_size:
-        raise ValueError(f"batch_size={batch_size!r}: must divide the {samples} samples of an epoch")
-    return _drawn(rng, samples, batch_size, trajectories, sampling)
+def _size(minimum, batch_size, sampling):
+    """The batch size as an integer that ``sampling`` can draw; ValueError otherwise."""
+    sampling, n = Sampling.of(sampling), minimum.samples
+    most = None if sampling is Sampling.REPLACEMENT else n
+    size = _check.integer("batch_size", batch_size, least=1, most=most)
+    if sampling is Sampling.EPOCH and n % size:
+        raise _check.refused("batch_size", size, f"a divisor of the {n} samples of an epoch")
+    return size
 
 
 def _drawn(rng, samples, batch_size, trajectories, sampling):
+    """Yield the batches of one step after the other, (trajectories, B)."""
     everyone = np.tile(np.arange(samples), (trajectories, 1))
     while True:
         if sampling == "replacement":
@@ -108,48 +138,197 @@ def _drawn(rng, samples, batch_size, trajectories, sampling):
             yield order[:, start : start + batch_size]
 
 
-def typical_growth(log_losses, discard: int = 0) -> Rate:
-    """Rate of ln L per step along single paths (the Lyapunov exponent of the loss), from ``log_losses``.
+def typical_growth(log_losses, discard: int = 0) -> Estimate:
+    """Rate of ln L per step along single paths: the Lyapunov exponent of the loss, 2λ of δ.
 
-    ``log_losses`` (trajectories, steps + 1) as of :func:`log_losses`; the first ``discard`` steps are left
-    out. The error is that of the mean over trajectories. Raises ValueError for fewer than two trajectories or
-    where nothing is left.
+    Parameters
+    ----------
+    log_losses : (trajectories, steps + 1)
+        As of :func:`log_losses`; at least two trajectories.
+    discard : int
+        How many of the first steps are left out.
+
+    Returns
+    -------
+    Estimate
+        With the error of the mean over trajectories.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is left, or a loss compared is exactly 0 (or no number).
     """
-    logs = np.asarray(log_losses, dtype=float)
-    if logs.ndim != 2 or len(logs) < 2 or not 0 <= discard < logs.shape[1] - 1:
-        shape = f"log_losses of shape {logs.shape}"
-        raise ValueError(f"discard={discard!r}, {shape}: must leave a step of at least two trajectories")
-    rates = (logs[:, -1] - logs[:, discard]) / (logs.shape[1] - 1 - discard)
-    return Rate(float(rates.mean()), float(rates.std(ddof=1) / np.sqrt(len(rates))))
+    logs = _check.array("log_losses", log_losses, shape=(None, None), infinite=True)
+    if len(logs) < 2:
+        raise _check.refused("log_losses", logs, "at least two trajectories")
+    discard = _check.integer("discard", discard, least=0, most=max(logs.shape[1] - 2, 0))
+    ends = logs[:, [discard, -1]]
+    if logs.shape[1] < 2 or not np.isfinite(ends).all():
+        raise _check.refused("log_losses", logs, "finite at the two steps compared")
+    rates = (ends[:, 1] - ends[:, 0]) / (logs.shape[1] - 1 - discard)
+    error = float(rates.std(ddof=1) / np.sqrt(len(rates)))
+    return Estimate(float(rates.mean()), error, len(rates), "mean rate of ln L over trajectories")
+
+
+def typical_edge(
+    minimum: Minimum,
+    batch_size: int,
+    sampling: str = "fresh",
+    *,
+    steps: int = 400,
+    trajectories: int = 64,
+    seed: int = 0,
+) -> Estimate:
+    """The learning rate at which a typical path turns from falling to growing: Lyapunov exponent 0.
+
+    Root of the mean rate of ln L of simulated paths, with the same batches at every η; never below η* in the
+    limit, as λ ≤ ½ ln ρ. The first quarter of the steps, in which a path turns into its fastest direction, is
+    left out. Where slow directions let the loss fall by less than the error, the root is that of the fast
+    ones.
+
+    Parameters
+    ----------
+    steps, trajectories, seed : int
+        Of the simulation; for ``sampling="epoch"`` the steps are rounded up to whole epochs.
+
+    Returns
+    -------
+    Estimate
+        The error is that of the rate over its slope in η.
+
+    Raises
+    ------
+    ValueError
+        As :func:`log_losses`, and for fewer than 8 steps or 2 trajectories.
+    """
+    size = _size(minimum, batch_size, sampling)
+    unit = minimum.samples // size if sampling == "epoch" else 1
+    quarter = unit * math.ceil(_check.integer("steps", steps, least=8) / 4 / unit)
+    trajectories = _check.integer("trajectories", trajectories, least=2)
+
+    def rates(eta):
+        logs = log_losses(minimum, eta, size, 4 * quarter, trajectories, seed, sampling)
+        moved = logs[:, -1] - np.maximum(logs[:, quarter], -1e6)  # a loss that has vanished stays 0
+        return np.maximum(moved, -1e6) / (3 * quarter)
+
+    low = high = trace_sufficient_step(minimum, size, "replacement")  # below η*, however it is drawn
+    while rates(high).mean() <= 0:
+        low, high = high, 2 * high
+    if low == high:
+        raise _check.refused("steps", steps, "more: the paths have not found their rate")
+    edge = brentq(lambda eta: rates(eta).mean(), low, high, rtol=1e-6)
+    near = 1.02
+    slope = (rates(edge * near).mean() - rates(edge / near).mean()) / (edge * (near - 1 / near))
+    error = rates(edge).std(ddof=1) / np.sqrt(trajectories) / abs(slope)
+    return Estimate(float(edge), float(error), trajectories, "root of the mean rate of ln L, common batches")
+
+
+def batch_sharpness(
+    minimum: Minimum,
+    residuals,
+    batch_size: int,
+    sampling: str = "fresh",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean over batches of g_Bᵀ H_B g_B/|g_B|²: the batch's own gradient in its own curvature.
+
+    g_B = (1/B) Σ R_iᵀe_i and H_B = (1/B) Σ R_iᵀR_i over the batch (Andreyev & Beneventano, arXiv 2412.20553;
+    there with the Hessian in the place of H_B). A mean of ratios; batches without a gradient are left out.
+
+    Parameters
+    ----------
+    residuals : (n·K,) or (n, K)
+        e, for which R_iᵀe_i is the gradient of sample i.
+    draws : int
+        How many batches are drawn; where there are no more than that, all are taken and the error is 0.
+
+    Raises
+    ------
+    ValueError
+        For residuals or a batch size that do not fit, or where no batch has a gradient.
+    """
+    e, size = minimum.residuals_of(residuals), _size(minimum, batch_size, sampling)
+    draws, n = _check.integer("draws", draws, least=2), minimum.samples
+    rng = np.random.default_rng(_check.integer("seed", seed, least=0))
+    counts, weights = _batches(rng, n, size, sampling == "replacement", draws)
+    pulls, g = np.einsum("ik,ikr->ir", e, minimum.roots), minimum.gradients
+    found = []
+    chunk = max(1, _ENTRIES // len(g))
+    for part in (counts[start : start + chunk] / size for start in range(0, len(counts), chunk)):
+        gradient = part @ pulls
+        seen = np.square(gradient @ g.T).reshape(len(part), n, -1).sum(axis=2)  # |R_i g_B|²
+        squares = np.square(gradient).sum(axis=1)
+        found.append(
+            np.divide((part * seen).sum(1), squares, where=squares > 0, out=np.full(len(part), np.nan))
+        )
+    ratios = np.concatenate(found)
+    kept = ~np.isnan(ratios)
+    if not kept.any():
+        raise _check.refused("residuals", e, "such that some batch has a gradient")
+    ratios = ratios[kept]
+    if weights is not None:
+        return Estimate(float(np.average(ratios, weights=weights[kept])), 0.0, 0, "all batches")
+    error = float(ratios.std(ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else np.inf
+    return Estimate(float(ratios.mean()), error, len(ratios), "mean over drawn batches")
+
+
+def _batches(rng, samples, batch_size, replacement, draws):
+    """How often each sample is in a batch, (batches, n), and their weights; None where they are drawn."""
+    pool = range(samples)
+    if not replacement and math.comb(samples, batch_size) <= draws:
+        chosen, weights = list(combinations(pool, batch_size)), 1
+    elif replacement and math.comb(samples + batch_size - 1, batch_size) <= draws:
+        chosen, weights = list(combinations_with_replacement(pool, batch_size)), math.factorial(batch_size)
+    else:
+        drawn = _drawn(rng, samples, batch_size, draws, "replacement" if replacement else "fresh")
+        chosen, weights = next(drawn), None
+    counts = np.zeros((len(chosen), samples))
+    np.add.at(counts, (np.arange(len(chosen))[:, None], np.asarray(chosen)), 1)
+    if weights is not None:  # a multiset is drawn in B!/Π counts! orders
+        weights = np.array(
+            [weights / math.prod(math.factorial(int(k)) for k in row if k > 1) for row in counts]
+        )
+    return counts, weights
 
 
 def epoch_growth(minimum: Minimum, eta: float, batch_size: int) -> float:
     """Factor ρ of E L per epoch, exactly, where each epoch passes once through all samples in random order.
 
     The average of M ⊗ M over all orders of the batches, M the product of an epoch's steps: for a few samples
-    only. Raises ValueError where more than 50 000 orders would have to be multiplied, or batches do not
-    divide n.
+    only.
+
+    Raises
+    ------
+    ValueError
+        Where more than 50 000 orders would have to be multiplied, for more than 50 directions, η ≤ 0, or
+        batches that do not divide n.
     """
-    n = minimum.samples
-    _batches(np.random.default_rng(0), n, batch_size, 1, "epoch")
-    orders = math.factorial(n) // math.factorial(batch_size) ** (n // batch_size)
+    n, r, eta = minimum.samples, minimum.rank, step_of(minimum, eta)
+    size = _size(minimum, batch_size, "epoch")
+    orders = math.factorial(n) // math.factorial(size) ** (n // size)
     if orders > _ORDERS:
-        raise ValueError(f"batch_size={batch_size!r}: {n} samples have {orders} orders, more than {_ORDERS}")
-    g, r = minimum.gradients, minimum.rank
-    identity = np.eye(r)
-    total = np.zeros((r * r, r * r))
-    for order in _orders(tuple(range(n)), batch_size):
-        product = identity
+        many = "many" if orders > 10**9 else orders
+        raise _check.refused("batch_size", size, f"such that {n} samples have {_ORDERS} orders, not {many}")
+    if r > _DIRECTIONS:
+        raise _check.refused("rank", r, f"at most {_DIRECTIONS}")
+    roots, total = minimum.roots, np.zeros((r * r, r * r))
+    for order in _orders(tuple(range(n)), size):
+        product = np.eye(r)
         for batch in order:
-            chosen = g[list(batch)]
-            product = product - eta / batch_size * chosen.T @ (chosen @ product)
+            chosen = roots[list(batch)].reshape(-1, r)
+            product = product - eta / size * chosen.T @ (chosen @ product)
         total += np.kron(product, product)
     return float(np.linalg.eigvalsh(total / orders)[-1])
 
 
 def _orders(samples, batch_size):
     """All ways to cut the samples into a sequence of batches; the order within a batch does not matter."""
-    for order in permutations(samples):
-        batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-        if all(list(batch) == sorted(batch) for batch in batches):
-            yield batches
+    if not samples:
+        yield []
+        return
+    for batch in combinations(samples, batch_size):
+        rest = tuple(i for i in samples if i not in batch)
+        for order in _orders(rest, batch_size):
+            yield [batch, *order]

@@ -1,4 +1,11 @@
-"""The exact mean-square threshold of minibatch SGD at an interpolating minimum."""
+"""The exact mean-square threshold of minibatch SGD at an interpolating minimum.
+
+Every function takes a :class:`.Minimum`, the batch size B (a real number from 1 on, so that a boundary in the
+(η, B) plane can be drawn as a line) and ``sampling``: ``"fresh"``, B different samples drawn anew at each
+step (B ≤ n), or ``"replacement"``. All raise ValueError for η ≤ 0 or not finite, a batch size outside its
+range, ``sampling="epoch"`` (:func:`~.paths.epoch_growth` is for that), and a rank for which the matrices (r,
+r) of the Lanczos method would not fit.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from flatmin import _check
+from flatmin.sampling import Sampling
 from flatmin.theory.stability.minimum import Minimum
 
 __all__ = [
@@ -14,10 +23,16 @@ __all__ = [
     "growth",
     "largest_step",
     "leading_mode",
-    "noise_factor",
     "second_moment_step",
     "smallest_batch",
+    "stationary_moment",
 ]
+
+#: largest rank r of the exact operator: Lanczos keeps up to 40 matrices (r, r), 2 GB
+MOST_RANK = 2500
+
+#: the relative accuracy to which Lanczos settles an eigenvalue; in the one round that is only a first try
+TOLERANCE, FIRST = 1e-12, 1e-11
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,18 @@ class Mode:
 
     Attributes
     ----------
-    eta : float, the learning rate
-    growth : float, ρ, the factor of E L per step in the long run
-    moment : (r, r) array, S in the eigenbasis of H, scaled to E L = ½ Tr(HS) = 1
-    contraction : float, r of W22 Lemma 3.2 averaged over S: what full-batch descent alone leaves of the loss
-    noise : float, ρ − contraction: what the noise of the batch puts back
-    alignment : float, μ averaged over S: noise = η² c μ ‖H‖_F²
+    eta : float
+        The learning rate.
+    growth : float
+        ρ, the factor of E L per step in the long run.
+    moment : (r, r) array
+        S in the eigenbasis of H, scaled to E L = ½ Tr(HS) = 1.
+    contraction : float
+        r of W22 Lemma 3.2 averaged over S: what full-batch descent alone leaves of the loss.
+    noise : float
+        ρ − contraction: what the noise of the batch puts back.
+    alignment : float
+        μ averaged over S: noise = η² c μ ‖H‖_F²; NaN where c = 0.
     """
 
     eta: float
@@ -42,102 +63,147 @@ class Mode:
     alignment: float
 
 
-def noise_factor(samples: int, batch_size: float, replacement: bool = False) -> float:
-    """Covariance of the batch gradient over that of one sample: 1/B with replacement, (n − B)/(B(n − 1))
-    without.
-
-    ``batch_size`` is any real number from 1 on (up to n without replacement), so that a boundary in the (η,
-    B) plane can be drawn as a line. Raises ValueError outside.
-    """
-    if not batch_size >= 1 or (not replacement and batch_size > samples):
-        raise ValueError(
-            f"batch_size={batch_size!r}: must be at least 1 and, without replacement, at most {samples}"
-        )
-    if replacement:
-        return 1 / batch_size
-    return 0.0 if samples == 1 else (samples - batch_size) / (batch_size * (samples - 1))
-
-
-def growth(minimum: Minimum, eta: float, batch_size: float, replacement: bool = False) -> float:
+def growth(minimum: Minimum, eta: float, batch_size: float, sampling: str = "fresh") -> float:
     """Factor ρ per step by which E L grows in the long run; the minimum is stable exactly if ρ ≤ 1.
 
-    ``replacement`` says how a batch is drawn; each step draws a fresh one. Raises ValueError for eta ≤ 0 or a
-    batch size outside its range.
+    Away from a minimum: the factor of the mean squared distance of two runs on the same batches.
     """
-    return _leading(minimum, eta, batch_size, replacement)[0]
+    return _leading(minimum, step_of(minimum, eta), minimum.factor(batch_size, sampling))[0]
 
 
-def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, replacement: bool = False) -> Mode:
-    """The second moment that grows fastest, and what descent and noise do to it; arguments as :func:`growth`.
+def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, sampling: str = "fresh") -> Mode:
+    """The second moment that grows fastest, and what descent and noise do to it.
 
     ``eta=None`` takes η = :func:`largest_step`, where the growth is 1 and ``noise`` says how much of it W22's
     Theorem 3.3, which keeps the noise alone, accounts for.
     """
+    c = minimum.factor(batch_size, sampling)
     if eta is None:
-        eta, moment = _edge(minimum, batch_size, replacement)
+        eta, moment = _edge(minimum, c)
         rho = 1.0
     else:
-        rho, moment = _leading(minimum, eta, batch_size, replacement)
+        eta = step_of(minimum, eta)
+        rho, moment = _leading(minimum, eta, c)
     lam = minimum.eigenvalues
     weights = lam * np.diag(moment)
     contraction = float(weights @ np.square(1 - eta * lam) / weights.sum())
-    c = noise_factor(minimum.samples, batch_size, replacement)
     scale = eta**2 * c * minimum.frobenius**2
     noise = rho - contraction
     alignment = noise / scale if scale else np.nan
     return Mode(eta, rho, moment * 2 / weights.sum(), contraction, noise, alignment)
 
 
-def largest_step(minimum: Minimum, batch_size: float, replacement: bool = False) -> float:
+def largest_step(minimum: Minimum, batch_size: float, sampling: str = "fresh") -> float:
     """The largest learning rate at which the minimum is mean-square stable, exactly: η* with ρ(η*) = 1.
 
-    η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*. Arguments and errors as :func:`growth`.
+    η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*.
     """
-    return _edge(minimum, batch_size, replacement)[0]
+    return _edge(minimum, minimum.factor(batch_size, sampling))[0]
 
 
 def second_moment_step(
-    minimum: Minimum, moment, eta: float, batch_size: float, replacement: bool = False
+    minimum: Minimum, moment, eta: float, batch_size: float, sampling: str = "fresh"
 ) -> np.ndarray:
-    """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H.
+    """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H."""
+    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    moment = _check.array("moment", moment, shape=(minimum.rank, minimum.rank))
+    return _step(minimum, moment, eta, c)
 
-    Raises ValueError as :func:`growth`.
+
+def stationary_moment(
+    minimum: Minimum, noise, eta: float, batch_size: float, sampling: str = "fresh"
+) -> np.ndarray:
+    """S∞ = T S∞ + η² c Σ: the stationary second moment about the minimum of a quadratic model, (r, r).
+
+    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0.
+
+    Parameters
+    ----------
+    noise : (r, r) array
+        Σ = (1/n) Σ b_i b_iᵀ in the eigenbasis of H, symmetric.
+
+    Raises
+    ------
+    ValueError
+        Also for η ≥ η*, where nothing is stationary.
     """
-    _require_step(eta)
-    c, g = noise_factor(minimum.samples, batch_size, replacement), minimum.gradients
-    left, lam = 1 - eta * minimum.eigenvalues, minimum.eigenvalues
-    seen = np.einsum("ia,ia->i", g @ moment, g) / minimum.samples
-    noise = (g.T * seen) @ g - np.multiply.outer(lam, lam) * moment
-    return np.multiply.outer(left, left) * moment + eta**2 * c * noise
+    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    noise = _check.array("noise", noise, shape=(minimum.rank, minimum.rank))
+    if not np.allclose(noise, noise.T, rtol=1e-6, atol=1e-6 * np.abs(noise).max()):
+        raise _check.refused("noise", noise, "symmetric")
+    edge = _edge(minimum, c)[0]
+    if not eta < edge:
+        raise _check.refused("eta", eta, f"below the threshold {edge:.6g} for a stationary state")
+    lam = minimum.eigenvalues
+    flat = 1 / (eta * (lam[:, None] + lam) - eta**2 * np.multiply.outer(lam, lam))  # 1 − T at c = 0
+    source = eta**2 * c * noise
+    found, rest = np.zeros_like(source), source.copy()
+    along = flat * rest
+    size, start = np.sum(rest * along), np.sqrt(np.sum(source * flat * source))
+    for _ in range(20 * minimum.rank + 200):  # conjugate gradients: 1 − T is positive definite below η*
+        if np.sqrt(size) <= 1e-13 * start:
+            return found
+        image = along - _step(minimum, along, eta, c)
+        length = size / np.sum(along * image)
+        found, rest = found + length * along, rest - length * image
+        before, size = size, np.sum(rest * flat * rest)
+        along = flat * rest + size / before * along
+    raise RuntimeError(f"eta={eta!r} is too near the threshold {edge!r} for the stationary state to settle")
 
 
-def smallest_batch(minimum: Minimum, eta: float, replacement: bool = False) -> float:
+def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> float:
     """The smallest batch size at which the minimum is mean-square stable, exactly, as a real number ≥ 1.
 
     ``inf`` where no batch is large enough (ηλ₁ ≥ 2: even gradient descent leaves; without replacement the
     whole set, B = n, is then no help either). A batch of B samples is stable if B is at least the result.
-    Raises ValueError for eta ≤ 0.
     """
-    _require_step(eta)
+    eta = step_of(minimum, eta)
+    minimum.factor(1, sampling)  # refuses a word it does not know
     lam, n = minimum.eigenvalues, minimum.samples
     if eta * lam[0] >= 2:
         return np.inf
     products = np.multiply.outer(lam, lam)
     room = lam[:, None] + lam - eta * products  # A − ηHSH: what noise may use up
     top = _top(minimum, -eta * products / room, eta, room**-0.5)[0]  # 1/c*
-    return float(max(1.0, top if replacement else n * top / (top + n - 1)))
+    return float(max(1.0, top if sampling == "replacement" else n * top / (top + n - 1)))
 
 
-def _edge(minimum, batch_size, replacement):
+def noise_factor(samples: int, batch_size: float, replacement: bool = False) -> float:
+    """Old name of :meth:`.Sampling.factor`, until its last caller has switched."""
+    return Sampling("replacement" if replacement else "fresh").factor(samples, batch_size)
+
+
+def step_of(minimum: Minimum, eta: float) -> float:
+    """η, checked: positive, and not so large that η²λ² overflows."""
+    return _check.number("eta", eta, above=0, most=1e150 / max(minimum.sharpness, 1e-150))
+
+
+def seen(minimum: Minimum, moment) -> np.ndarray:
+    """Φ(S) = (1/n) Σ R_iᵀ (R_i S R_iᵀ) R_i for a symmetric S (r, r)."""
+    g, n = minimum.gradients, minimum.samples
+    if minimum.outputs == 1:
+        squares = np.einsum("ia,ia->i", g @ moment, g) / n
+        return (g.T * squares) @ g
+    roots = minimum.roots
+    blocks = (g @ moment).reshape(roots.shape) @ roots.transpose(0, 2, 1) / n
+    return g.T @ (blocks @ roots).reshape(g.shape)
+
+
+def _step(minimum, moment, eta, c):
+    left, lam = 1 - eta * minimum.eigenvalues, minimum.eigenvalues
+    noise = seen(minimum, moment) - np.multiply.outer(lam, lam) * moment
+    return np.multiply.outer(left, left) * moment + eta**2 * c * noise
+
+
+def _edge(minimum, c):
     """Return η* and the second moment that neither grows nor shrinks there, an (r, r) matrix."""
-    c = noise_factor(minimum.samples, batch_size, replacement)
     lam = minimum.eigenvalues
     scale = (lam[:, None] + lam) ** -0.5  # A^{-1/2}
     top, vector, _ = _top(minimum, (1 - c) * np.multiply.outer(lam, lam) * scale**2, c, scale)
     return 1 / top, scale * vector
 
 
-def _leading(minimum, eta, batch_size, replacement):
+def _leading(minimum, eta, c):
     """Return the largest eigenvalue ρ of T and its eigenvector, an (r, r) matrix.
 
     T is a diagonal D plus a sum of squares w ΦΦᵀ. Far above the threshold ρ stands alone and Lanczos finds it
@@ -145,8 +211,6 @@ def _leading(minimum, eta, batch_size, replacement):
     largest eigenvalue of (σ − D)^{-1/2} w ΦΦᵀ (σ − D)^{-1/2}, which does stand alone. 1/τ is increasing and
     concave, so Newton's steps from below stay below and converge.
     """
-    _require_step(eta)
-    c = noise_factor(minimum.samples, batch_size, replacement)
     lam, weight = minimum.eigenvalues, eta**2 * c
     left = 1 - eta * lam
     diagonal = np.multiply.outer(left, left) - weight * np.multiply.outer(lam, lam)
@@ -156,7 +220,7 @@ def _leading(minimum, eta, batch_size, replacement):
     rho, moment, settled = _top(minimum, diagonal, weight, np.ones_like(diagonal), restarts=1)
     if settled:
         return rho, moment
-    rho = max(rho, diagonal.max() + 1e-12)
+    rho = max(rho, diagonal.max() + 8 * np.finfo(float).eps * np.abs(diagonal).max())  # room is never 0
     for _ in range(60):
         room = rho - diagonal
         value, vector, _ = _top(minimum, np.zeros_like(diagonal), weight, room**-0.5)
@@ -165,26 +229,27 @@ def _leading(minimum, eta, batch_size, replacement):
         if step < 1e-13:
             break
         rho += step
-    return rho, moment / np.linalg.norm(moment)
+    return float(rho), moment / np.linalg.norm(moment)
 
 
 def _top(minimum, diagonal, weight, scale, restarts=40):
-    """Top eigenpair of X ↦ diagonal∘X + weight·scale∘Φ(scale∘X), Φ(S) = (1/n) Σ g_i g_iᵀ S g_i g_iᵀ.
+    """Top eigenpair of X ↦ diagonal∘X + weight·scale∘Φ(scale∘X).
 
     Returns the value, the eigenvector (r, r), and whether it has settled. With all the ``restarts`` it must:
     RuntimeError otherwise.
     """
-    g = minimum.gradients
+    if minimum.rank > MOST_RANK:
+        allowed = f"at most {MOST_RANK} for the exact operator; step_bracket encloses the threshold beyond"
+        raise _check.refused("rank", minimum.rank, allowed)
 
     def product(vector):
         x = vector.reshape(diagonal.shape)
-        seen = np.einsum("ia,ia->i", g @ (scale * x), g) / minimum.samples
-        return (diagonal * x + weight * scale * ((g.T * seen) @ g)).ravel()
+        return (diagonal * x + weight * scale * seen(minimum, scale * x)).ravel()
 
     # a covariance matrix overlaps with the identity, so the Krylov space of the identity holds the right one
     vector = np.eye(minimum.rank).ravel()
     for _ in range(restarts):
-        value, vector, settled = _lanczos(product, vector)
+        value, vector, settled = lanczos(product, vector, TOLERANCE if restarts > 1 else FIRST)
         if settled:
             break
     else:
@@ -193,7 +258,7 @@ def _top(minimum, diagonal, weight, scale, restarts=40):
     return value, vector.reshape(diagonal.shape), settled
 
 
-def _lanczos(product, start, tolerance=1e-11, width=40):
+def lanczos(product, start, tolerance, width=40):
     """One round of Lanczos with full orthogonalisation: largest eigenvalue, eigenvector, whether it has
     settled.
 
@@ -217,8 +282,3 @@ def _lanczos(product, start, tolerance=1e-11, width=40):
             return float(values[-1]), vectors[:, -1] @ stack, settled
         basis.append(image / rest)
         off.append(rest)
-
-
-def _require_step(eta):
-    if not (np.isfinite(eta) and eta > 0):
-        raise ValueError(f"eta={eta!r}: must be positive")
