@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from flatmin.ledger import collection
 from flatmin.ledger.collection import collect, load_verdicts, stored_verdicts, write_verdicts
-from flatmin.ledger.verdicts import MIME
+from flatmin.ledger.verdicts import MIME, Verdict, seal
 
 CELLS = {
     "silent": "from flatmin.ledger.claims import check, verdict_table\n"
@@ -138,9 +138,9 @@ def test_collect_reads_what_the_cells_show(notebook):
     assert entry["parts"][0]["anchor"] == "claim-y22-mfpt-tau"
 
 
-def check_output(id, **fields):
-    verdict = {"id": id, "part": None, "verdict": "reproduced", "measured": None} | fields
-    return {"output_type": "display_data", "data": {MIME: verdict}, "metadata": {}}
+def check_output(id, part=None, verdict="reproduced", **fields):
+    stored = Verdict(id, part, verdict, **(fields or {"holds": True})).sealed()
+    return {"output_type": "display_data", "data": {MIME: stored}, "metadata": {}}
 
 
 def write_notebook(folder, name, *outputs):
@@ -150,8 +150,9 @@ def write_notebook(folder, name, *outputs):
 
 
 def test_parts_in_several_chapters_make_one_verdict(tmp_path):
-    one = write_notebook(tmp_path, "01_a", check_output("y22-flux", measured=1.0, error=0.5))
-    two = write_notebook(tmp_path, "02_b", check_output("y22-flux", verdict="open", measured=2.0, error=0.25))
+    one = write_notebook(tmp_path, "01_a", check_output("y22-flux", measured=1.0, error=0.5, printed=1.0))
+    bound = {"measured": 2.0, "error": 0.25, "at_least": 2.0}
+    two = write_notebook(tmp_path, "02_b", check_output("y22-flux", verdict="open", **bound))
     entry = collect([two, one])["y22-flux"]
     assert [part["chapter"] for part in entry["parts"]] == ["01_a", "02_b"]
     assert (entry["verdict"], entry["chapter"], entry["measured"]) == ("open", "02_b", 2.0)
@@ -175,7 +176,8 @@ def test_the_file_of_verdicts_is_stable_and_read_back(tmp_path, notebook):
 
 
 def test_floats_are_kept_to_twelve_digits(tmp_path):
-    path = write_notebook(tmp_path, "01_a", check_output("y22-flux", measured=0.1 + 0.2, error=1 / 3))
+    given = {"measured": 0.1 + 0.2, "error": 1 / 3, "expected": 0.3}
+    path = write_notebook(tmp_path, "01_a", check_output("y22-flux", **given))
     (part,) = collect([path])["y22-flux"]["parts"]
     assert (part["measured"], part["error"]) == (0.3, 0.333333333333)
 
@@ -186,3 +188,121 @@ def test_by_default_all_chapters_are_collected(tmp_path, monkeypatch):
     path = write_verdicts(path=tmp_path / "verdicts.json")
     assert list(load_verdicts(path)) == ["y22-flux"]
     assert [verdict.id for verdict in stored_verdicts(Path(tmp_path / "01_a.ipynb"))] == ["y22-flux"]
+
+
+MEASURED = {"measured": 1.0, "error": 0.1, "printed": 1.2, "expected": None}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fields"),
+    [
+        ("not reproduced", MEASURED),
+        ("corrected", MEASURED),
+        ("open", MEASURED),
+        ("reproduced", MEASURED | {"printed": 1.4}),
+        ("reproduced", MEASURED | {"printed": 1.4, "expected": 1.0}),
+        ("reproduced", MEASURED | {"sigmas": 1.0}),
+        ("reproduced", {"measured": 1.0, "error": 0.1, "at_least": 1.1}),
+        ("reproduced", {"measured": 1.0, "error": 0.1, "at_most": 0.5}),
+        ("reproduced", {"holds": False}),
+        ("reproduced", {"holds": True, "printed_holds": False}),
+        ("corrected", {"holds": True}),
+        ("reproduced", {"measured": 1.0, "error": 0.1}),
+        ("reproduced", {"measured": 1.0, "printed": 1.0}),
+        ("reproduced", {"measured": 1.0, "error": -0.1, "printed": 1.0}),
+        ("reproduced", {"measured": 1.0, "error": 0.0, "tolerance": 0.1, "printed": 1.0}),
+        ("reproduced", {"measured": 1.0, "tolerance": 9.0, "printed": 1.0}),
+        ("reproduced", {"measured": "1.0", "error": 0.1, "printed": 1.0}),
+        ("reproduced", {"measured": True, "error": 0.1, "printed": 1.0}),
+        ("reproduced", {"holds": 1}),
+        ("proved", {"holds": True}),
+    ],
+)
+def test_a_verdict_that_its_numbers_do_not_give_is_refused_even_with_a_seal(tmp_path, verdict, fields):
+    path = write_notebook(tmp_path, "01_a", check_output("y22-flux", verdict=verdict, **fields))
+    with pytest.raises(ValueError, match=r"^01_a\.ipynb: "):
+        collect([path])
+
+
+def edited(path, change):
+    """Change the one verdict stored in a notebook and leave its seal."""
+    notebook = json.loads(path.read_text("utf8"))
+    change(notebook["cells"][0]["outputs"][0]["data"][MIME])
+    path.write_text(json.dumps(notebook), "utf8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda verdict: verdict.update(measured=1.0000001),
+        lambda verdict: verdict.update(note="twice"),
+        lambda verdict: verdict.update(id="y22-mfpt"),
+        lambda verdict: verdict.update(part="b"),
+        lambda verdict: verdict.update(seal="0" * 64),
+        lambda verdict: verdict.pop("seal"),
+        lambda verdict: verdict.pop("error"),
+        lambda verdict: verdict.update(more=1),
+    ],
+)
+def test_an_edited_verdict_is_refused_by_name(tmp_path, change):
+    fields = {"measured": 1.0, "error": 0.1, "printed": 1.0}
+    path = write_notebook(tmp_path, "01_a", check_output("y22-flux", **fields))
+    assert collect([path])["y22-flux"]["verdict"] == "reproduced"
+    edited(path, change)
+    with pytest.raises(ValueError, match=r"^01_a\.ipynb: .* execute the chapter again"):
+        collect([path])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"cells": 3}', '{"cells": [1]}'])
+def test_what_is_no_notebook_is_named(tmp_path, content):
+    (tmp_path / "01_a.ipynb").write_text(content)
+    with pytest.raises(ValueError, match=r"^01_a\.ipynb"):
+        collect([tmp_path / "01_a.ipynb"])
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A file of verdicts, one of them of two parts."""
+    outputs = [
+        check_output("y22-flux", measured=1.0, error=0.1, printed=1.0),
+        check_output("y22-flux", part="b", verdict="corrected", holds=True, printed_holds=False),
+        check_output("y22-mfpt", measured=1.0, error=0.1, at_least=0.5),
+    ]
+    found = collect([write_notebook(tmp_path, "01_a", *outputs)])
+    assert (found["y22-flux"]["verdict"], found["y22-mfpt"]["verdict"]) == ("corrected", "reproduced")
+    return write_verdicts(found, tmp_path / "verdicts.json")
+
+
+@pytest.mark.parametrize("again_sealed", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found["y22-flux"].update(verdict="reproduced"),
+        lambda found: found["y22-flux"]["parts"][1].update(verdict="reproduced"),
+        lambda found: found["y22-flux"]["parts"].pop(),
+        lambda found: found["y22-flux"].update(chapter="02_b"),
+        lambda found: found["y22-flux"]["parts"][0].update(anchor="claim-y22-mfpt"),
+        lambda found: found["y22-mfpt"].update(measured=2.0),
+        lambda found: found["y22-mfpt"]["parts"][0].update(at_least=1.5),
+        lambda found: found["y22-mfpt"].update(parts=[]),
+        lambda found: found.update({"y22-mfpt": None}),
+        lambda found: found.update({"y22-mfpt": found["y22-flux"]}),
+    ],
+)
+def test_an_edited_file_of_verdicts_is_refused_whether_sealed_again_or_not(ledger, change, again_sealed):
+    content = json.loads(ledger.read_text("utf8"))
+    change(content["verdicts"])
+    if again_sealed:
+        content["seal"] = seal(content["verdicts"])
+    ledger.write_text(json.dumps(content), "utf8")
+    with pytest.raises(
+        ValueError, match=r"^verdicts\.json cannot be trusted: .*`make notebooks` makes it anew"
+    ):
+        load_verdicts(ledger)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"{}", b'{"y22-flux": {}}'])
+def test_what_is_no_file_of_verdicts_is_named(tmp_path, content):
+    (tmp_path / "verdicts.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^verdicts\.json cannot be trusted"):
+        load_verdicts(tmp_path / "verdicts.json")

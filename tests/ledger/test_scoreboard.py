@@ -124,6 +124,38 @@ def test_the_glance_counts_add_up(pages):
     assert sum(map(float, widths)) == pytest.approx(100, abs=0.2)
 
 
+EVIL = '"><script>alert(1)</script>\n\n'
+
+
+@pytest.mark.parametrize(
+    "place", ["id", "section", "where", "statement", "open", "chapter", "anchor", "part", "note"]
+)
+def test_nothing_that_a_claim_or_a_verdict_says_becomes_markup(place):
+    own = {"id": "y22-a", "section": "Noise", "where": "S1", "statement": "x", "open": None, "chapter": None}
+    claim = Claim(paper="Y22", kind=("D",), **(own | ({place: EVIL} if place in own else {})))
+    if place == "chapter":
+        claim = Claim(paper="Y22", kind=("D",), **(own | {"open": "later", "chapter": EVIL}))
+    fields = {"verdict": "reproduced", "holds": True} | ({place: EVIL} if place in ("part", "note") else {})
+    found = part(claim.id, "01_valley", **fields) | ({place: EVIL} if place in ("chapter", "anchor") else {})
+    entry = {"verdict": "reproduced", "parts": [] if place == "open" else [found]}
+    text = scoreboard.pages(CLAIMS | {claim.id: claim}, {claim.id: entry})["scoreboard.md"]
+    assert "alert" in text
+    assert "<script" not in text
+    assert '""' not in text
+    parser = Balance()
+    parser.feed(text)
+    assert parser.open == []
+    assert all("\n\n" not in table for table in re.findall("<table.*?</table>", text, re.S))
+
+
+@pytest.mark.parametrize("place", ["id", "part", "note"])
+def test_a_shown_verdict_is_text_and_no_markup(place):
+    verdict = Verdict(
+        **({"id": "y22-a", "part": None, "verdict": "reproduced", "holds": True} | {place: EVIL})
+    )
+    assert "<script" not in verdict._repr_html_(marked=True)
+
+
 class Balance(HTMLParser):
     """Raises where tags do not nest."""
 

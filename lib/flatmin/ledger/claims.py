@@ -6,7 +6,6 @@ verdict appears below the cell and is kept in the notebook, from where :func:`co
 
 import difflib
 import html
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,7 +14,7 @@ import yaml
 from flatmin.ledger import paths
 from flatmin.ledger.collection import collect, load_verdicts, write_verdicts
 from flatmin.ledger.decimals import approx, exact, number
-from flatmin.ledger.verdicts import Verdict, badge, slug
+from flatmin.ledger.verdicts import Verdict, badge, decide, slug
 
 __all__ = [
     "Claim",
@@ -144,10 +143,10 @@ def check(
         "sigmas": sigmas,
     }
     draft = _draft(id, part, note, numbers)
-    if holds is not None or printed_holds is not None:
-        verdict = _derivation(draft, _truth("holds", holds), _truth("printed_holds", printed_holds))
-    else:
-        verdict = _measurement(draft, resolve)
+    draft = replace(draft, holds=_truth("holds", holds), printed_holds=_truth("printed_holds", printed_holds))
+    verdict = replace(draft, verdict=decide(draft))
+    if resolve is not None and verdict.reach > number("resolve", resolve):
+        raise ValueError(f"resolve={resolve!r}: the measurement reaches no further than {verdict.reach:.3g}")
     _made.pop((id, part), None)  # a cell run again goes to the end, like its output
     _made[id, part] = verdict
     verdict.show()
@@ -174,84 +173,6 @@ def _truth(name, value):
     raise ValueError(f"{name}={value!r}: must be True or False (an unevaluated expression proves nothing)")
 
 
-def _derivation(draft, holds, printed_holds):
-    """Return the verdict of a derivation."""
-    numbers = (draft.measured, draft.error, draft.printed, draft.expected, draft.at_least, draft.at_most)
-    if any(value is not None for value in numbers) or draft.tolerance:
-        raise ValueError("holds is for derivations and takes no numbers; give these in a check of their own")
-    if holds is None:
-        raise ValueError("printed_holds needs holds: say whether our own statement was proved")
-    if printed_holds and not holds:
-        raise ValueError(
-            "holds=False with printed_holds=True: what holds as printed is checked by holds=True"
-        )
-    verdict = "corrected" if printed_holds is False else "reproduced"
-    return replace(
-        draft, verdict=verdict if holds else "not reproduced", holds=holds, printed_holds=printed_holds
-    )
-
-
-def _measurement(draft, resolve):
-    """Return the verdict of a measurement against values or bounds."""
-    _require_sound(draft)
-    reach = draft.sigmas * (draft.error or 0.0) + draft.tolerance
-    if resolve is not None and reach > number("resolve", resolve):
-        raise ValueError(f"resolve={resolve!r}: the measurement reaches no further than {reach:.3g}")
-    if draft.at_least is not None or draft.at_most is not None:
-        return replace(draft, verdict=_bounded(draft))
-    agreeing = [
-        value is not None and abs(draft.measured - value) <= reach
-        for value in (draft.printed, draft.expected)
-    ]
-    if all(agreeing) and not math.isclose(draft.printed, draft.expected, rel_tol=1e-9):
-        raise ValueError(
-            f"measured={draft.measured!r} agrees with printed={draft.printed!r} and with expected="
-            f"{draft.expected!r}, within {reach:.3g}: it must be precise enough to tell them apart"
-        )
-    if agreeing[0] or (draft.printed is None and agreeing[1]):
-        return replace(draft, verdict="reproduced")
-    return replace(draft, verdict="corrected" if agreeing[1] else "not reproduced")
-
-
-def _require_sound(draft):
-    """Raise ValueError unless the numbers of a measurement form a comparison with an error."""
-    bounds = (draft.at_least, draft.at_most)
-    values = (draft.printed, draft.expected)
-    if draft.measured is None:
-        raise ValueError("give measured (a number) or holds (a derivation)")
-    if all(value is None for value in bounds + values):
-        raise ValueError("measured needs something to compare with: printed, expected, at_least or at_most")
-    if any(value is not None for value in bounds) and any(value is not None for value in values):
-        raise ValueError("give printed/expected or at_least/at_most, not both: make two checks with part=")
-    if None not in bounds and draft.at_least > draft.at_most:
-        raise ValueError(f"at_least={draft.at_least!r}: must not exceed at_most={draft.at_most!r}")
-    if draft.sigmas <= 0:
-        raise ValueError(f"sigmas={draft.sigmas!r}: must be positive")
-    if draft.tolerance < 0:
-        raise ValueError(f"tolerance={draft.tolerance!r}: must be at least 0")
-    if draft.tolerance and not draft.note:
-        raise ValueError(f"tolerance={draft.tolerance!r} needs note= to say where it comes from")
-    if draft.error is None and not draft.tolerance:
-        raise ValueError("error: a measured number needs its standard error, or a tolerance with a note")
-    if draft.error is not None and draft.error <= 0:
-        raise ValueError(
-            f"error={draft.error!r}: must be positive (leave it out if a tolerance is all there is)"
-        )
-
-
-def _bounded(draft):
-    """Return the verdict of a measurement against bounds (None: no bound on that side)."""
-    spread = draft.sigmas * (draft.error or 0.0)
-    margins = []  # how far inside each bound the number lies
-    if draft.at_least is not None:
-        margins.append(draft.measured - draft.at_least + draft.tolerance)
-    if draft.at_most is not None:
-        margins.append(draft.at_most - draft.measured + draft.tolerance)
-    if all(margin >= spread for margin in margins):
-        return "reproduced"
-    return "not reproduced" if any(margin < -spread for margin in margins) else "open"
-
-
 class VerdictTable:
     """The table of the checks made so far, as HTML and as plain text; see :func:`verdict_table`."""
 
@@ -271,11 +192,11 @@ class VerdictTable:
 
 def _row(claim, verdict):
     """Return the cells of one row of the table, as HTML."""
-    where = html.escape(claim.where or "")
+    id, where = html.escape(claim.id), html.escape(claim.where or "")
     if verdict is None:
-        return f"<td><code>{claim.id}</code></td><td>{where}</td>" + "<td></td>" * 3 + "<td>not checked</td>"
+        return f"<td><code>{id}</code></td><td>{where}</td>" + "<td></td>" * 3 + "<td>not checked</td>"
     part = f"<br>{html.escape(verdict.part)}" if verdict.part else ""
-    link = f'<a href="#{verdict.anchor}"><code>{claim.id}</code></a>{part}'
+    link = f'<a href="#{html.escape(verdict.anchor)}"><code>{id}</code></a>{part}'
     cells = [link, where, *(html.escape(text) for text in columns(verdict)), badge(verdict.verdict)]
     return "".join(f"<td>{cell}</td>" for cell in cells)
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from flatmin.ledger import paths
-from flatmin.ledger.arrays import write_bytes
-from flatmin.ledger.verdicts import MIME, Verdict, overall
+from flatmin.ledger.files import read_bytes, write_bytes
+from flatmin.ledger.verdicts import MIME, Verdict, overall, seal
 
 _NUMBERS = ("measured", "error", "printed", "expected")
 
@@ -16,7 +16,8 @@ def collect(notebooks):
     An entry holds ``verdict`` (the overall one), the ``chapter`` (file stem) and the numbers ``measured``,
     ``error``, ``printed``, ``expected`` of the part that decides it, and ``parts``: every check, with its
     ``chapter``, its HTML ``anchor`` and the fields of :class:`~flatmin.ledger.verdicts.Verdict`.
-    Raises ValueError, naming the notebook, when it makes the same check twice.
+    Raises ValueError, naming the notebook, when it makes the same check twice, and where a stored verdict was
+    changed or is not what its numbers give: the word is derived again from what was compared.
     """
     found = {}
     for path in sorted(Path(path) for path in notebooks):
@@ -33,10 +34,20 @@ def collect(notebooks):
 
 
 def stored_verdicts(path):
-    """Return the verdicts in the outputs of one notebook, in order."""
-    cells = json.loads(Path(path).read_text("utf8"))["cells"]
-    bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    return [Verdict.from_dict(bundle[MIME]) for bundle in bundles if MIME in bundle]
+    """Return the verdicts in the outputs of one notebook, in order.
+
+    Raises ValueError, naming the notebook, for one that cannot be read and for a verdict that was changed
+    after it was made or is not what its numbers give.
+    """
+    path = Path(path)
+    try:
+        cells = json.loads(path.read_text("utf8"))["cells"]
+        bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        return [Verdict.stored(bundle[MIME]) for bundle in bundles if MIME in bundle]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no notebook: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _entry(parts):
@@ -57,12 +68,39 @@ def write_verdicts(verdicts=None, path=None):
     if verdicts is None:
         verdicts = collect(paths.chapters().glob("*.ipynb"))
     path = paths.data() / "verdicts.json" if path is None else Path(path)
-    text = json.dumps(verdicts, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    content = {"seal": seal(verdicts), "verdicts": verdicts}
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
     return path
 
 
 def load_verdicts(path=None):
-    """Return the content of ``data/verdicts.json`` (or ``path``): a dict, empty if there is none."""
+    """Return the verdicts in ``data/verdicts.json`` (or ``path``): a dict, empty if there is no such file.
+
+    Raises ValueError, naming the file, for one that was not written by :func:`write_verdicts` or changed
+    since, for a verdict that is not what its numbers give, and for a claim's that its parts do not give.
+    """
     path = paths.data() / "verdicts.json" if path is None else Path(path)
-    return json.loads(path.read_text("utf8")) if path.exists() else {}
+    content = read_bytes(path)
+    if content is None:
+        return {}
+    try:
+        found = json.loads(content.decode("utf8"))
+        if set(found) != {"seal", "verdicts"} or found["seal"] != seal(found["verdicts"]):
+            raise ValueError("it was changed after it was made")
+        for id, entry in found["verdicts"].items():
+            _confirm(id, entry)
+        return found["verdicts"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be trusted: {error}; `make notebooks` makes it anew") from None
+
+
+def _confirm(id, entry):
+    """Raise ValueError unless the entry of a claim is what its parts give, and they what they compared."""
+    for part in entry["parts"]:
+        verdict = Verdict.from_dict(part | {"id": id})
+        verdict.confirm()
+        if part["anchor"] != verdict.anchor:
+            raise ValueError(f"{verdict.name}: anchor={part['anchor']!r}: must be {verdict.anchor!r}")
+    if entry != _entry(entry["parts"]):
+        raise ValueError(f"{id}: the verdict reads {entry['verdict']!r}, and its parts say otherwise")

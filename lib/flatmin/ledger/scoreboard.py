@@ -8,11 +8,12 @@ import html
 import re
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 from flatmin.ledger import paths
-from flatmin.ledger.arrays import write_bytes
 from flatmin.ledger.claims import load_claims
 from flatmin.ledger.collection import load_verdicts
+from flatmin.ledger.files import write_bytes
 from flatmin.ledger.verdicts import VERDICTS, Verdict, badge
 
 PAPER_NAMES = {
@@ -100,31 +101,38 @@ def _scoreboard(claims, verdicts):
             _row(claim, verdicts.get(id)) for id, claim in claims.items() if claim.section == section
         )
         head = "".join(f"<th>{name}</th>" for name in ("claim", "statement", "found", "verdict"))
-        text += f'## {section}\n\n<table class="flatmin-score">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        text += (
+            f'## {_line(section)}\n\n<table class="flatmin-score">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        )
         text += f"{rows}</tbody>\n</table>\n\n"
     return text
 
 
 def _row(claim, entry):
     """Return the table row of one claim, on one line (a blank line would end the HTML block)."""
-    where = html.escape(claim.where or "beyond the papers")
+    id, where = _line(claim.id), _line(claim.where or "beyond the papers")
     doubted = " <em>(doubted)</em>" if claim.doubtful else ""
     statement = _typeset(claim.statement) + doubted
     parts = entry["parts"] if entry else []
     found = "".join(f"<div>{_finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
     if claim.open:
         planned = f" (planned: {_chapter_name(claim.chapter)})" if claim.chapter and not parts else ""
-        found += f"<div><em>{html.escape(claim.open)}{planned}</em></div>"
+        found += f"<div><em>{_line(claim.open + planned)}</em></div>"
     verdict = badge(entry["verdict"] if entry else "open")
     return (
-        f'<tr id="score-{claim.id}"><td><code>{claim.id}</code><br>{where}</td><td>{statement}</td>'
+        f'<tr id="score-{id}"><td><code>{id}</code><br>{where}</td><td>{statement}</td>'
         f'<td class="found">{found}</td><td>{verdict}</td></tr>\n'
     )
 
 
+def _line(text):
+    """Return a text as HTML on one line (a blank line would end the block), quotes escaped."""
+    return html.escape(" ".join(text.split()))
+
+
 def _typeset(statement):
     """Return a statement as HTML: `code`, x_F and L^{−φ} as they are meant."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(statement))
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", _line(statement))
     text = re.sub(r"_([A-Za-z0-9]+)", r"<sub>\1</sub>", text)
     return re.sub(r"\^\{([^}]+)\}", r"<sup>\1</sup>", text)
 
@@ -134,10 +142,10 @@ def _finding(id, part, several):
     verdict = Verdict.from_dict(part | {"id": id})
     chapter = part["chapter"]
     name = part["part"] or _chapter_name(chapter)
-    link = f'<a href="{chapter}.html#{part["anchor"]}">{html.escape(name)}</a>'
-    note = f" ({html.escape(verdict.note)})" if verdict.note else ""
+    link = f'<a href="{quote(chapter)}.html#{_line(part["anchor"])}">{_line(name)}</a>'
+    note = f" ({_line(verdict.note)})" if verdict.note else ""
     own = f" {badge(verdict.verdict)}" if several else ""
-    return f"{link}: {html.escape(' · '.join(verdict.findings()))}{note}{own}"
+    return f"{link}: {_line(' · '.join(verdict.findings()))}{note}{own}"
 
 
 def _chapter_name(stem):

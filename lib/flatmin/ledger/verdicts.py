@@ -1,11 +1,14 @@
 """A verdict on one check of a claim: its words, its badge, and how it shows itself in a notebook."""
 
 import html
+import json
+import math
 import re
 import sys
 import unicodedata
 from dataclasses import asdict, dataclass, fields
 
+from flatmin.ledger.arrays import sha256
 from flatmin.ledger.decimals import approx, exact
 
 VERDICTS = ("reproduced", "corrected", "not reproduced", "open")
@@ -91,9 +94,47 @@ class Verdict:
         """Return the verdict with the fields found in ``values``; other keys are ignored."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
+    @classmethod
+    def stored(cls, values):
+        """Return the verdict that :meth:`sealed` stored.
+
+        Raises ValueError for values that were changed since, are of a wrong type, or whose verdict is not
+        the one that their numbers give.
+        """
+        given = dict(values) if isinstance(values, dict) else {}
+        mark = given.pop("seal", None)
+        if set(given) != {field.name for field in fields(cls)}:
+            raise ValueError("what is stored is no verdict of this version: execute the chapter again")
+        verdict = cls(**given)
+        if mark != seal(given):
+            raise ValueError(f"{verdict.name} was changed after it was made: execute the chapter again")
+        verdict.confirm()
+        return verdict
+
+    def sealed(self):
+        """Return the verdict as a dict of JSON values with the hash of them all."""
+        return self.as_dict() | {"seal": seal(self.as_dict())}
+
+    def confirm(self):
+        """Raise ValueError unless the fields are of their types and give the verdict that stands there."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not _fits(value, field.type):
+                raise ValueError(f"{self.name}: {field.name}={value!r}: must be {field.type}")
+        word = decide(self)
+        if word != self.verdict:
+            raise ValueError(
+                f"{self.name}: the verdict reads {self.verdict!r}, what was compared says {word!r}"
+            )
+
     def as_dict(self):
         """Return the verdict as a dict of JSON values; floats have 12 significant digits."""
         return asdict(self)
+
+    @property
+    def reach(self):
+        """How far from a value the measured one may lie and still agree with it."""
+        return self.sigmas * (self.error or 0.0) + self.tolerance
 
     @property
     def anchor(self):
@@ -143,13 +184,12 @@ class Verdict:
         return f"<Verdict {self.name}: {self.verdict}>"
 
     def _repr_html_(self, marked=False):
-        mark = f' id="{self.anchor}"' if marked else ""
+        mark = f' id="{html.escape(self.anchor)}"' if marked else ""
         part = f" <em>{html.escape(self.part)}</em>" if self.part else ""
         note = f' <span class="flatmin-note">({html.escape(self.note)})</span>' if self.note else ""
-        return (
-            f'<div{mark} class="flatmin-check">{badge(self.verdict)} '
-            f"<code>{self.id}</code>{part}: {html.escape(' · '.join(self.findings()))}{note}</div>"
-        )
+        head = f"{badge(self.verdict)} <code>{html.escape(self.id)}</code>{part}"
+        found = html.escape(" · ".join(self.findings()))
+        return f'<div{mark} class="flatmin-check">{head}: {found}{note}</div>'
 
     def show(self):
         """Show the verdict now: on the page in IPython, as text elsewhere.
@@ -173,7 +213,103 @@ class Verdict:
         from IPython.display import publish_display_data
 
         bundle = {"text/plain": str(self), "text/html": self._repr_html_(marked=record)}
-        publish_display_data(bundle | {MIME: self.as_dict()} if record else bundle)
+        publish_display_data(bundle | {MIME: self.sealed()} if record else bundle)
+
+
+def _fits(value, kind):
+    """Whether a value is what the annotation of a field says; numbers are finite, and no truth values."""
+    kinds = {"str": str, "float": (int, float), "bool": bool, "None": type(None)}
+    names = [getattr(kind, "__name__", str(kind))] if isinstance(kind, type) else str(kind).split(" | ")
+    if isinstance(value, bool):
+        return "bool" in names
+    return isinstance(value, tuple(kinds[name] for name in names)) and not (
+        isinstance(value, float) and not math.isfinite(value)
+    )
+
+
+def seal(values):
+    """Return the hash of JSON values. Raises ValueError for NaN and infinities."""
+    return sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode())
+
+
+def decide(draft):
+    """Return the word that follows from what a check compared, see :func:`flatmin.ledger.claims.check`.
+
+    ``draft`` is a Verdict, whose own word is not looked at. Raises ValueError for a comparison that is none,
+    or too coarse to mean anything.
+    """
+    if draft.holds is not None or draft.printed_holds is not None:
+        return _derived(draft)
+    _require_sound(draft)
+    if draft.at_least is not None or draft.at_most is not None:
+        return _bounded(draft)
+    agreeing = [
+        value is not None and abs(draft.measured - value) <= draft.reach
+        for value in (draft.printed, draft.expected)
+    ]
+    if all(agreeing) and not math.isclose(draft.printed, draft.expected, rel_tol=1e-9):
+        raise ValueError(
+            f"measured={draft.measured!r} agrees with printed={draft.printed!r} and with expected="
+            f"{draft.expected!r}, within {draft.reach:.3g}: it must be precise enough to tell them apart"
+        )
+    if agreeing[0] or (draft.printed is None and agreeing[1]):
+        return "reproduced"
+    return "corrected" if agreeing[1] else "not reproduced"
+
+
+def _derived(draft):
+    """Return the word for a derivation."""
+    numbers = (draft.measured, draft.error, draft.printed, draft.expected, draft.at_least, draft.at_most)
+    if any(value is not None for value in numbers) or draft.tolerance:
+        raise ValueError("holds is for derivations and takes no numbers; give these in a check of their own")
+    if draft.holds is None:
+        raise ValueError("printed_holds needs holds: say whether our own statement was proved")
+    if draft.printed_holds and not draft.holds:
+        raise ValueError(
+            "holds=False with printed_holds=True: what holds as printed is checked by holds=True"
+        )
+    if not draft.holds:
+        return "not reproduced"
+    return "corrected" if draft.printed_holds is False else "reproduced"
+
+
+def _require_sound(draft):
+    """Raise ValueError unless the numbers of a measurement form a comparison with an error."""
+    bounds = (draft.at_least, draft.at_most)
+    values = (draft.printed, draft.expected)
+    if draft.measured is None:
+        raise ValueError("give measured (a number) or holds (a derivation)")
+    if all(value is None for value in bounds + values):
+        raise ValueError("measured needs something to compare with: printed, expected, at_least or at_most")
+    if any(value is not None for value in bounds) and any(value is not None for value in values):
+        raise ValueError("give printed/expected or at_least/at_most, not both: make two checks with part=")
+    if None not in bounds and draft.at_least > draft.at_most:
+        raise ValueError(f"at_least={draft.at_least!r}: must not exceed at_most={draft.at_most!r}")
+    if draft.sigmas <= 0:
+        raise ValueError(f"sigmas={draft.sigmas!r}: must be positive")
+    if draft.tolerance < 0:
+        raise ValueError(f"tolerance={draft.tolerance!r}: must be at least 0")
+    if draft.tolerance and not draft.note:
+        raise ValueError(f"tolerance={draft.tolerance!r} needs note= to say where it comes from")
+    if draft.error is None and not draft.tolerance:
+        raise ValueError("error: a measured number needs its standard error, or a tolerance with a note")
+    if draft.error is not None and draft.error <= 0:
+        raise ValueError(
+            f"error={draft.error!r}: must be positive (leave it out if a tolerance is all there is)"
+        )
+
+
+def _bounded(draft):
+    """Return the verdict of a measurement against bounds (None: no bound on that side)."""
+    spread = draft.sigmas * (draft.error or 0.0)
+    margins = []  # how far inside each bound the number lies
+    if draft.at_least is not None:
+        margins.append(draft.measured - draft.at_least + draft.tolerance)
+    if draft.at_most is not None:
+        margins.append(draft.at_most - draft.measured + draft.tolerance)
+    if all(margin >= spread for margin in margins):
+        return "reproduced"
+    return "not reproduced" if any(margin < -spread for margin in margins) else "open"
 
 
 def running_shell():
