@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.fits import common_slope, half_lost, log_log_slope, onset, peak
+from flatmin.fits import common_slope, half_lost, half_slopes, halves, log_log_slope, onset, peak
 
 
 def test_an_exact_power_law_is_found_without_error():
@@ -41,7 +41,7 @@ def test_one_group_or_an_empty_window_is_refused():
     x = np.arange(1.0, 5)
     with pytest.raises(ValueError, match="x holds 1 groups: must be at least two"):
         log_log_slope([x], [x])
-    with pytest.raises(ValueError, match="window must leave"):
+    with pytest.raises(ValueError, match=r"window=.* wide enough to leave at least two points"):
         log_log_slope([x, x], [x, x], window=(10, 20))
 
 
@@ -115,3 +115,21 @@ def test_half_lost_of_a_known_sigmoid():
 def test_what_cannot_be_read_off_is_refused(function, arguments, words):
     with pytest.raises(ValueError, match=words):
         function(*arguments)
+
+
+def test_a_range_is_halved_where_every_run_reached_it():
+    upper, lower = halves([[0.5, 0.001], [0.5, 0.0045]], (0, 0.045))
+    assert upper == pytest.approx((0.045 / 10**0.5, 0.045))
+    assert lower == pytest.approx((0.0045, 0.045 / 10**0.5))
+    assert halves([[0.5, 0.001], [0.5, 0.005]], (0, 0.045)) is None
+    assert halves([[2.3, 0.001]], (0.1, 1))[1] == pytest.approx((0.1, 0.1 * 10**0.5))
+
+
+def test_a_bend_shows_in_the_slopes_of_the_two_halves():
+    losses = np.geomspace(0.5, 0.00045, 40)[None]
+    bent = np.where(losses > 0.0045, 1, losses / 0.0045)
+    upper, lower = half_slopes(losses, bent, (0, 0.045))
+    assert (upper.value, lower.value) == (pytest.approx(0), pytest.approx(1))
+    assert half_slopes(losses[:, :20], bent[:, :20], (0, 0.045)) is None
+    kept = (losses[0] > 0.045) | (losses[0] < 0.003)  # the upper half is crossed at one leap
+    assert half_slopes(losses[:, kept], bent[:, kept], (0, 0.045)) is None

@@ -9,7 +9,17 @@ import numpy as np
 from flatmin import _check
 from flatmin.estimate import Estimate, bootstrap_error
 
-__all__ = ["Slope", "common_slope", "growth_rate", "half_lost", "log_log_slope", "onset", "peak"]
+__all__ = [
+    "Slope",
+    "common_slope",
+    "growth_rate",
+    "half_lost",
+    "half_slopes",
+    "halves",
+    "log_log_slope",
+    "onset",
+    "peak",
+]
 
 _EVERYTHING = (0.0, np.inf)
 
@@ -89,6 +99,44 @@ def common_slope(x, y, window=None) -> Slope:
     error = float(np.sqrt(rest / (count - len(groups) - 1) / squares))
     intercept = float(np.mean([v.mean() - slope * u.mean() for u, v in groups]))
     return _slope(slope, error, intercept, groups, "least squares of the logarithms, scatter about the lines")
+
+
+def halves(x, window, span: float = 10.0):
+    """Cut a range of x at its geometric middle, where every run reaches down into it.
+
+    Parameters
+    ----------
+    x : (runs, points), positive
+    window : (low, high)
+        The range; it ends at the least x of the run that reaches least far.
+    span : float
+        The factor that the rest of the range must span, above 1.
+
+    Returns
+    -------
+    ((middle, high), (low, middle)) or None
+        None where the runs do not span the range.
+    """
+    (low, high), span = _window(window), _check.number("span", span, above=1)
+    low = max(low, *(float(_check.array("x", run, ndim=1, infinite=True).min()) for run in x))
+    if high < span * low * (1 - 1e-9):
+        return None
+    middle = (low * high) ** 0.5
+    return (middle, high), (low, middle)
+
+
+def half_slopes(x, y, window, span: float = 10.0) -> list[Slope] | None:
+    """:func:`common_slope` of y against x in the two :func:`halves` of a range; None if the runs do not tell.
+
+    They do not if they do not span the range, or leave too few points for a slope in one of its halves.
+    """
+    windows = halves(x, window, span)
+    if windows is None:
+        return None
+    try:
+        return [common_slope(x, y, each) for each in windows]
+    except ValueError:
+        return None
 
 
 def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: int = 0) -> Slope:

@@ -1,20 +1,18 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flatmin.__main__ import main
-from flatmin.experiments import discover, status
+from flatmin.experiments import Experiment, Grid, Scale, discover, status
+from flatmin.ledger import record
 from flatmin.ledger.claims import load_claims
 
 MODULE = """
-from executors import Here
-
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
-
-NAME = "{name}"
+from flatmin.experiments import Experiment, Grid, Scale
 
 
 def point(point, seed):
@@ -23,19 +21,19 @@ def point(point, seed):
     return {{"x": point["x"]}}
 
 
-def run(folder, quick):
-    points = [dict(x=x) for x in range(2 if quick else 5)]
-    results = record.sweep(point, points, name=NAME, folder=folder, executor=Here(), progress=False)
-    scale = "small" if quick else "the paper's"
-    record.save(NAME, record.stack(results), seed=0, scale=scale, command=EXPERIMENT.command, folder=folder)
+def scale(count, text):
+    return Scale(dict(numbers=Grid(point, axes=dict(x=range(count)), names="{{}}")), text=text)
 
 
-EXPERIMENT = Experiment(NAME, "Count to five", ("y22-flux",), run, minutes=0.5, needs=("patience",))
+EXPERIMENT = Experiment(
+    "{name}", "Count to five", ("y22-flux",), scale(5, "the paper's"), scale(2, "small"),
+    minutes=0.5, needs=("patience",),
+)
 """
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path, monkeypatch, sweeps_here):
     """An empty package of experiments in place of the book's; returns a function that adds one."""
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials" / "__init__.py").touch()
@@ -158,6 +156,68 @@ def test_a_module_that_lacks_a_library_is_left_out_with_a_warning(package):
 
 def test_no_experiments_is_said(package, cli):
     assert cli("list")[1] == cli("status")[1] == "there are no experiments yet\n"
+
+
+def test_a_grid_is_the_product_of_its_axes_and_stacks_what_comes_of_it():
+    grid = Grid(len, {"n": 1}, {"a": np.array([0.5, 2.0]), "b": "xyz"}, repeats=2)
+    assert len(grid.points) == 12
+    assert grid.points[2] == {"n": 1, "a": 0.5, "b": "y"}
+    results = [{"value": [i, -i]} for i in range(12)]
+    stacked = grid.stacked(results, "few")
+    assert list(stacked) == ["few_value"]
+    assert stacked["few_value"].shape == (2, 3, 2, 2)
+    assert stacked["few_value"][1, 0, 1].tolist() == [7, -7]
+    flat = dataclasses.replace(grid, names="{}_flat", shape=(12,)).stacked(results, "few")
+    assert flat["value_flat"].shape == (12, 2)
+    assert Grid(len).stacked([{"value": [3, 4]}], "one")["one_value"].tolist() == [3, 4]
+
+
+def twice(point, seed):
+    return {"seed": seed, "seconds": 50.0 if point["x"] else 0.5}
+
+
+def keeps(point, seed):
+    return {"where": point["states"]}
+
+
+@pytest.mark.usefixtures("sweeps_here")
+def test_the_runner_gives_equal_points_seeds_of_their_own_and_counts_the_time_they_say(tmp_path):
+    grids = {
+        "a": Grid(twice, axes={"x": (0, 1)}, seed=3),
+        "b": Grid(twice, {"x": 0}, repeats=2, seed=3, here=True),
+        "c": Grid(keeps, {"x": 0}, seed=4, states=True),
+    }
+    scale = Scale(grids, {"x": (0, 1)}, text="as it is", data_set="none")
+    trial = Experiment("trial", "Trial", (), scale, scale, 1, device=lambda: "an abacus", provenance={"k": 2})
+    trial.run(tmp_path)
+    kept = record.load("trial", tmp_path)
+    assert set(kept.arrays) == {"a_seed", "b_seed", "c_where", "x"}  # seconds are no array
+    assert len({*kept.a_seed.tolist(), *kept.b_seed.tolist()}) == 3  # x = 0 is the same point in a and in b
+    assert kept.a_seed[0] == kept.b_seed[0]
+    assert str(kept.c_where) == str(tmp_path / ".partial" / "states-trial")
+    said = kept.provenance
+    assert (said["seed"], said["device"], said["data_set"], said["k"]) == ([3, 4], "an abacus", "none", 2)
+    assert said["wall_time"] == pytest.approx(51.5, abs=0.4)
+
+
+def test_the_full_scale_that_is_declared_is_the_one_that_is_recorded():
+    for name, experiment in discover().items():
+        kept, declared = record.load(name), set(experiment.full.more)
+        for array, values in experiment.full.more.items():
+            np.testing.assert_array_equal(kept.arrays[array], values, err_msg=f"{name}: {array}")
+        patterns = {key: grid.names or f"{key}_{{}}" for key, grid in experiment.full.grids.items()}
+        for key in sorted(patterns, key=lambda key: -len(patterns[key])):  # "{}" last: it fits every name
+            grid = experiment.full.grids[key]
+            head, _, tail = patterns[key].partition("{}")
+            (lead,) = (a.shape for a in grid.stacked([{"": 0}] * len(grid.points), key).values())
+            named = {n for n in kept.arrays if n.startswith(head) and n.endswith(tail)} - declared
+            found = {n for n in named if np.shape(kept.arrays[n])[: len(lead)] == lead}
+            assert found, f"{name}: {key}"
+            declared |= found
+        assert declared == set(kept.arrays), name
+        seeds = sorted({grid.seed for grid in experiment.full.grids.values()})
+        declared_seeds = seeds if experiment.seed is None else list(experiment.seed)
+        assert np.atleast_1d(kept.provenance["seed"]).tolist() == declared_seeds, name
 
 
 def test_the_books_own_experiments_bear_on_claims_and_keep_their_names():

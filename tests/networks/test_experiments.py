@@ -100,12 +100,11 @@ def test_noise_alignment_uses_a_stable_step_for_random_features():
 
 
 def test_a_noise_strength_run_continues_where_it_was_killed_also_with_more_epochs(tmp_path, monkeypatch):
-    (point,) = noise_strength.points_of(
-        {"fcn": (noise_strength.QUICK, {"square": [0, 1, 2, 4]}, 1)}, "fcn", True
-    )["square"]
-    whole = noise_strength.measure(point | {"resumable": False}, 0)
-    monkeypatch.setattr(noise_strength.paths, "results", lambda: tmp_path)
+    plain = noise_strength.QUICK | {"loss": "square", "epochs": [0, 1, 2, 4], "repeat": 0}
+    point = plain | {"states": str(tmp_path)}
+    whole = noise_strength.measure(plain, 0)
     short = noise_strength.measure(point | {"epochs": [0, 1]}, 0)
+    assert len(list(tmp_path.iterdir())) == 1
     trained, calls = noise_strength.trained, []
     monkeypatch.setattr(noise_strength, "trained", lambda *a: (calls.append(a[4:]), trained(*a))[1])
     longer = noise_strength.measure(point, 0)
@@ -116,27 +115,20 @@ def test_a_noise_strength_run_continues_where_it_was_killed_also_with_more_epoch
     assert longer["seconds"] > short["seconds"] > 0
 
 
+def test_a_damaged_state_of_a_noise_strength_run_is_named_and_computed_again(tmp_path):
+    point = noise_strength.QUICK | {"loss": "square", "epochs": [0, 1], "repeat": 0, "states": str(tmp_path)}
+    whole = noise_strength.measure(point, 0)
+    (file,) = tmp_path.iterdir()
+    for content in (file.read_bytes()[:-100], b""):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match=file.name):
+            again = noise_strength.measure(point, 0)
+        assert np.array_equal(again["strength"], whole["strength"])
+
+
 def test_a_diverged_noise_strength_run_reads_infinity(monkeypatch):
     monkeypatch.setitem(noise_strength.ETA["fcn"], "square", 1e6)
-    point = noise_strength.QUICK | {"loss": "square", "epochs": [0, 10, 20], "repeat": 0, "resumable": False}
+    point = noise_strength.QUICK | {"loss": "square", "epochs": [0, 10, 20], "repeat": 0}
     found = noise_strength.measure(point, 0)
     assert np.isfinite(found["loss"][0])
     assert np.isinf(found["loss"][1:]).all()
-
-
-def test_ranges_of_the_noise_strength_rule_are_halved_where_every_run_reached_them():
-    upper, lower = noise_strength.halves([[0.5, 0.001], [0.5, 0.0045]], "late")
-    assert upper == pytest.approx((0.045 / 10**0.5, 0.045))
-    assert lower == pytest.approx((0.0045, 0.045 / 10**0.5))
-    assert noise_strength.halves([[0.5, 0.001], [0.5, 0.005]], "late") is None
-    assert noise_strength.halves([[2.3, 0.001]], "middle")[1] == pytest.approx((0.1, 0.1 * 10**0.5))
-
-
-def test_a_bend_shows_in_the_slopes_of_the_two_halves():
-    losses = np.geomspace(0.5, 0.00045, 40)[None]
-    bent = np.where(losses > 0.0045, 1, losses / 0.0045)
-    upper, lower = noise_strength.half_slopes(losses, bent, "late")
-    assert (upper.value, lower.value) == (pytest.approx(0), pytest.approx(1))
-    assert noise_strength.half_slopes(losses[:, :20], bent[:, :20], "late") is None
-    kept = (losses[0] > 0.045) | (losses[0] < 0.003)  # the upper half is crossed at one leap
-    assert noise_strength.half_slopes(losses[:, kept], bent[:, kept], "late") is None

@@ -1,40 +1,18 @@
 """The full-scale experiments: one module each, run by ``python -m flatmin experiments``.
 
-A module defines ``EXPERIMENT = Experiment(...)``. Its ``run(folder, quick)`` computes the arrays, by
-:func:`flatmin.ledger.record.sweep` where they take long, and records them under the experiment's name with
-:func:`flatmin.ledger.record.save`, both with ``folder=folder``; ``quick`` asks for a scale that takes
-seconds.
+A module defines ``EXPERIMENT``, an :class:`Experiment` that holds its grids of points at the full scale and
+at one that takes seconds; :mod:`flatmin.experiments.runner` computes and records them.
 """
 
 import importlib
 import pkgutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from flatmin.experiments.runner import Experiment, Grid, Scale
 from flatmin.ledger import record
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """A measurement at the paper's own scale, recorded as ``data/results/NAME``.
-
-    ``claims`` are the ids it bears on; ``run`` is called as ``run(folder, quick)``; ``minutes`` is how long
-    it takes on what ``needs`` names ("GPU", a data set, ...), on two CPU cores where it names no hardware.
-    """
-
-    name: str
-    title: str
-    claims: tuple
-    run: Callable
-    minutes: float
-    needs: tuple = ()
-
-    @property
-    def command(self):
-        """The command line that makes the result, for its provenance."""
-        return f"python -m flatmin experiments run {self.name}"
+__all__ = ["Experiment", "Grid", "Scale", "discover", "status"]
 
 
 def discover(package=__name__):

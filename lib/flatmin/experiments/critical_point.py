@@ -2,45 +2,18 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.theory.continuum.critical import critical_law
-from flatmin.theory.noise import NoNoise, RandomShift
+from flatmin.theory.noise import RandomShift
 from flatmin.theory.sgd.simulate import Passage, simulate
-from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
+from flatmin.theory.valleys.transition import START, VALLEY, order_parameter
 
-VALLEY = near_degenerate_valley().at(lambda_0=8, lambda_1=-2, lambda_2=1)
 ETA = 0.04
-START = (1.5, 1.5)
-RANGE, BINS = 1.6, 640
 
 
-def distances(count=12):
-    """Values of |σ/σ* − 1| at which the transition is approached, (count,)."""
-    return np.geomspace(0.005, 0.8, count)
-
-
-def order_parameter(point, seed):
-    """⟨|x|⟩ ``mean`` with its ``error``, and the ``density`` of x (σ, bins), over time and trajectories.
-
-    ``point``: epsilon, eta, sigma (list), tau (length of a run in τ; the first quarter is discarded),
-    trajectories.
-    """
-    steps = round(point["tau"] / point["eta"])
-    runs = simulate(
-        VALLEY.at(epsilon=point["epsilon"]),
-        RandomShift(np.array(point["sigma"])),
-        eta=point["eta"],
-        steps=steps,
-        burn_in=steps // 4,
-        start=(0.3, 0.0),
-        trajectories=point["trajectories"],
-        observe=("sqrt(x**2)",),
-        histogram={"x": (-RANGE, RANGE, BINS)},
-        seed=seed,
-    )
-    found = runs.time_average("sqrt(x**2)")
-    return {"mean": found.value, "error": found.error, "density": runs.histogram("x").density}
+def order(point, seed):
+    """:func:`~flatmin.theory.valleys.transition.order_parameter`; ``point``: its arguments."""
+    return order_parameter(**point, seed=seed)
 
 
 def search_time(point, seed):
@@ -126,88 +99,28 @@ def onset(point, seed):
     return {"w": w, "xi": found.centres / epsilon**0.5, "density": found.density * epsilon**0.5}
 
 
-def split(w, xi, density, reach=1.5):
-    """The w at which ln P(ξ) turns convex at 0, and its jackknife error, from :func:`onset`'s arrays.
-
-    The curvature is that of a fit of a cubic in ξ² over 0 < ξ < ``reach``, which is biased by 0.02 in w
-    on the exact law; its zero is that of a parabola in w.
-    """
-    inside = (xi > 0) & (xi < reach)
-    density = (density + density[..., ::-1]) / 2
-
-    def zero(means):
-        bends = [np.polyfit(xi[inside] ** 2, np.log(p[inside]), 3)[2] for p in means]
-        roots = np.roots(np.polyfit(w, bends, 2))
-        return roots[np.argmin(np.abs(roots - w.mean()))].real
-
-    groups = density.shape[1]
-    without = np.array([zero(np.delete(density, k, axis=1).mean(axis=1)) for k in range(groups)])
-    error = np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum())
-    return zero(density.mean(axis=1)), error
-
-
-def landing(eta=ETA, steps=200):
-    """Where x stands once gradient descent from ``START`` has brought y to the floor (ε = 0)."""
-    runs = simulate(VALLEY.at(epsilon=1e-12), NoNoise(), eta=eta, steps=steps, start=START)
-    return float(runs.final[0, 0])
-
-
-def run(folder, quick):
-    """The paper's ε = 0.001 and η = 0.04 for the first two; five step sizes for the divergence."""
-    gaps = distances(4 if quick else 14)
+def _scale(gaps, etas, tilts, lengths, **texts):
+    """``lengths``: part → length of its runs (in τ; for the onset in relaxations) and number of them."""
     star = 0.01055  # near the transition, to place the grid; the analysis uses the predicted value
+    gaps = np.geomspace(0.005, 0.8, gaps)
     sigma = np.sort(np.concatenate([star * (1 - gaps), star * (1 + gaps)]))
-    base = {"epsilon": 0.001, "eta": ETA, "sigma": sigma.tolist()}
-    seconds, arrays = 0.0, {"sigma": sigma}
-    order = {**base, "tau": 2000 if quick else 200_000, "trajectories": 4 if quick else 64}
     level = np.where(sigma < star, 0.0, np.sqrt(np.maximum(0, 1 - star / sigma)) * 0.9)
-    search = {
-        **base,
-        "level": level.tolist(),
-        "tau": 4000 if quick else 400_000,
-        "trajectories": 16 if quick else 512,
+    deltas = [0.008, 0.01, 0.012, 0.016, 0.02, 0.03, 0.05]
+    base = {"eta": ETA, "sigma": sigma.tolist()}
+    parts = {
+        "onset": (onset, {"eta": ETA}, {"epsilon": tilts}),
+        "order": (order, base, {"epsilon": (0.001,)}),
+        "search": (search_time, base | {"level": level.tolist()}, {"epsilon": (0.001,)}),
+        "divergence": (divergence, {"epsilon": 0.001, "delta_s": deltas}, {"eta": etas}),
     }
-    etas = (0.04, 0.01) if quick else (0.1, 0.04, 0.01, 0.0025, 0.000625)
-    noise = {"epsilon": 0.001, "delta_s": [0.008, 0.01, 0.012, 0.016, 0.02, 0.03, 0.05]}
-    ends = [
-        {**noise, "eta": eta, "tau": 50 if quick else 1000, "trajectories": 16 if quick else 256}
-        for eta in etas
-    ]
-    tilts = (0.02,) if quick else (0.02, 0.01, 0.005)
-    near = [
-        {"epsilon": e, "eta": ETA, "relaxations": 20 if quick else 200, "trajectories": 1 if quick else 8}
-        for e in tilts
-    ]
-    for part, function, points in (
-        ("onset", onset, near),
-        ("order", order_parameter, [order]),
-        ("search", search_time, [search]),
-        ("divergence", divergence, ends),
-    ):
-        results = record.sweep(function, points, name=f"{EXPERIMENT.name}-{part}", seed=17, folder=folder)
-        seconds += results.seconds
-        arrays |= {f"{part}_{name}": value for name, value in record.stack(results).items()}
-    arrays["order_density"] = np.asarray(arrays["order_density"], dtype=np.float32)
-    return record.save(
-        EXPERIMENT.name,
-        arrays
-        | {
-            "onset_epsilon": np.array(tilts),
-            "search_level": level,
-            "divergence_eta": np.array(etas),
-            "delta_s": np.array(noise["delta_s"]),
-        },
-        seed=17,
-        scale=(
-            "ε = 0.001 and η = 0.04 as in Y22 Fig. S4, whose grid, length and fit window are not stated: "
-            f"{len(sigma)} noise strengths, {order['trajectories']} runs of τ = {order['tau']}, "
-            f"{search['trajectories']} first passages; divergence of {ends[0]['trajectories']} runs of "
-            f"τ = {ends[0]['tau']} at {len(etas)} steps; the split at ε = {', '.join(map(str, tilts))}"
-        ),
-        command=EXPERIMENT.command,
-        wall_time=seconds,
-        folder=folder,
-    )
+    grids = {}
+    for part, (function, common, axes) in parts.items():
+        length = zip(
+            ("relaxations" if part == "onset" else "tau", "trajectories"), lengths[part], strict=True
+        )
+        grids[part] = Grid(function, common | dict(length), axes, seed=17)
+    axes = {"sigma": sigma, "onset_epsilon": tilts, "search_level": level, "divergence_eta": etas}
+    return Scale(grids, axes | {"delta_s": deltas}, **texts)
 
 
 EXPERIMENT = Experiment(
@@ -222,6 +135,27 @@ EXPERIMENT = Experiment(
         "y22-delta-m",
         "y22-convergence-1",
     ),
-    run=run,
+    full=_scale(
+        gaps=14,
+        etas=(0.1, 0.04, 0.01, 0.0025, 0.000625),
+        tilts=(0.02, 0.01, 0.005),
+        lengths={
+            "onset": (200, 8),
+            "order": (200_000, 64),
+            "search": (400_000, 512),
+            "divergence": (1000, 256),
+        },
+        text=(
+            "ε = 0.001 and η = 0.04 as in Y22 Fig. S4, whose grid, length and fit window are not stated: 28 "
+            "noise strengths, 64 runs of τ = 200000, 512 first passages; divergence of 256 runs of τ = 1000 "
+            "at 5 steps; the split at ε = 0.02, 0.01, 0.005"
+        ),
+    ),
+    quick=_scale(
+        gaps=4,
+        etas=(0.04, 0.01),
+        tilts=(0.02,),
+        lengths={"onset": (20, 1), "order": (2000, 4), "search": (4000, 16), "divergence": (50, 16)},
+    ),
     minutes=10,
 )

@@ -1,17 +1,16 @@
 """M22 Fig. 3c at scale: first-passage times of the loss of the even/odd network on 10 000 MNIST images."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from flatmin.experiments import Experiment
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.parity_network import parity_data
-from flatmin.ledger import record
 from flatmin.networks import curvature, models, parameters
+from flatmin.networks.passage_times import around
 from flatmin.networks.passages import decoupled_passages, first_passages
-from flatmin.networks.passes.generic import linearise
+from flatmin.networks.point import at
 from flatmin.networks.train import run as training
 from flatmin.theory.stability import threshold as stability
 
@@ -43,7 +42,7 @@ def sharpest(model, data):
     ``h`` = λ₁(G); ``kurtosis`` = ⟨(∇fᵢ·v)⁴⟩/h²; ``noise`` = vᵀ⟨∇ℓᵢ∇ℓᵢᵀ⟩v/(2Lh) and ``noise_trace`` = the
     same for traces, both 1 where decoupling holds; ``trace`` = Tr G; ``loss``; ``along`` = (∇fᵢ·v)², (n,).
     """
-    passed = linearise(model, data, "square")
+    passed = at(model, "square", data).passed
     pair = curvature.eigenpairs(model, data, "square", k=1, matrix="gauss-newton")
     rows = [(part @ pair.vectors[:, 0], part.square().sum(1)) for part in output_gradients(model, data)]
     along, norms = (torch.cat(part).numpy() for part in zip(*rows, strict=True))
@@ -62,7 +61,7 @@ def sharpest(model, data):
 
 def output_gradients(model, data, rows=1000):
     """∇fᵢ of a network of one output, (rows, P) at a time."""
-    passed = linearise(model, data, "square")
+    passed = at(model, "square", data).passed
     for start in range(0, len(data), rows):
         yield passed.sample_roots(slice(start, start + rows))[:, 0]
 
@@ -119,81 +118,60 @@ def passages(point, seed):
     if not point["looked"]:
         return {"steps": first.steps}
     local = np.full((point["looked"], len(SNAPSHOTS), len(LOCAL)), np.nan)
-    for at in np.ndindex(local.shape[:2]):
-        theta = first.parameters[at]
+    for place in np.ndindex(local.shape[:2]):
+        theta = first.parameters[place]
         if np.isfinite(theta).all():
             found = sharpest(parameters.with_parameters(model, model[1].weight.new_tensor(theta)), data)
-            local[at] = [found[name] for name in LOCAL]
-    return {"steps": first.steps, "path": around(first.losses / first.reference), "local": local}
-
-
-def around(losses):
-    """Each run's loss (R, T) from WINDOW steps before its first passage of SHOWN to WINDOW after."""
-    padded = np.pad(losses, ((0, 0), (WINDOW, WINDOW)), constant_values=np.nan)
-    above = losses > SHOWN
-    where = np.where(above.any(1), above.argmax(1), -1)
-    return np.array(
-        [
-            row[at : at + 2 * WINDOW + 1] if at >= 0 else np.full(2 * WINDOW + 1, np.nan)
-            for row, at in zip(padded, where, strict=True)
-        ],
-        dtype=np.float32,
-    )
-
-
-def grid(quick):
-    """The points of :func:`passages`, by what they are called in the record."""
-    runs, steps, looked = (10, 1000, 2) if quick else (100, 4000, 4)
-    common = {"network": 1, "runs": runs, "steps": steps, "looked": 0}
-
-    def points(model, etas, batch_size=BATCH_SIZE):
-        return [common | {"model": model, "batch_size": batch_size, "eta": eta} for eta in etas]
-
-    halves = [eta / 2 for eta in ETAS[::2]]
+            local[place] = [found[name] for name in LOCAL]
     return {
-        "network": [point | {"looked": looked} for point in points("network", ETAS)],
-        "tangent": points("tangent", ETAS),
-        "smaller": points("network", halves, BATCH_SIZE // 2),
-        "smaller_tangent": points("tangent", halves, BATCH_SIZE // 2),
-        "decoupled": points("decoupled", ETAS),
-        "larger": points("network", [2 * ETAS[0]], 2 * BATCH_SIZE),
+        "steps": first.steps,
+        "path": around(first.losses / first.reference, SHOWN, WINDOW),
+        "local": local,
     }
 
 
-def run(folder, quick):
-    """The spectrum of one network and what follows from it; first passages of 100 runs for each η and B."""
-    common = {"data": "digits" if quick else "mnist", "samples": 1000 if quick else 10_000}
-    common |= {"pretraining": 20_000 if quick else 100_000}
-    options, kinds = {"name": EXPERIMENT.name, "folder": folder}, grid(quick)
-    with ThreadPoolExecutor(1) as one:  # a Gram matrix takes 0.4 GB: one point at a time
-        options["executor"] = one
-        start = record.sweep(at_start, [common | {"network": 1}], **options)
-        arrays, seconds = dict(start[0]), start.seconds
-        for kind, points in kinds.items():
-            found = record.sweep(passages, [common | point for point in points], seed=1, **options)
-            arrays |= {f"{kind}_{name}": values for name, values in record.stack(found).items()}
-            seconds += found.seconds
-    steps = kinds["network"][0]["steps"]
-    return record.save(
-        EXPERIMENT.name,
-        arrays | {"etas": ETAS, "levels": LEVELS, "snapshots": SNAPSHOTS, "limit": steps},
-        seed=[0, 1],
-        scale=(
-            "one network; images, pre-training, B = 10 and 100 runs of M22, whose step sizes and lengths are "
-            f"not given; runs of at most {steps} steps; B = 5 and 20 besides"
-        ),
-        command=EXPERIMENT.command,
-        data_set="digits" if quick else "MNIST, first 10 000 images, even against odd, pixels in [0, 1]",
-        wall_time=seconds,
-        folder=folder,
-    )
+def _scale(start, runs, steps, looked, **texts):
+    start = {"network": 1, **start}
+
+    def over(model, etas, batch_size=BATCH_SIZE, looked=0):
+        point = {"model": model, "batch_size": batch_size, "runs": runs, "steps": steps, "looked": looked}
+        return Grid(passages, start | point, {"eta": etas}, seed=1, here=True)
+
+    halves = [eta / 2 for eta in ETAS[::2]]
+    grids = {
+        "start": Grid(at_start, start, names="{}", here=True),
+        "network": over("network", ETAS, looked=looked),
+        "tangent": over("tangent", ETAS),
+        "smaller": over("network", halves, BATCH_SIZE // 2),
+        "smaller_tangent": over("tangent", halves, BATCH_SIZE // 2),
+        "decoupled": over("decoupled", ETAS),
+        "larger": over("network", [2 * ETAS[0]], 2 * BATCH_SIZE),
+    }
+    return Scale(grids, {"etas": ETAS, "levels": LEVELS, "snapshots": SNAPSHOTS, "limit": steps}, **texts)
 
 
 EXPERIMENT = Experiment(
     name="escape-network",
     title="First passages of the loss of the even/odd network (M22 Fig. 3c)",
     claims=("m22-mfpt-network",),
-    run=run,
+    full=_scale(
+        {"data": "mnist", "samples": 10_000, "pretraining": 100_000},  # a Gram matrix takes 0.4 GB
+        runs=100,
+        steps=4000,
+        looked=4,
+        text=(
+            "one network; images, pre-training, B = 10 and 100 runs of M22, whose step sizes and lengths are "
+            "not given; runs of at most 4000 steps; B = 5 and 20 besides"
+        ),
+        data_set="MNIST, first 10 000 images, even against odd, pixels in [0, 1]",
+    ),
+    quick=_scale(
+        {"data": "digits", "samples": 1000, "pretraining": 20_000},
+        runs=10,
+        steps=1000,
+        looked=2,
+        data_set="digits",
+    ),
     minutes=13,
     needs=("MNIST",),
 )

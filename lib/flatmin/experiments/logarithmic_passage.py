@@ -2,13 +2,10 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.theory.logarithmic.regression import Regression
 
 ETA, BATCH_SIZE = 0.1, 1
-DIMENSIONS = (1, 2, 3, 5, 7, 10, 15, 18, 20, 25)
-FEWER = (1, 5, 10, 15)
 RATIOS = np.geomspace(1.05, 20, 76)
 
 
@@ -37,45 +34,38 @@ def measure(point, seed):
     }
 
 
-def run(folder, quick):
-    """Ten dimensions, 16 data sets each; some of them also with more data and in shuffled epochs."""
-    samples, runs, steps, sets = (500, 10, 20_000, 4) if quick else (10_000, 100, 100_000, 16)
-    dimensions = DIMENSIONS[::4] if quick else DIMENSIONS
-    fewer = dimensions[:2] if quick else FEWER
-    grids = {  # name: dimensions, data sets, samples, order
-        "": (dimensions, sets, samples, "independent"),
-        "large": (fewer, sets // 2, 10 * samples, "independent"),
-        "shuffled": (fewer, sets // 4, samples, "shuffled"),
+def _scale(dimensions, fewer, samples, runs, steps, sets, **texts):
+    common = {"runs": runs, "steps": steps}
+
+    def grid(dimensions, sets, samples, order="independent", names="{}"):
+        shared = common | {"samples": samples, "order": order}
+        how = {"repeats": sets, "seed": 32, "names": names, "version": "2"}
+        return Grid(measure, shared, {"dimension": dimensions}, **how)
+
+    grids = {
+        "": grid(dimensions, sets, samples),
+        "large": grid(fewer, sets // 2, 10 * samples, names="{}_large"),
+        "shuffled": grid(fewer, sets // 4, samples, "shuffled", "{}_shuffled"),
     }
-    arrays, seconds = {"ratios": RATIOS, "dimension": np.array(dimensions), "fewer": np.array(fewer)}, 0.0
-    for name, (chosen, number, size, order) in grids.items():
-        common = {"samples": size, "runs": runs, "steps": steps, "order": order}
-        points = [{"dimension": d, **common} for d in chosen for _ in range(number)]
-        store = "-".join(filter(None, (EXPERIMENT.name, name)))
-        results = record.sweep(measure, points, name=store, seed=32, folder=folder, version="2")
-        for key, values in record.stack(results).items():
-            arrays["_".join(filter(None, (key, name)))] = values.reshape(
-                len(chosen), number, *values.shape[1:]
-            )
-        seconds += results.seconds
-    return record.save(
-        EXPERIMENT.name,
-        arrays,
-        seed=32,
-        scale=(
-            f"N = {samples}, B = 1, η = 0.1 and {runs} runs as in the paper, on each of {sets} data sets; "
-            f"runs of at most {steps} steps; the ratios c and the list of dimensions are ours"
-        ),
-        command=EXPERIMENT.command,
-        wall_time=seconds,
-        folder=folder,
-    )
+    return Scale(grids, {"ratios": RATIOS, "dimension": dimensions, "fewer": fewer}, **texts)
 
 
 EXPERIMENT = Experiment(
     name="logarithmic-passage",
     title="First-passage times of linear regression",
     claims=("m22-mfpt-linear", "m22-critical-dimension"),
-    run=run,
+    full=_scale(
+        dimensions=(1, 2, 3, 5, 7, 10, 15, 18, 20, 25),
+        fewer=(1, 5, 10, 15),
+        samples=10_000,
+        runs=100,
+        steps=100_000,
+        sets=16,
+        text=(
+            "N = 10000, B = 1, η = 0.1 and 100 runs as in the paper, on each of 16 data sets; runs of at "
+            "most 100000 steps; the ratios c and the list of dimensions are ours"
+        ),
+    ),
+    quick=_scale(dimensions=(1, 7, 20), fewer=(1, 7), samples=500, runs=10, steps=20_000, sets=4),
     minutes=2,
 )

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.theory.logarithmic.laws import fit_exponent, fit_histogram
 from flatmin.theory.logarithmic.regression import Regression
 
@@ -34,47 +33,35 @@ def measure(point, seed):
     return {name: float(value) for name, value in found.items()}
 
 
-def run(folder, quick):
-    """Three step sizes, ten batch sizes, eight data sets; and four of them in shuffled epochs."""
-    samples, records, sets = (2000, 400, 2) if quick else (100_000, 10_000, 8)
-    batches = BATCHES[:3] if quick else BATCHES
+def _scale(batches, samples, records, sets, **texts):
     size = {"samples": samples, "records": records}
+
+    def grid(etas, batches, sets, order, names):
+        axes = {"eta": etas, "batch_size": batches}
+        return Grid(measure, size | {"order": order}, axes, repeats=sets, seed=31, names=names)
+
     grids = {
-        "independent": [(eta, batch, sets) for eta in ETAS for batch in batches],
-        "shuffled": [(eta, batch, sets // 2) for eta in ETAS[:2] for batch in batches[::3]],
+        "independent": grid(ETAS, batches, sets, "independent", "{}"),
+        "shuffled": grid(ETAS[:2], batches[::3], sets // 2, "shuffled", "{}_shuffled"),
     }
-    arrays, seconds = {"eta": np.array(ETAS), "batch_size": np.array(batches)}, 0.0
-    arrays["batch_size_shuffled"] = np.array(batches[::3])
-    for order, grid in grids.items():
-        points = [
-            {"eta": eta, "batch_size": batch, "order": order, **size}
-            for eta, batch, repeats in grid
-            for _ in range(repeats)
-        ]
-        results = record.sweep(measure, points, name=f"{EXPERIMENT.name}-{order}", seed=31, folder=folder)
-        etas = len(ETAS) if order == "independent" else 2
-        ending = "" if order == "independent" else "_shuffled"
-        for name, values in record.stack(results).items():
-            arrays[name + ending] = values.reshape(etas, -1, grid[0][2])
-        seconds += results.seconds
-    return record.save(
-        EXPERIMENT.name,
-        arrays,
-        seed=31,
-        scale=(
-            f"the paper's: {samples} samples, {records} records 100 iterations apart; "
-            f"{sets} runs, each on a data set of its own; step sizes 0.01 and 0.1 and batch sizes are ours"
-        ),
-        command=EXPERIMENT.command,
-        wall_time=seconds,
-        folder=folder,
-    )
+    axes = {"eta": ETAS, "batch_size": batches, "batch_size_shuffled": batches[::3]}
+    return Scale(grids, axes, **texts)
 
 
 EXPERIMENT = Experiment(
     name="logarithmic-stationary",
     title="Exponent of the stationary law of linear regression",
     claims=("m22-stationary",),
-    run=run,
+    full=_scale(
+        BATCHES,
+        samples=100_000,
+        records=10_000,
+        sets=8,
+        text=(
+            "the paper's: 100000 samples, 10000 records 100 iterations apart; 8 runs, each on a data set of "
+            "its own; step sizes 0.01 and 0.1 and batch sizes are ours"
+        ),
+    ),
+    quick=_scale(BATCHES[:3], samples=2000, records=400, sets=2),
     minutes=6,
 )

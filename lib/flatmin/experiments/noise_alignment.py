@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
-from flatmin.networks import device, gradient_noise, models, parameters
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.networks import device, models, parameters
 from flatmin.networks.data import sets as datasets
+from flatmin.networks.point import at
 from flatmin.networks.train import run as training
 
 MEASURES = ("alpha", "beta", "mu", "mu_1", "mu_2", "gamma", "tau", "loss")
@@ -76,52 +76,50 @@ def along(point, seed):
         checkpoints=point["checkpoints"],
     )
     found = [
-        gradient_noise.alignment(runs.model_at(0, i).double(), data.to(torch.float64))
+        at(runs.model_at(0, i).double(), "square", data.to(torch.float64)).noise.alignment()
         for i in range(len(runs.steps))
     ]
     values = {name: np.array([getattr(one, name) for one in found]) for name in MEASURES}
     return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
 
 
-def run(folder, quick):
-    """Five repeats of each kind and size, measured along training; arrays (sizes, repeats, checkpoints)."""
-    images, repeats = ("digits", 2) if quick else ("mnist", 5)
-    arrays, seconds = {}, 0.0
-    for kind, sizes in SIZES.items():
-        sizes, steps = (sizes[:2], 50) if quick else (sizes, STEPS[kind])
-        kept = [
-            0,
-            *np.geomspace(5, steps, 3 if quick else 9 if kind == "cnn" else 17).round().astype(int).tolist(),
-        ]
-        common = {"kind": kind, "steps": steps, "images": images, "checkpoints": kept}
-        points = [common | {"size": size, "repeat": repeat} for size in sizes for repeat in range(repeats)]
-        results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
-        seconds += results.seconds
-        for name, values in record.stack(results).items():
-            arrays[f"{kind}_{name}"] = values.reshape(len(sizes), repeats, *values.shape[1:])
-        arrays |= {f"{kind}_sizes": sizes, f"{kind}_steps": kept}
-    return record.save(
-        EXPERIMENT.name,
-        arrays,
-        seed=1,
-        scale=(
-            "four kinds of models and 5 runs as W22 Fig. 1; n = 100, d = 50 for the linear network; all "
-            "other sizes, data and step sizes are ours, W22's appendix is not at hand"
-        ),
-        command=EXPERIMENT.command,
-        data_set="Gaussian and sphere inputs; "
-        + ("digits" if quick else "MNIST, first 500 and 200 images, even against odd"),
-        device=device.describe(),
-        wall_time=seconds,
-        folder=folder,
-    )
+def _scale(images, repeats, sizes, steps, kept, **texts):
+    """``sizes``, ``steps``, ``kept``: by kind of model; the last is the number of checkpoints after 0."""
+    grids, more = {}, {}
+    for kind in SIZES:
+        at = [0, *np.geomspace(5, steps[kind], kept[kind]).round().astype(int).tolist()]
+        common = {"kind": kind, "steps": steps[kind], "images": images, "checkpoints": at}
+        axes = {"size": sizes[kind], "repeat": range(repeats)}
+        grids[kind] = Grid(along, common, axes, seed=1)
+        more |= {f"{kind}_sizes": sizes[kind], f"{kind}_steps": at}
+    return Scale(grids, more, **texts)
 
 
 EXPERIMENT = Experiment(
     name="noise-alignment",
     title="Alignment of the noise along training and against size (W22 Fig. 1, 2)",
     claims=("w22-alignment-training", "w22-alignment-size", "w22-norm-uniformity"),
-    run=run,
+    full=_scale(
+        images="mnist",
+        repeats=5,
+        sizes=SIZES,
+        steps=STEPS,
+        kept=dict.fromkeys(SIZES, 17) | {"cnn": 9},
+        text=(
+            "four kinds of models and 5 runs as W22 Fig. 1; n = 100, d = 50 for the linear network; all "
+            "other sizes, data and step sizes are ours, W22's appendix is not at hand"
+        ),
+        data_set="Gaussian and sphere inputs; MNIST, first 500 and 200 images, even against odd",
+    ),
+    quick=_scale(
+        images="digits",
+        repeats=2,
+        sizes={kind: sizes[:2] for kind, sizes in SIZES.items()},
+        steps=dict.fromkeys(SIZES, 50),
+        kept=dict.fromkeys(SIZES, 3),
+        data_set="Gaussian and sphere inputs; digits",
+    ),
     minutes=20,
     needs=("MNIST",),
+    device=device.describe,
 )

@@ -2,16 +2,15 @@
 
 import torch
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
-from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.networks import curvature, device, models
 from flatmin.networks.data import sets as datasets
+from flatmin.networks.point import at
 from flatmin.networks.train import run as training
 
 #: η and B of Y23 Fig. 1; the network, its 1000 images and the start are those of the same group's Y26
 ETA, BATCH_SIZE, EPOCHS = 0.05, 100, 200
 CHECKPOINTS = (0, 1, 5, 20, 50, 100, 200)  # epochs
-MNIST = {"data": "mnist", "per_class": 100, "hidden": 50}
 KEPT = 2000  # eigenvalues shown in Y23 Fig. 1b
 LAYER = 2
 
@@ -40,7 +39,7 @@ def spectra(point, seed):
     rows = {"curvature": [], "noise": [], "top": [], "trace": []}
     for checkpoint in range(len(steps)):
         model = runs.model_at(0, checkpoint).double()
-        basis = gradient_noise.in_hessian_basis(model, data, "cross-entropy", BATCH_SIZE, layer=LAYER)
+        basis = at(model, "cross-entropy", data).noise.in_hessian_basis(BATCH_SIZE, layer=LAYER)
         rows["curvature"].append(basis.curvature[:KEPT].float())
         rows["noise"].append(basis.noise[:KEPT].float())
         rows["top"].append(curvature.eigenpairs(model, data, "cross-entropy", 20).values)
@@ -50,36 +49,28 @@ def spectra(point, seed):
     }
 
 
-def run(folder, quick):
-    """Ten networks, each with its own start and batch order."""
-    epochs = CHECKPOINTS[:4] if quick else CHECKPOINTS
-    scale = {"data": "digits", "per_class": 90, "hidden": 12} if quick else MNIST
-    point = scale | {"epochs": epochs}
-    results = record.sweep(
-        spectra, [point] * (2 if quick else 10), name=EXPERIMENT.name, folder=folder, seed=1, combine=None
-    )
-    return record.save(
-        EXPERIMENT.name,
-        record.stack(results) | {"epochs": epochs},
-        seed=1,
-        scale=(
-            "η, B and epochs of Y23 Fig. 1; MNIST, first 100 images of each class, and the second layer's "
-            "2500 weights (Y23 does not say which images and which part of the Hessian)"
-        ),
-        command=EXPERIMENT.command,
-        data_set="digits" if quick else "MNIST, 1000 images",
-        device=device.describe(),
-        wall_time=results.seconds,
-        folder=folder,
-        exact={"hessian": True, "noise": "without replacement"},
-    )
+def _scale(epochs, networks, size, **texts):
+    grids = {"": Grid(spectra, size | {"epochs": epochs}, repeats=networks, seed=1, names="{}")}
+    return Scale(grids, {"epochs": epochs}, **texts)
 
 
 EXPERIMENT = Experiment(
     name="noise-spectrum",
     title="Gradient noise in the eigenbasis of the Hessian along training (Y23 Fig. 1)",
     claims=("y23-hessian-spectrum", "y23-noise-in-hessian-basis", "exponent-c-h"),
-    run=run,
+    full=_scale(
+        CHECKPOINTS,
+        10,
+        {"data": "mnist", "per_class": 100, "hidden": 50},
+        text=(
+            "η, B and epochs of Y23 Fig. 1; MNIST, first 100 images of each class, and the second layer's "
+            "2500 weights (Y23 does not say which images and which part of the Hessian)"
+        ),
+        data_set="MNIST, 1000 images",
+    ),
+    quick=_scale(CHECKPOINTS[:4], 2, {"data": "digits", "per_class": 90, "hidden": 12}, data_set="digits"),
     minutes=10,
     needs=("MNIST",),
+    device=device.describe,
+    provenance={"exact": {"hessian": True, "noise": "without replacement"}},
 )

@@ -19,21 +19,21 @@ The rule of the verdicts, fixed before the curves at this scale were seen:
   L Tr G is 1 by the same test, the claim is corrected.
 """
 
-import itertools
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from flatmin import fits
-from flatmin.experiments import Experiment
-from flatmin.ledger import paths, record
-from flatmin.ledger.arrays import packed, sha256, unpacked, write_bytes
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.ledger.arrays import load_state, save_state, sha256
 from flatmin.ledger.sweeps import canonical
-from flatmin.networks import curvature, device, gradient_noise, models, parameters
+from flatmin.networks import curvature, device, models, parameters
 from flatmin.networks.data import sets as datasets
+from flatmin.networks.point import at
 from flatmin.networks.train import run as training
 
+STATE = "noise-strength run"
 BATCH_SIZE = 100
 #: M22 does not give its pixel scaling; with the square loss on [−1, 1] its η = 0.1 diverges
 SCALE = "unit"
@@ -45,37 +45,6 @@ MEASURES = ("loss", "strength", "gradient_square", "trace_g")
 CHUNK = {"fcn": 2000, "cnn": 250}
 FACTOR_SAMPLES = 1000
 TRACE_SAMPLES = {"fcn": 2000, "cnn": None}
-#: ranges of L of the rule above, and the least factor that a run's losses must span in one
-RANGES = {"late": (0.0, 0.045), "middle": (0.1, 1.0), "small": (0.0, 0.01)}
-SPAN = 10
-
-
-def halves(losses, name):
-    """The two windows (low, high) of L of a range, larger losses first; None if the runs do not span it.
-
-    ``losses`` (runs, points). The range ends where the last of the runs does.
-    """
-    low, high = RANGES[name]
-    low = max(low, max(float(np.min(run)) for run in losses))
-    if high < SPAN * low * (1 - 1e-9):
-        return None
-    middle = (low * high) ** 0.5
-    return (middle, high), (low, middle)
-
-
-def half_slopes(losses, values, name):
-    """Slopes of log ``values`` against log L in the two halves of a range; None if the runs do not tell.
-
-    ``losses``, ``values`` (runs, points). The runs do not tell if they do not span the range, or leave too
-    few points for a slope in one of its halves.
-    """
-    windows = halves(losses, name)
-    if windows is None:
-        return None
-    try:
-        return [fits.common_slope(losses, values, window) for window in windows]
-    except ValueError:
-        return None
 
 
 def measure(point, seed):
@@ -85,13 +54,13 @@ def measure(point, seed):
     at the end.
 
     ``point``: kind (``"fcn"``, ``"cnn"``), data, samples, widths, loss, epochs (measured; the first is 0),
-    repeat, resumable. The repeat is the seed, so that a resumable run continues from where it was killed with
-    more epochs too.
+    repeat; states: a folder where the run is kept and goes on after a kill, with more epochs too (default:
+    not kept). The repeat is the seed.
     """
     seed = point["repeat"]
     data = datasets.by_name(point["data"], point["samples"], SCALE).train
     model, epochs = network(point, data, seed), list(point["epochs"])
-    file = state_file(point) if point["resumable"] else None
+    file = state_file(point) if "states" in point else None
     rows, model, seconds = resumed(file, epochs, model)
     begun = time.perf_counter() - seconds
     for index in range(len(rows), len(epochs)):
@@ -102,7 +71,7 @@ def measure(point, seed):
         rows.append(observed(model, data, point))
         if file is not None:
             state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": parameters.flat(model).numpy()}
-            write_bytes(file, packed(state | {"seconds": time.perf_counter() - begun}))
+            save_state(file, state | {"seconds": time.perf_counter() - begun}, STATE)
     found = dict(zip(MEASURES, np.array(rows).T, strict=True))
     if point["loss"] == "square":
         found["factors"] = factors(model, data)
@@ -136,7 +105,7 @@ def trained(model, data, point, seed, start, stop):
 def observed(model, data, point):
     """MEASURES of one network."""
     kind, loss = point["kind"], point["loss"]
-    found = gradient_noise.noise_strength(model, data, loss, CHUNK[kind])
+    found = at(model, loss, data).noise.strength(CHUNK[kind])
     count = TRACE_SAMPLES[kind]
     part = data if count is None else data.first(min(count, len(data)))
     trace = curvature.gauss_newton_trace(model, part, loss, CHUNK[kind])
@@ -148,24 +117,25 @@ def factors(model, data):
     if model is None:
         return np.full(2, np.nan)
     part = data.first(min(FACTOR_SAMPLES, len(data)))
-    found = gradient_noise.decoupling_factors(model, part)
+    found = at(model, "square", part).noise.decoupling_factors()
     return np.array([found.samples, found.outputs])
 
 
 def state_file(point) -> Path:
-    """Where the state of a resumable run is kept: the same file for any number of epochs."""
-    rest = {key: value for key, value in point.items() if key != "epochs"}
-    name = sha256(canonical(rest).encode())[:32]
-    return paths.results() / ".partial" / f"states-{EXPERIMENT.name}" / f"{name}.npz"
+    """Where the state of a run is kept: the same file for any number of epochs, in any folder."""
+    rest = {key: value for key, value in point.items() if key not in ("epochs", "states")}
+    return Path(point["states"]) / f"{sha256(canonical(rest).encode())[:32]}.npz"
 
 
 def resumed(file, epochs, model):
     """Rows measured so far, the network there and the seconds spent; the start where no state fits."""
-    if file is None or not file.exists():
-        return [], model, 0.0
-    state = unpacked(file.read_bytes())
-    done = np.atleast_1d(state["epochs"]).tolist()
-    if done != epochs[: len(done)]:
+    try:
+        state = None if file is None else load_state(file, STATE)
+    except ValueError as damaged:
+        warnings.warn(f"{damaged}: the run begins anew", stacklevel=2)
+        state = None
+    done = [] if state is None else np.atleast_1d(state["epochs"]).tolist()
+    if not done or done != epochs[: len(done)]:
         return [], model, 0.0
     theta = parameters.flat(model).new_tensor(state["theta"])
     rows = np.reshape(state["rows"], (len(done), -1)).tolist()
@@ -193,54 +163,35 @@ QUICK = {"kind": "fcn", "data": "digits", "samples": 1000, "widths": (20, 20, 20
 QUICK_SETS = {"fcn": (QUICK, {loss: epochs_until(40, 4) for loss in ("square", "cross-entropy")}, 2)}
 
 
-def points_of(sets, name, resumable):
-    """The points of one set for each loss, {loss: [point, …]}."""
-    point, losses, repeats = sets[name]
-    return {
-        loss: [
-            point | {"loss": loss, "epochs": epochs, "repeat": repeat, "resumable": resumable}
-            for repeat in range(repeats)
-        ]
-        for loss, epochs in losses.items()
-    }
-
-
-def run(folder, quick):
-    """All sets of runs; arrays SET_LOSS_MEASURE (repeats, epochs) and SET_LOSS_epochs."""
-    sets, arrays = QUICK_SETS if quick else SETS, {}
-    found = {name: points_of(sets, name, not quick) for name in sets}
-    every = [point for points in found.values() for point in itertools.chain(*points.values())]
-    results = record.sweep(measure, every, name=EXPERIMENT.name, folder=folder, seed=1)
-    rest = iter(results)
-    for name, losses in found.items():
-        for loss, points in losses.items():
-            values = record.stack([next(rest) for _ in points])
-            prefix = f"{name}_{SHORT[loss]}"
-            arrays |= {f"{prefix}_{key}": value for key, value in values.items() if key != "seconds"}
-            arrays[f"{prefix}_epochs"] = points[0]["epochs"]
-    return record.save(
-        EXPERIMENT.name,
-        arrays,
-        seed=[0, 1],
-        scale=(
-            "η and B of M22 Fig. 2 and 5. Fully connected: 784-300-300-300-10 on the first 10 000 images, 2 "
-            "runs for each loss, and M22's own network on its 60 000 images for 28 epochs with the square "
-            "loss. Convolutional: stacks of 16, 32, 64 channels (paper: 64, 128, 256) on the first 2000 "
-            "images (paper: 50 000), one run for each loss"
-        ),
-        command=EXPERIMENT.command,
-        data_set="digits" if quick else "Fashion-MNIST, 10 000 and 60 000 images; CIFAR-10, 2000 images",
-        device=device.describe(),
-        wall_time=sum(float(result["seconds"]) for result in results),
-        folder=folder,
-    )
+def _scale(sets, **texts):
+    """``sets``: name → point, {loss: epochs}, repeats; arrays SET_LOSS_MEASURE (repeats, epochs)."""
+    grids, more = {}, {}
+    for name, (point, losses, repeats) in sets.items():
+        for loss, epochs in losses.items():
+            common = point | {"loss": loss, "epochs": epochs}
+            key = f"{name}_{SHORT[loss]}"
+            grids[key] = Grid(measure, common, {"repeat": range(repeats)}, seed=1, states=True)
+            more[f"{key}_epochs"] = epochs
+    return Scale(grids, more, **texts)
 
 
 EXPERIMENT = Experiment(
     name="noise-strength",
     title="Noise strength against loss, both loss functions (M22 Fig. 2, 5)",
     claims=("m22-noise-strength", "m22-noise-strength-xent"),
-    run=run,
+    full=_scale(
+        SETS,
+        text=(
+            "η and B of M22 Fig. 2 and 5. Fully connected: 784-300-300-300-10 on the first 10 000 images, 2 "
+            "runs for each loss, and M22's own network on its 60 000 images for 28 epochs with the square "
+            "loss. Convolutional: stacks of 16, 32, 64 channels (paper: 64, 128, 256) on the first 2000 "
+            "images (paper: 50 000), one run for each loss"
+        ),
+        data_set="Fashion-MNIST, 10 000 and 60 000 images; CIFAR-10, 2000 images",
+    ),
+    quick=_scale(QUICK_SETS, data_set="digits"),
     minutes=40,
     needs=("Fashion-MNIST", "CIFAR-10"),
+    seed=(0, 1),
+    device=device.describe,
 )

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
-from flatmin.ledger import record
-from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.networks import curvature, device, models
 from flatmin.networks.data import sets as datasets
+from flatmin.networks.point import at
 from flatmin.networks.train import run as training
 
 ETA, BATCH_SIZE, SAMPLES = 0.01, 100, 10_000
@@ -44,7 +44,7 @@ def measure(point, seed):
         dimension = curvature.effective_dimension(values.clamp(min=0))
         return {"values": values[:1000].numpy(), "dimension": dimension, "loss": losses[-1]}
     part = data.first(min(SPECTRUM_SAMPLES, len(data)))
-    pairs = [gradient_noise.decoupling(runs.model_at(0, i), part) for i in range(len(steps))]
+    pairs = [at(runs.model_at(0, i), "square", part).noise.decoupling() for i in range(len(steps))]
     return {
         "exact": np.stack([pair.exact[:1000].numpy() for pair in pairs]),
         "decoupled": np.stack([pair.decoupled[:1000].numpy() for pair in pairs]),
@@ -52,40 +52,35 @@ def measure(point, seed):
     }
 
 
-def run(folder, quick):
-    """Decoupling in three networks 784-100-100-1, spectra of three networks 784-10-1 for each scaling."""
-    common = {"data": "digits" if quick else "mnist", "samples": 1000 if quick else SAMPLES}
-    hidden, epochs = ((20, 20), (0, 5, 10)) if quick else ((100, 100), (0, 50, 500))
-    decoupling = [common | {"what": "decoupling", "scale": "unit", "hidden": hidden, "epochs": epochs}] * 3
-    spectrum = [
-        common | {"what": "spectrum", "scale": scale, "hidden": (10,), "epochs": (20 if quick else 1000,)}
-        for scale in SCALES
-        for _ in range(3)
-    ]
-    first = record.sweep(measure, decoupling, name=f"{EXPERIMENT.name}-decoupling", folder=folder, seed=1)
-    second = record.sweep(measure, spectrum, name=f"{EXPERIMENT.name}-spectrum", folder=folder, seed=2)
-    arrays = record.stack(first) | {f"gn_{k}": v for k, v in record.stack(second).items()}
-    return record.save(
-        EXPERIMENT.name,
-        arrays | {"epochs": epochs, "gn_scale": [point["scale"] for point in spectrum]},
-        seed=[1, 2],
-        scale=(
-            "images, networks, η, B and steps of M22; 3 networks for Fig. 1, spectra of the first 5000 "
-            "images; 3 for each pixel scaling for Fig. 6, of which the paper does not give its own"
-        ),
-        command=EXPERIMENT.command,
-        data_set="digits" if quick else "MNIST, first 10 000 images, even against odd",
-        device=device.describe(),
-        wall_time=first.seconds + second.seconds,
-        folder=folder,
-    )
+def _scale(data, hidden, samples, epochs, last, **texts):
+    common = {"data": data, "samples": samples}
+    decoupling = common | {"what": "decoupling", "scale": "unit", "hidden": hidden, "epochs": epochs}
+    spectrum = common | {"what": "spectrum", "hidden": (10,), "epochs": (last,)}
+    grids = {
+        "decoupling": Grid(measure, decoupling, repeats=3, seed=1, names="{}"),
+        "gn": Grid(measure, spectrum, {"scale": SCALES}, repeats=3, seed=2, shape=(9,)),
+    }
+    return Scale(grids, {"epochs": epochs, "gn_scale": np.repeat(SCALES, 3)}, **texts)
 
 
 EXPERIMENT = Experiment(
     name="parity-network",
     title="Decoupling and Hessian outliers of the even/odd networks (M22 Fig. 1, 6)",
     claims=("m22-decoupling", "m22-hessian-outliers"),
-    run=run,
+    full=_scale(
+        data="mnist",
+        hidden=(100, 100),
+        samples=SAMPLES,
+        epochs=(0, 50, 500),
+        last=1000,
+        text=(
+            "images, networks, η, B and steps of M22; 3 networks for Fig. 1, spectra of the first 5000 "
+            "images; 3 for each pixel scaling for Fig. 6, of which the paper does not give its own"
+        ),
+        data_set="MNIST, first 10 000 images, even against odd",
+    ),
+    quick=_scale("digits", hidden=(20, 20), samples=1000, epochs=(0, 5, 10), last=20, data_set="digits"),
     minutes=10,
     needs=("MNIST",),
+    device=device.describe,
 )

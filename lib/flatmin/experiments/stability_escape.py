@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.noise_alignment import network, task
-from flatmin.ledger import record
-from flatmin.networks import parameters, stability
+from flatmin.networks import device, parameters, stability
 from flatmin.networks.train import run as training
 from flatmin.theory.stability.threshold import growth, largest_step
 
@@ -72,43 +71,53 @@ def leave(point, seed):
     }
 
 
-def run(folder, quick):
-    """A few minima of each kind of model; arrays (minima, batch sizes, …)."""
-    trajectories = 10 if quick else 200
-    arrays, seconds = {}, 0.0
-    for kind in SIZE:
-        common = {
-            "kind": kind,
-            "size": 4 if quick else SIZE[kind],
-            "images": "digits" if quick else "mnist",
-            "descent": 50 if quick else DESCENT[kind],
-            "trajectories": trajectories,
-        }
-        points = [common | {"repeat": repeat} for repeat in range(2 if quick else MINIMA[kind])]
-        results = record.sweep(leave, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
-        seconds += results.seconds
-        arrays |= {f"{kind}_{name}": values for name, values in record.stack(results).items()}
-    return record.save(
-        EXPERIMENT.name,
-        arrays | {"batch_sizes": BATCH_SIZES},
-        seed=1,
-        scale=(
-            "four models and 200 trajectories as W22 Fig. 4, from 3 minima each (convolutional: 1); data, "
-            "sizes, step sizes and batch sizes are ours, W22's appendix is not at hand"
-        ),
-        command=EXPERIMENT.command,
-        data_set="Gaussian and sphere inputs; "
-        + ("digits" if quick else "MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]"),
-        wall_time=seconds,
-        folder=folder,
-    )
+def _scale(images, sizes, descent, minima, trajectories, **texts):
+    """``sizes``, ``descent``, ``minima``: by kind of model."""
+    grids = {
+        kind: Grid(
+            leave,
+            {
+                "kind": kind,
+                "size": sizes[kind],
+                "images": images,
+                "descent": descent[kind],
+                "trajectories": trajectories,
+            },
+            {"repeat": range(minima[kind])},
+            seed=1,
+        )
+        for kind in SIZE
+    }
+    return Scale(grids, {"batch_sizes": BATCH_SIZES}, **texts)
 
 
 EXPERIMENT = Experiment(
     name="stability-escape",
     title="SGD leaves the minimum that gradient descent found (W22 Fig. 4)",
     claims=("w22-escape",),
-    run=run,
+    full=_scale(
+        images="mnist",
+        sizes=SIZE,
+        descent=DESCENT,
+        minima=MINIMA,
+        trajectories=200,
+        text=(
+            "four models and 200 trajectories as W22 Fig. 4, from 3 minima each (convolutional: 1); data, "
+            "sizes, step sizes and batch sizes are ours, W22's appendix is not at hand"
+        ),
+        data_set=(
+            "Gaussian and sphere inputs; MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]"
+        ),
+    ),
+    quick=_scale(
+        images="digits",
+        sizes=dict.fromkeys(SIZE, 4),
+        descent=dict.fromkeys(SIZE, 50),
+        minima=dict.fromkeys(SIZE, 2),
+        trajectories=10,
+        data_set="Gaussian and sphere inputs; digits",
+    ),
     minutes=15,
     needs=("MNIST",),
+    device=device.describe,
 )

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from flatmin.experiments import Experiment
+from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.noise_alignment import network, task
-from flatmin.ledger import record
-from flatmin.networks import curvature, parameters, stability
+from flatmin.networks import curvature, device, parameters, stability
 from flatmin.networks.train import run as training
 from flatmin.theory.stability.threshold import largest_step
 
@@ -64,46 +63,46 @@ def along(point, seed):
     return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
 
 
-def run(folder, quick):
-    """Three runs of each network, η and B; arrays (η, B, runs, checkpoints)."""
-    images, repeats = ("digits", 2) if quick else ("mnist", 3)
-    arrays, seconds = {}, 0.0
-    for kind, etas in ETA.items():
-        steps, etas = (100, etas[:1]) if quick else (STEPS[kind], etas)
-        kept = [0, *np.geomspace(10, steps, 3 if quick else 16).round().astype(int).tolist()]
-        common = {"kind": kind, "size": 4 if quick else SIZE[kind], "images": images, "scale": "unit"}
-        points = [
-            common | {"steps": steps, "checkpoints": kept, "eta": eta, "batch_size": size, "repeat": repeat}
-            for eta in etas
-            for size in BATCH_SIZES
-            for repeat in range(repeats)
-        ]
-        results = record.sweep(along, points, name=f"{EXPERIMENT.name}-{kind}", folder=folder, seed=1)
-        seconds += results.seconds
-        for name, values in record.stack(results).items():
-            shape = (len(etas), len(BATCH_SIZES), repeats, *values.shape[1:])
-            arrays[f"{kind}_{name}"] = values.reshape(shape)
-        arrays |= {f"{kind}_eta": etas, f"{kind}_steps": kept}
-    return record.save(
-        EXPERIMENT.name,
-        arrays | {"batch_sizes": BATCH_SIZES},
-        seed=1,
-        scale=(
-            "B = 5 and 40 as W22 Fig. 3b; fully connected 784-128-128-1 on 500 images, convolutional on 200, "
-            "3 runs each; data, sizes and step sizes are ours, W22's appendix is not at hand"
-        ),
-        command=EXPERIMENT.command,
-        data_set="digits" if quick else "MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]",
-        wall_time=seconds,
-        folder=folder,
-    )
+def _scale(images, repeats, etas, sizes, steps, kept, **texts):
+    """``etas``, ``sizes``, ``steps``: by kind of model; ``kept``: the number of checkpoints after 0."""
+    grids, more = {}, {"batch_sizes": BATCH_SIZES}
+    for kind in ETA:
+        at = [0, *np.geomspace(10, steps[kind], kept).round().astype(int).tolist()]
+        common = {"kind": kind, "size": sizes[kind], "images": images, "scale": "unit"}
+        common |= {"steps": steps[kind], "checkpoints": at}
+        axes = {"eta": etas[kind], "batch_size": BATCH_SIZES, "repeat": range(repeats)}
+        grids[kind] = Grid(along, common, axes, seed=1)
+        more |= {f"{kind}_eta": etas[kind], f"{kind}_steps": at}
+    return Scale(grids, more, **texts)
 
 
 EXPERIMENT = Experiment(
     name="stability-training",
     title="SGD and the edge of stability along training (W22 Fig. 3b)",
     claims=("w22-bound-training",),
-    run=run,
+    full=_scale(
+        images="mnist",
+        repeats=3,
+        etas=ETA,
+        sizes=SIZE,
+        steps=STEPS,
+        kept=16,
+        text=(
+            "B = 5 and 40 as W22 Fig. 3b; fully connected 784-128-128-1 on 500 images, convolutional on 200, "
+            "3 runs each; data, sizes and step sizes are ours, W22's appendix is not at hand"
+        ),
+        data_set="MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]",
+    ),
+    quick=_scale(
+        images="digits",
+        repeats=2,
+        etas={kind: etas[:1] for kind, etas in ETA.items()},
+        sizes=dict.fromkeys(ETA, 4),
+        steps=dict.fromkeys(ETA, 100),
+        kept=3,
+        data_set="digits",
+    ),
     minutes=12,
     needs=("MNIST",),
+    device=device.describe,
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from flatmin.ledger import plots
 from flatmin.theory.stability import bounds
-from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.families import shaped_minimum
 from flatmin.theory.stability.paths import log_losses, mean_losses
 from flatmin.theory.stability.threshold import growth, largest_step
 
@@ -17,7 +17,6 @@ __all__ = [
     "noise_directions",
     "paths_and_rates",
     "plane",
-    "shaped_minimum",
     "tightness",
 ]
 
@@ -30,23 +29,11 @@ _FAMILY_LOOKS = {
 }
 
 
-def shaped_minimum(decay=1.0, spread=0.0, samples=24, seed=0):
-    """A minimum with random gradients and Tr H = 1.
-
-    Parameter j has the variance j^(−``decay``); each gradient is multiplied by exp of a normal number with
-    standard deviation ``spread``; twice as many parameters as samples.
-    """
-    rng = np.random.default_rng(seed)
-    gradients = rng.normal(size=(samples, 2 * samples)) * np.arange(1, 2 * samples + 1) ** (-decay / 2)
-    gradients *= np.exp(spread * rng.normal(size=(samples, 1)))
-    return Minimum.from_gradients(gradients * np.sqrt(samples) / np.linalg.norm(gradients))
-
-
-def plane(ax, minimum, batch_sizes, replacement=True):
+def plane(ax, minimum, batch_sizes, sampling="replacement"):
     """The (B, η) plane of one minimum: exact boundary, W22's bounds, the simple ones, gradient descent."""
 
     def steps(function):
-        return np.array([function(minimum, b, replacement) for b in batch_sizes])
+        return np.array([function(minimum, b, sampling) for b in batch_sizes])
 
     exact = steps(largest_step)
     ax.fill_between(batch_sizes, exact, 1e3 * exact.max(), color=plots.colour("diverged"), alpha=0.35, lw=0)
@@ -70,10 +57,10 @@ def choose_a_minimum(eta=3.0, batch_size=2, decay=1.0, spread=0.0):
     left.plot([batch_size], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black", zorder=5)
     left.set_ylim(min(left.get_ylim()[0], eta / 2), max(left.get_ylim()[1], 2 * eta))
     left.legend(fontsize=8)
-    rho = growth(minimum, eta, batch_size, True)
+    rho = growth(minimum, eta, batch_size, "replacement")
     logs = log_losses(minimum, eta, batch_size, 60, 20, 1, "replacement") / np.log(10)
     right.plot(logs.T, color=plots.colour("sgd"), ls="-", lw=0.6, alpha=0.6)
-    mean = np.log10(mean_losses(minimum, eta, batch_size, 60, True))
+    mean = np.log10(mean_losses(minimum, eta, batch_size, 60, "replacement"))
     plots.theory(right, np.arange(61), mean, "exact mean")
     title = f"{'stable' if rho <= 1 else 'unstable'}, ρ = {rho:.3g}"
     right.set(xlabel="step", ylabel=r"$\log_{10}L$", title=title)
@@ -87,22 +74,22 @@ def losses_and_growth(minimum, batch_size, ratios, simulated, eta_ratios):
     ``simulated``: η/η* → ln L (trajectories, steps + 1), for the ``ratios``. Batches with replacement.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
-    edge = largest_step(minimum, batch_size, True)
+    edge = largest_step(minimum, batch_size, "replacement")
     for ratio, kind in zip(ratios, ("flat", "sgd", "sharp"), strict=True):
         losses = np.exp(simulated[ratio])
         steps = np.arange(losses.shape[1])
-        exact = mean_losses(minimum, ratio * edge, batch_size, steps[-1], True)
+        exact = mean_losses(minimum, ratio * edge, batch_size, steps[-1], "replacement")
         plots.theory(left, steps, exact, color=plots.colour(kind), linestyle="-")
         error = losses.std(axis=0) / np.sqrt(len(losses))
         plots.points(left, steps, losses.mean(axis=0), error, f"η = {ratio:g} η*", kind, ms=4)
     left.set(xlabel="step", ylabel="E L", yscale="log")
     left.legend()
     etas = eta_ratios * edge
-    one = np.array([bounds.one_step_growth(minimum, eta, batch_size, True) for eta in etas])
-    printed = [bounds.theorem_3_5_growth(minimum, eta, batch_size, True) for eta in etas]
+    one = np.array([bounds.one_step_growth(minimum, eta, batch_size, "replacement") for eta in etas])
+    printed = [bounds.theorem_3_5_growth(minimum, eta, batch_size, "replacement") for eta in etas]
     shade = {"color": plots.colour("flat"), "alpha": 0.3, "lw": 0}
     right.fill_between(eta_ratios, one[:, 0], one[:, 1], label="one step, any θ", **shade)
-    exact = [growth(minimum, eta, batch_size, True) for eta in etas]
+    exact = [growth(minimum, eta, batch_size, "replacement") for eta in etas]
     plots.theory(right, eta_ratios, exact, "exact ρ")
     plots.printed(right, eta_ratios, printed, r"$\gamma_0$ of Theorem 3.5")
     right.axhline(1, color="0.6", lw=0.8, ls="-")
@@ -116,7 +103,7 @@ def tightness(rows, batch_sizes):
     """Exact step over what a bound allows, against B over the effective rank, for families of minima.
 
     ``rows``: family → dict of arrays (repeats, B) as of
-    :func:`flatmin.experiments.stability_random.compare`.
+    :func:`flatmin.theory.stability.families.compare`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharex=True)
     for family, row in rows.items():
