@@ -13,7 +13,7 @@ import reprlib
 
 import numpy as np
 
-__all__ = ["array", "choice", "flag", "instance", "integer", "number", "refused", "together"]
+__all__ = ["array", "choice", "finite", "flag", "instance", "integer", "number", "refused", "together"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -120,6 +120,17 @@ def together(**arguments: np.ndarray) -> tuple[int, ...]:
     except ValueError:
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"{found}: must have shapes that broadcast") from None
+
+
+def finite(result, **arguments):
+    """``result`` if every number in it is finite; the error names the ``arguments`` it came from.
+
+    For arguments each of which may be large or small, but not all at once.
+    """
+    if np.all(np.isfinite(result)):
+        return result
+    found = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+    raise ValueError(f"{found}: must not be so large or small that the result exceeds a double")
 
 
 def instance(name: str, value, kind: type | tuple[type, ...]):

@@ -59,7 +59,7 @@ SECONDS, HOPELESS = 5, 60
 #: arguments of which no negative value can be meant, whatever the function
 NEVER_NEGATIVE = frozenset(
     {"eta", "batch_size", "sigma", "delta_s", "temperature", "steps", "samples", "seed", "runs", "resamples"}
-    | {"points", "dimension", "trajectories"}
+    | {"dimension", "trajectories"}
 )
 _NUMBERS = {
     "0": 0,
@@ -188,7 +188,7 @@ def _mutants(valid) -> dict:
     """Bad values by their labels: the table, and the valid value spoiled if it is an array or a sequence."""
     found = {label: value for label, value in (_NUMBERS | _OTHERS).items() if value is not valid}
     if isinstance(valid, bool):
-        del found["True"]
+        found.pop("True", None)
     is_tensor = hasattr(valid, "detach")
     if is_tensor or isinstance(valid, np.ndarray) or _is_numbers(valid):
         array = valid.detach().cpu().numpy() if is_tensor else np.asarray(valid)

@@ -11,9 +11,10 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
-from flatmin.theory.continuum.slow import SlowEquation, gaussian_moments, vectorised
+from flatmin import _check
+from flatmin.theory.continuum.slow import SlowEquation, as_expression, vectorised
 from flatmin.theory.landscape import Landscape
-from flatmin.theory.noise import ETA
+from flatmin.theory.noise import ETA, gaussian_moments
 
 __all__ = ["XI", "CriticalLaw", "W", "critical_law"]
 
@@ -29,7 +30,7 @@ class CriticalLaw:
 
         P(ξ) ∝ (d + cξ²)^{(α + βd/c)/2c − 1} exp(−βξ²/2c).
 
-    Attributes
+    Parameters
     ----------
     centre : expression
         Δ₀, proportional to ε.
@@ -86,21 +87,63 @@ class CriticalLaw:
         return sp.factor((self.linear - 2 * self.multiplicative) / self.cubic)
 
     def delta_s(self, w):
-        """Noise level Δ₀(1 + εw) for numbers w."""
-        return float(self.centre) * (1 + float(self.epsilon) * np.asarray(w, dtype=float))
+        """Noise level Δ₀(1 + εw) for numbers w. Raises ValueError for a law without numbers."""
+        centre, epsilon = self._number("centre"), self._number("epsilon")
+        with np.errstate(over="ignore"):
+            return _check.finite(centre * (1 + epsilon * _check.array("w", w)), w=w)
 
     def w(self, delta_s):
-        """Distance from the transition w = (Δ_S/Δ₀ − 1)/ε for numbers Δ_S."""
-        return (np.asarray(delta_s, dtype=float) / float(self.centre) - 1) / float(self.epsilon)
+        """Distance from the transition w = (Δ_S/Δ₀ − 1)/ε for numbers Δ_S ≥ 0.
+
+        Raises ValueError for a law without numbers.
+        """
+        centre, epsilon = self._number("centre"), self._number("epsilon")
+        with np.errstate(over="ignore"):
+            away = (_check.array("delta_s", delta_s, least=0) / centre - 1) / epsilon
+            return _check.finite(away, delta_s=delta_s)
 
     def density(self, xi, w: float) -> np.ndarray:
-        """P(ξ) at points ξ (n,), normalised over the real line."""
-        log = vectorised(XI, self.log_density.subs(W, w))
-        reach = np.sqrt(80 * float(self.multiplicative / self.cubic) * (2 + abs(w)))
-        line = np.linspace(0, reach, 20001)
-        values = log(line)
-        top = values.max()
-        return np.exp(log(xi) - top) / (2 * np.trapezoid(np.exp(values - top), line))
+        """P(ξ), normalised over the real line.
+
+        Parameters
+        ----------
+        xi : (n,)
+        w : float
+            Distance from the transition; up to 10⁵, as far as the normalisation is resolved.
+
+        Returns
+        -------
+        (n,) array
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range, or a law without numbers.
+        """
+        xi, w = _check.array("xi", xi), _check.number("w", w, most=1e5)
+        ratio = self._number("multiplicative") / self._number("cubic")
+        core = self._number("additive") / self._number("multiplicative")
+        # P ≤ (d + cξ²)^power exp(−ξ²/2·ratio): either factor bounds it
+        power = float(self.linear.subs(W, w) / self.multiplicative + core / ratio) / 2 - 1
+        reach = np.sqrt(80 * ratio * (2 + abs(w)))
+        if power < 0:
+            reach = min(reach, np.sqrt(core * np.expm1(min(40 / -power, 700.0))))
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            log = vectorised(XI, self.log_density.subs(W, w))
+            line = np.linspace(0, reach, 20001)
+            values = log(line)
+            top = values.max()
+            density = np.exp(log(xi) - top) / (2 * np.trapezoid(np.exp(values - top), line))
+        return _check.finite(density, xi=xi, w=w)
+
+    def _number(self, name: str) -> float:
+        """A coefficient as a number; ValueError for one with symbols."""
+        value = getattr(self, name)
+        if value.free_symbols:
+            raise ValueError(
+                f"{name}={_check.shown(value)}: must be a number here; take a landscape with numbers"
+            )
+        return float(value)
 
 
 def critical_law(landscape: Landscape, eta=0, cross: bool = True) -> CriticalLaw:
@@ -113,24 +156,29 @@ def critical_law(landscape: Landscape, eta=0, cross: bool = True) -> CriticalLaw
 
     Parameters
     ----------
-    landscape : Landscape, with or without numbers
-        From :func:`flatmin.theory.landscape.near_degenerate_valley`.
+    landscape : Landscape
+        From :func:`flatmin.theory.valleys.near_degenerate.near_degenerate_valley`, with or without numbers.
     eta : number or expression
         Learning rate; 0 for the continuous equation.
     cross : bool
         Keep the cross diffusion; without it x and y are kicked by separate draws of μ.
+
+    Returns
+    -------
+    CriticalLaw
 
     Raises
     ------
     ValueError
         For a landscape of another form, λ₁ ≥ 0, or η outside 0 ≤ ηλ₀ < 2.
     """
-    values = _valley_coefficients(landscape)
-    epsilon, lam0, lam1, lam2 = values
-    if sp.sympify(eta).is_number and lam0.is_number and not 0 <= eta * lam0 < 2:
+    epsilon, lam0, lam1, lam2 = _valley_coefficients(_check.instance("landscape", landscape, Landscape))
+    step = as_expression("eta", eta)
+    if step.is_number and (step < 0 or (lam0.is_number and not step * lam0 < 2)):
         raise ValueError(f"eta={eta!r}: ηλ₀ must be at least 0 and below 2, with λ₀={lam0}")
-    put = dict(zip(_WINDOW, (sp.sympify(eta), lam0, lam1, lam2), strict=True))
-    linear, cubic, additive, multiplicative = (e.subs(put) for e in _window_coefficients(bool(cross)))
+    put = dict(zip(_WINDOW, (step, lam0, lam1, lam2), strict=True))
+    coefficients = _window_coefficients(_check.flag("cross", cross))
+    linear, cubic, additive, multiplicative = (e.subs(put) for e in coefficients)
     return CriticalLaw(
         centre=-epsilon * (1 - put[ETA] * lam0 / 2) / lam1,
         linear=sp.collect(sp.expand(linear), W),

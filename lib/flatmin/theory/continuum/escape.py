@@ -12,18 +12,21 @@ wrong for the stationary density of its S29.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 
+from flatmin import _check
 from flatmin.theory.continuum.slow import SlowEquation
 
 __all__ = ["escape_rate", "kramers_rate", "mean_passage_time", "plane_passage_time"]
 
-#: collocation points of a panel
-_POINTS = 12
+#: collocation points of a panel, and how many panels there may be: their matrices take 2 kB each
+_POINTS, _MOST = 12, 100_000
+_ENDS = ("start", "target", "far")
 
 
 def mean_passage_time(
@@ -33,7 +36,8 @@ def mean_passage_time(
 
     Parameters
     ----------
-    equation : SlowEquation with numbers
+    equation : SlowEquation
+        With numbers.
     start, target : float
         In the equation's coordinate; start lies between target and far.
     far : float
@@ -52,11 +56,11 @@ def mean_passage_time(
         For a start not between target and far, fewer than one panel, a diffusion that is not positive on
         the way, or a time too large for a double (a barrier of more than 700).
     """
-    start, target, far = float(start), float(target), float(far)
+    _check.instance("equation", equation, SlowEquation)
+    start, target, far = (_check.number(*pair) for pair in zip(_ENDS, (start, target, far), strict=True))
+    panels = _check.integer("panels", panels, least=1, most=_MOST)
     if not (min(target, far) <= start <= max(target, far)) or target == far:
         raise ValueError(f"start={start:g}: must lie between target={target:g} and far={far:g}")
-    if panels < 1:
-        raise ValueError(f"panels={panels!r}: must be at least 1")
     drift, diffusion = equation.converted("ito").functions()
     side = np.sign(far - target)
 
@@ -65,38 +69,48 @@ def mean_passage_time(
         x = target + side * distance
         return side * drift(x), diffusion(x)
 
-    return _passage(local, abs(start - target), abs(far - target), panels)
+    with np.errstate(all="ignore"):
+        time = _passage(local, abs(start - target), abs(far - target), panels)
+    if not np.isfinite(time):
+        raise ValueError(
+            f"start={start:g}, target={target:g}, far={far:g}: the mean time exceeds the largest double"
+        )
+    return float(time)
 
 
 def _passage(local, start: float, far: float, panels: int) -> float:
     """Mean time from ``start`` > 0 to 0 with a wall at ``far``; panels are split at ``start``."""
     if start == 0:
         return 0.0
-    before = max(1, round(panels * start / far))
+    before = max(1, round(panels * (start / far)))
     breaks = np.linspace(0, start, before + 1)
     if start < far:
         breaks = np.concatenate([breaks, np.linspace(start, far, max(1, panels - before) + 1)[1:]])
     nodes, into, weights = _radau()
     width = np.diff(breaks)[:, None]
     drift, diffusion = local(breaks[1:, None] - width * nodes)
-    if not np.all(diffusion > 0):
-        raise ValueError(
-            f"diffusion must be positive between target and far, its minimum is {diffusion.min():g}"
-        )
+    _positive(diffusion)
     # g = dτ/dstart = (1/ψ)∫ψ/D obeys −dg/dx = (A/D)g + 1/D with g(far) = 0. Collocation at Radau points is
     # stable where A/D is large and negative, where the quotient of integrals would be 0/0.
     system = np.eye(len(nodes)) - into * (drift / diffusion * width)[:, None, :]
     sources = np.stack([np.ones_like(drift), (width / diffusion) @ into.T], axis=-1)
     from_right, own = np.moveaxis(np.linalg.solve(system, sources), -1, 0)
     slope, time = 0.0, 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(width) - 1, -1, -1):
-            values = from_right[k] * slope + own[k]
-            slope = values[-1]
-            time += width[k, 0] * (weights @ values) if k < before else 0.0
-    if not np.isfinite(time):
-        raise ValueError(f"the mean time from {start:g} above the target exceeds the largest double")
-    return float(time)
+    for k in range(len(width) - 1, -1, -1):
+        values = from_right[k] * slope + own[k]
+        slope = values[-1]
+        time += width[k, 0] * (weights @ values) if k < before else 0.0
+    return time
+
+
+def _positive(diffusion):
+    """Refuse a diffusion that is not positive and finite; its range is that from target to far."""
+    if not np.all((diffusion > 0) & (diffusion < np.inf)):
+        low, high = diffusion.min(), diffusion.max()
+        raise ValueError(
+            "equation: its diffusion must be positive and finite between target and far (and start), "
+            f"it goes from {low:g} to {high:g}"
+        )
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +137,8 @@ def escape_rate(
 
     Parameters
     ----------
-    equation : SlowEquation with numbers
+    equation : SlowEquation
+        With numbers.
     target : float
         Where the process is absorbed: beyond the barrier, such as the bottom of the next well.
     far : float
@@ -143,38 +158,46 @@ def escape_rate(
     ValueError
         As :func:`mean_passage_time`; also when 100 iterations do not settle.
     """
-    target, far = float(target), float(far)
+    _check.instance("equation", equation, SlowEquation)
+    target, far = _check.number("target", target), _check.number("far", far)
     if target == far:
         raise ValueError(f"target={target:g}: must differ from far={far:g}")
-    if panels < 1:
-        raise ValueError(f"panels={panels!r}: must be at least 1")
+    panels = _check.integer("panels", panels, least=1, most=_MOST)
+    tolerance = _check.number("tolerance", tolerance, above=0, below=1)
+    with np.errstate(all="ignore"):
+        rate = _lowest_eigenvalue(equation, target, far, panels, tolerance)
+    if rate is None:
+        raise ValueError(
+            f"target={target:g}, far={far:g}: no separate slow escape, the eigenvalue does not settle"
+        )
+    if not np.isfinite(rate) or rate == 0:
+        raise ValueError(f"target={target:g}, far={far:g}: the mean time to it exceeds the largest double")
+    return float(rate)
+
+
+def _lowest_eigenvalue(equation, target, far, panels, tolerance):
+    """Inverse iteration; None where 100 of them do not settle, 0 or NaN where numbers overflow."""
     drift, diffusion = equation.converted("ito").functions()
     side, width = np.sign(far - target), abs(far - target) / panels
     nodes, into, weights = _radau()
     distance = width * (np.arange(1, panels + 1)[:, None] - nodes)
     a, d = side * drift(target + side * distance), diffusion(target + side * distance)
-    if not np.all(d > 0):
-        raise ValueError(f"diffusion must be positive between target and far, its minimum is {d.min():g}")
+    _positive(d)
     system = np.linalg.inv(np.eye(len(nodes)) - into * (a / d * width)[:, None, :])
     carried, old, u = system.sum(axis=-1), 0.0, np.ones_like(d)
     for _ in range(100):
         own = np.einsum("kij,jl,kl->ki", system, into, width * u / d)
         slope, values = 0.0, np.empty_like(d)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for k in range(panels - 1, -1, -1):
-                values[k] = carried[k] * slope + own[k]
-                slope = values[k, -1]
-            steps = width * values @ weights
-            new_u = np.cumsum(steps)[:, None] - width * values @ into.T
-            rate = u[-1, 0] / new_u[-1, 0]
-        if not np.isfinite(rate) or rate == 0:
-            raise ValueError(f"target={target:g}: the mean time to it exceeds the largest double")
-        if abs(rate - old) <= tolerance * rate:
-            return float(rate)
+        for k in range(panels - 1, -1, -1):
+            values[k] = carried[k] * slope + own[k]
+            slope = values[k, -1]
+        steps = width * values @ weights
+        new_u = np.cumsum(steps)[:, None] - width * values @ into.T
+        rate = u[-1, 0] / new_u[-1, 0]
+        if not np.isfinite(rate) or rate == 0 or abs(rate - old) <= tolerance * rate:
+            return rate
         old, u = rate, new_u / new_u[-1, 0]
-    raise ValueError(
-        f"target={target:g}, far={far:g}: no separate slow escape, the eigenvalue does not settle"
-    )
+    return None
 
 
 def kramers_rate(temperature, barrier, hessian, saddle_hessian):
@@ -182,8 +205,15 @@ def kramers_rate(temperature, barrier, hessian, saddle_hessian):
 
     Parameters
     ----------
-    temperature, barrier : T > 0 and ΔV > 0, numbers or arrays
-    hessian, saddle_hessian : numbers in one dimension, else (n, n) matrices of V at minimum and saddle
+    temperature, barrier : number or array
+        T > 0 and ΔV > 0.
+    hessian, saddle_hessian : number or (n, n)
+        Of V at the minimum and at the saddle; numbers in one dimension.
+
+    Returns
+    -------
+    number or array
+        Rate per unit of τ.
 
     Raises
     ------
@@ -191,21 +221,27 @@ def kramers_rate(temperature, barrier, hessian, saddle_hessian):
         For a temperature or barrier that is not positive, a minimum that is not one, or a saddle whose
         Hessian has not exactly one negative eigenvalue.
     """
-    temperature, barrier = np.asarray(temperature, dtype=float), np.asarray(barrier, dtype=float)
-    if not np.all(temperature > 0):
-        raise ValueError(f"temperature={temperature}: must be positive")
-    if not np.all(barrier > 0):
-        raise ValueError(f"barrier={barrier}: must be positive, the saddle lies above the minimum")
-    stable = np.linalg.eigvalsh(np.atleast_2d(np.asarray(hessian, dtype=float)))
-    unstable = np.linalg.eigvalsh(np.atleast_2d(np.asarray(saddle_hessian, dtype=float)))
+    temperature = _check.array("temperature", temperature, above=0)
+    barrier = _check.array("barrier", barrier, above=0)
+    _check.together(temperature=temperature, barrier=barrier)
+    stable, unstable = _eigenvalues("hessian", hessian), _eigenvalues("saddle_hessian", saddle_hessian)
     if stable[0] <= 0:
-        raise ValueError(f"hessian={hessian!r}: must be positive definite")
+        raise _check.refused("hessian", hessian, "positive definite")
     if len(stable) != len(unstable) or unstable[0] >= 0 or np.any(unstable[1:] <= 0):
-        raise ValueError(
-            f"saddle_hessian={saddle_hessian!r}: must have the shape of hessian and one negative eigenvalue"
-        )
-    prefactor = -unstable[0] / (2 * np.pi) * np.sqrt(stable.prod() / abs(unstable.prod()))
-    return prefactor * np.exp(-barrier / temperature)
+        allowed = "of the shape of hessian and with one negative eigenvalue"
+        raise _check.refused("saddle_hessian", saddle_hessian, allowed)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        prefactor = -unstable[0] / (2 * np.pi) * np.sqrt(stable.prod() / abs(unstable.prod()))
+        rate = prefactor * np.exp(-barrier / temperature)
+    return _check.finite(rate, hessian=hessian, saddle_hessian=saddle_hessian)
+
+
+def _eigenvalues(name, matrix):
+    """Eigenvalues of a number or a symmetric matrix, from the lowest."""
+    given = np.atleast_2d(_check.array(name, matrix))
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not np.allclose(given, given.T):
+        raise _check.refused(name, matrix, "a number or a symmetric matrix")
+    return np.linalg.eigvalsh(given)
 
 
 def plane_passage_time(potential, temperatures, start, target: float, box, *, clock=None, cells=(240, 80)):
@@ -216,16 +252,24 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
 
     Parameters
     ----------
-    potential : callable of arrays (x, y)
-    temperatures : (T_x, T_y), positive
-    start : (x, y), moved to the nearest grid point
+    potential : callable
+        V of arrays (x, y).
+    temperatures : (float, float)
+        (T_x, T_y), positive.
+    start : (float, float)
+        (x, y), moved to the nearest grid point.
     target : float
     box : ((x_low, x_high), (y_low, y_high))
         Walls that reflect; x ≥ target inside it is the target.
-    clock : callable of arrays (x, y), optional
-        Units of the time to be measured that pass per unit of τ; 1/L on the logarithmic landscape.
+    clock : callable, optional
+        Of arrays (x, y): units of the time to be measured that pass per unit of τ; 1/L on the logarithmic
+        landscape.
     cells : (int, int)
         Cells along x and y.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
@@ -233,22 +277,42 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
         For temperatures that are not positive, a start outside of the box or beyond the target, or a time so
         long that rounding decides it (10¹³ of the shortest times of the grid).
     """
-    if not min(temperatures) > 0:
-        raise ValueError(f"temperatures={temperatures!r}: must be positive")
-    if not (box[0][0] <= start[0] < target < box[0][1] and box[1][0] <= start[1] <= box[1][1]):
-        raise ValueError(f"start={start!r}: must lie in the box {box!r} and before target={target!r}")
+    _check.instance("potential", potential, Callable)
+    temperatures = _check.array("temperatures", temperatures, above=0, shape=(2,))
+    start, target = _check.array("start", start, shape=(2,)), _check.number("target", target)
+    box = _check.array("box", box, shape=(2, 2), increasing=True)
+    cells = _check.array("cells", cells, shape=(2,), dtype=int, least=1, most=5000)
+    if not (box[0, 0] <= start[0] < target < box[0, 1] and box[1, 0] <= start[1] <= box[1, 1]):
+        allowed = f"in the box {box.tolist()} and before target={target:g}, which ends before it"
+        raise _check.refused("start", start, allowed)
     axes = [np.linspace(*side, number + 1) for side, number in zip(box, cells, strict=True)]
-    grid = np.meshgrid(*axes, indexing="ij")
-    v = potential(*grid)
-    generator = _fitted_generator(v, axes, temperatures)
-    inside = np.flatnonzero(grid[0].ravel() < target)
-    passing = np.ones(v.size) if clock is None else np.broadcast_to(clock(*grid), v.shape).ravel()
-    time = splu(generator[inside][:, inside]).solve(-passing[inside])
     place = [int(np.abs(axis - at).argmin()) for axis, at in zip(axes, start, strict=True)]
-    result = float(time[np.searchsorted(inside, np.ravel_multi_index(place, v.shape))])
-    if not 0 < result * np.abs(generator.diagonal()).max() < 1e13 * passing.max():
-        raise ValueError(f"temperatures={temperatures!r}: the mean time is too long for this grid")
+    if not axes[0][place[0]] < target:
+        raise _check.refused("start", start, f"further than half a cell from target={target:g}")
+    grid = np.meshgrid(*axes, indexing="ij")
+    with np.errstate(all="ignore"):
+        v = _on_grid("potential", potential, grid)
+        passing = np.ones(v.shape) if clock is None else _on_grid("clock", clock, grid, above=0)
+        generator = _fitted_generator(v, axes, temperatures)
+        inside = np.flatnonzero(grid[0].ravel() < target)
+        try:
+            time = splu(generator[inside][:, inside]).solve(-passing.ravel()[inside])
+        except (RuntimeError, ValueError):  # singular: rates that underflow
+            time = np.full(len(inside), np.nan)
+        result = float(time[np.searchsorted(inside, np.ravel_multi_index(place, v.shape))])
+        shortest = np.abs(generator.diagonal()).max()
+        if not 0 < result * shortest < 1e13 * passing.max():
+            where = f"temperatures={temperatures}, target={target:g}, box={box.tolist()}, cells={cells}"
+            raise ValueError(f"{where}, potential, clock: the mean time is too long for this grid")
     return result
+
+
+def _on_grid(name, function, grid, **bounds):
+    """Values of a user's function on the grid, checked."""
+    values = _check.array(name, _check.instance(name, function, Callable)(*grid), **bounds)
+    if values.shape not in ((), grid[0].shape):
+        raise ValueError(f"{name}: must return an array of the shape of its arguments, not {values.shape}")
+    return np.broadcast_to(values, grid[0].shape)
 
 
 def _fitted_generator(v, axes, temperatures):

@@ -26,12 +26,13 @@ import sympy as sp
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
+from flatmin import _check
+from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import ETA, SIGMA, Noise, RandomShift
 
-__all__ = ["CONVENTIONS", "Density", "Equation", "Region", "convention_drift", "noise_root", "stationary"]
+__all__ = ["Density", "Equation", "Region", "convention_drift", "noise_root", "stationary"]
 
-CONVENTIONS = ("ito", "stratonovich", "isothermal")
 #: the noise level Δ_S = ησ
 DELTA_S = sp.Symbol("Delta_S", positive=True)
 #: a density that falls below this fraction of its peak under zero was not resolved by the elements
@@ -41,33 +42,53 @@ _WORST_NEGATIVE = 1e-3
 def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
     """Return B(θ) with D = ηC/2 = BBᵀ, shape (d, d), in the landscape's symbols and Δ_S = ησ.
 
-    B is what multiplies the independent normal variables of one step, not another root of D.
+    B is what multiplies the independent normal variables of one step, not another root of D. Raises
+    ValueError for what is no landscape or no noise.
     """
-    normals = noise.normals(landscape)
+    _check.instance("landscape", landscape, Landscape)
+    normals = _check.instance("noise", noise, Noise).normals(landscape)
     kick = noise.gradient_noise(landscape, normals)
-    per_step = kick.jacobian(sp.Matrix(normals)) * sp.sqrt(ETA / 2) if normals else sp.zeros(2, 2)
+    if not normals:
+        return sp.zeros(landscape.dimension, 1)
+    per_step = kick.jacobian(sp.Matrix(normals)) * sp.sqrt(ETA / 2)
     return per_step.applyfunc(lambda e: sp.simplify(e.subs(SIGMA, DELTA_S / ETA)))
 
 
 def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
-    """Return the vector c of J = −P∇L − cP − D∇P, shape (d, 1), for D = BBᵀ with ``root`` = B.
+    """Return the vector c of J = −P∇L − cP − D∇P for D = BBᵀ.
 
-    Raises ValueError for an unknown convention.
+    Parameters
+    ----------
+    root : sympy matrix, (d, k)
+        B.
+    coordinates : sequence of d symbols
+    convention : {"ito", "stratonovich", "isothermal"}
+
+    Returns
+    -------
+    sympy matrix, (d, 1)
+
+    Raises
+    ------
+    ValueError
+        For an unknown convention, or a root without a row for each coordinate.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention={convention!r}: allowed are {', '.join(CONVENTIONS)}")
-    indices = range(len(coordinates))
+    convention_power(convention)
+    _check.instance("root", root, sp.MatrixBase)
+    if isinstance(coordinates, str) or not all(isinstance(q, sp.Symbol) for q in np.ravel(coordinates)):
+        raise _check.refused("coordinates", coordinates, "symbols")
+    if root.rows != np.size(coordinates):
+        raise _check.refused("coordinates", coordinates, f"as many as root has rows, {root.rows}")
+    indices = range(root.rows)
     if convention == "ito":
         matrix = root * root.T
         return sp.Matrix([sum(sp.diff(matrix[i, j], coordinates[j]) for j in indices) for i in indices])
     if convention == "stratonovich":
+        pairs = [(j, k) for j in indices for k in range(root.cols)]
         return sp.Matrix(
-            [
-                sum(root[i, k] * sp.diff(root[j, k], coordinates[j]) for j in indices for k in indices)
-                for i in indices
-            ]
+            [sum(root[i, k] * sp.diff(root[j, k], coordinates[j]) for j, k in pairs) for i in indices]
         )
-    return sp.zeros(len(coordinates), 1)
+    return sp.zeros(root.rows, 1)
 
 
 @dataclass(frozen=True)
@@ -80,15 +101,16 @@ class Region:
         Half-widths of a box centred at 0, or the radius of a disk.
     elements : (int, int)
         Number of elements along each coordinate between 0 and the rim.
-    degree : int ≥ 2
-        Polynomial degree of an element in each coordinate.
-    rim : "reflecting" or "absorbing"
+    degree : int
+        Polynomial degree of an element in each coordinate, at least 2.
+    rim : {"reflecting", "absorbing"}
         No flux through the rim, or P = 0 on it (the paper's choice, Y22 §III.C).
 
     Raises
     ------
     ValueError
-        For a non-positive extent, fewer than one element, a degree below 2 or an unknown rim.
+        For a non-positive extent, fewer than one element, a degree below 2 (or more of them than a direct
+        solver can take) or an unknown rim.
     """
 
     extent: tuple[float, float] | float = (2.0, 2.0)
@@ -97,17 +119,12 @@ class Region:
     rim: str = "reflecting"
 
     def __post_init__(self):
-        sizes = np.atleast_1d(np.asarray(self.extent, dtype=float))
-        if sizes.shape not in ((1,), (2,)) or not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
-            raise ValueError(
-                f"extent={self.extent!r}: must be two positive half-widths (box) or one radius (disk)"
-            )
-        if len(tuple(self.elements)) != 2 or min(self.elements) < 1:
-            raise ValueError(f"elements={self.elements!r}: must be two integers of at least 1")
-        if not isinstance(self.degree, (int, np.integer)) or self.degree < 2:
-            raise ValueError(f"degree={self.degree!r}: must be an integer of at least 2")
-        if self.rim not in ("reflecting", "absorbing"):
-            raise ValueError(f"rim={self.rim!r}: allowed are 'reflecting', 'absorbing'")
+        sizes = _check.array("extent", self.extent, above=0)
+        if sizes.shape not in ((), (2,)):
+            raise _check.refused("extent", self.extent, "two half-widths (box) or one radius (disk)")
+        _check.array("elements", self.elements, shape=(2,), dtype=int, least=1, most=200)
+        _check.integer("degree", self.degree, least=2, most=40)
+        _check.choice("rim", self.rim, ("reflecting", "absorbing"))
 
     @property
     def is_disk(self) -> bool:
@@ -119,7 +136,7 @@ class Region:
         """Half-widths of the smallest box around the region, shape (2,)."""
         return np.broadcast_to(np.asarray(self.extent, dtype=float), (2,))
 
-    def basis(self, halved: tuple[bool, bool]) -> skfem.CellBasis:
+    def _basis(self, halved: tuple[bool, bool]) -> skfem.CellBasis:
         """The finite-element basis on the region, or on its half where a coordinate is positive."""
         lines = []
         for half, number in zip(halved, self.elements, strict=True):
@@ -133,7 +150,7 @@ class Region:
         # two Gauss points more than a polynomial of this degree needs, for the coefficients
         return skfem.CellBasis(mesh, skfem.ElementQuadP(int(self.degree)), intorder=2 * self.degree + 4)
 
-    def on_rim(self, points: np.ndarray) -> np.ndarray:
+    def _on_rim(self, points: np.ndarray) -> np.ndarray:
         """Which of ``points`` (2, n) lie on the rim."""
         scaled = points / self.half_widths[:, None]
         distance = np.hypot(*scaled) if self.is_disk else np.abs(scaled).max(axis=0)
@@ -145,13 +162,14 @@ class Equation:
 
     Parameters
     ----------
-    landscape : Landscape with numbers and two coordinates.
+    landscape : Landscape
+        With numbers and two coordinates.
     noise : Noise
         Its kind; the strength is given as Δ_S = ησ to :meth:`stationary`.
-    convention : "ito", "stratonovich" or "isothermal"
+    convention : {"ito", "stratonovich", "isothermal"}
     cross : bool
         Keep the cross terms D₁₂ = D₂₁. Without them the equation is that of Y22 §III.B–C.
-    region : Region
+    region : Region, optional
 
     Raises
     ------
@@ -160,17 +178,17 @@ class Equation:
     """
 
     def __init__(self, landscape: Landscape, noise: Noise, *, convention: str, cross=True, region=None):
-        landscape.require_numbers()
+        _check.instance("landscape", landscape, Landscape).require_numbers()
         if landscape.dimension != 2:
             raise ValueError(f"landscape has {landscape.dimension} coordinates: two are needed")
-        if convention not in CONVENTIONS:
-            raise ValueError(f"convention={convention!r}: allowed are {', '.join(CONVENTIONS)}")
-        if not cross and convention == "stratonovich":
+        convention_power(convention)
+        if not _check.flag("cross", cross) and convention == "stratonovich":
             raise ValueError(
                 "cross=False: the Stratonovich drift belongs to the whole noise; use 'ito' or 'isothermal'"
             )
+        region = Region() if region is None else _check.instance("region", region, Region)
         self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
-        self.region = region if region is not None else Region()
+        self.region = region
         root = noise_root(landscape, noise)
         diffusion = (root * root.T).applyfunc(sp.expand)
         if not cross:
@@ -183,7 +201,7 @@ class Equation:
         # D and c are proportional to Δ_S: what is kept is their value per unit of Δ_S
         self.diffusion = diffusion.subs(DELTA_S, 1)
         self.noise_drift = c.applyfunc(sp.expand).subs(DELTA_S, 1)
-        self.basis = self.region.basis(self._even())
+        self.basis = self.region._basis(self._even())
 
     def _even(self) -> tuple[bool, bool]:
         """In which coordinates loss and diffusion are symmetric, so that half the region is enough."""
@@ -263,43 +281,47 @@ class Equation:
         """Unknowns that an absorbing rim leaves free."""
         facets = self.basis.mesh.boundary_facets()
         ends = self.basis.mesh.p[:, self.basis.mesh.facets[:, facets]]
-        on_rim = self.region.on_rim(ends.reshape(2, -1)).reshape(2, -1).all(axis=0)
+        on_rim = self.region._on_rim(ends.reshape(2, -1)).reshape(2, -1).all(axis=0)
         return self.basis.complement_dofs(self.basis.get_dofs(facets[on_rim]))
 
     def operator(self, delta_s: float) -> sparse.csc_matrix:
         """A₀ + Δ_S A₁. Raises ValueError unless delta_s is positive and finite."""
-        if not (np.isfinite(delta_s) and delta_s > 0):
-            raise ValueError(f"delta_s={delta_s!r}: must be positive and finite")
+        delta_s = _check.number("delta_s", delta_s, above=0)
         first, second = self.matrices
-        return (first + delta_s * second).tocsc()
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = (first + delta_s * second).tocsc()
+            _check.finite(total.data.sum(), delta_s=delta_s)
+        return total
 
     def stationary(self, delta_s: float) -> Density:
         """Return the stationary density at noise level Δ_S = ησ.
 
         With an absorbing rim probability leaks out; the density is then the slowest-decaying one and
-        ``leak`` its decay rate.
-
-        Raises
-        ------
-        ValueError
-            For a delta_s that is not positive, or when the elements are too coarse for the density.
+        ``leak`` its decay rate. Raises ValueError for a delta_s that is not positive, or when the elements
+        are too coarse for the density.
         """
-        operator = self.operator(delta_s)
-        if self.region.rim == "reflecting":
-            column = sparse.csc_matrix(self.load[:, None])
-            bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
-            solution = splu(bordered).solve(np.append(np.zeros(self.unknowns), 1.0))
-            coefficients, leak = solution[:-1], 0.0
-        else:
-            coefficients, leak = self._slowest(operator)
-        density = Density(self, float(delta_s), coefficients, leak)
-        if density.lowest < -_WORST_NEGATIVE:
+        with np.errstate(all="ignore"):
+            coefficients, leak = self._solved(self.operator(delta_s))
+            density = Density(self, float(delta_s), coefficients, leak)
+            lowest = density.lowest
+        if not lowest >= -_WORST_NEGATIVE:
             raise ValueError(
                 f"elements={self.region.elements} of degree {self.region.degree} are too coarse at "
-                f"delta_s={delta_s:g}: the density falls to {density.lowest:.2g} of its peak; "
+                f"delta_s={delta_s:g}: the density falls to {lowest:.2g} of its peak; "
                 f"use more elements or a smaller extent"
             )
         return density
+
+    def _solved(self, operator) -> tuple[np.ndarray, float]:
+        """Coefficients of the density and the rate at which it leaks; NaN where the matrix is singular."""
+        try:
+            if self.region.rim == "absorbing":
+                return self._slowest(operator)
+            column = sparse.csc_matrix(self.load[:, None])
+            bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
+            return splu(bordered).solve(np.append(np.zeros(self.unknowns), 1.0))[:-1], 0.0
+        except RuntimeError:
+            return np.full(self.unknowns, np.nan), 0.0
 
     def _slowest(self, operator) -> tuple[np.ndarray, float]:
         """Slowest-decaying density and its rate, by inverse iteration."""
@@ -314,6 +336,10 @@ class Equation:
             vector, before, rate = new / size, rate, (self.load[inner] @ vector) / size
             if abs(rate - before) <= 1e-10 * abs(rate) + 1e-14:
                 break
+        else:
+            raise ValueError(
+                f"rim={self.region.rim!r}: no slowest density at this delta_s, its rate does not settle"
+            )
         coefficients = np.zeros(self.unknowns)
         coefficients[inner] = vector
         return coefficients, float(rate)
@@ -321,12 +347,13 @@ class Equation:
     def solve_source(self, delta_s: float, source: np.ndarray) -> Density:
         """Return the solution of ∇·(P∇L + cP + D∇P) = −``source`` with P = 0 on an absorbing rim.
 
-        ``source`` has the shape (elements, points) of the quadrature points. For tests by manufactured
-        solutions; the solution is not normalised.
+        ``source`` (elements, points) is given at the quadrature points. For tests by manufactured solutions;
+        the solution is not normalised. Raises ValueError for a source of another shape or a reflecting rim.
         """
         if self.region.rim != "absorbing":
             raise ValueError(f"rim={self.region.rim!r}: a source needs an absorbing rim")
         phi, _, weight = self._at_nodes
+        source = _check.array("source", source, shape=weight.shape)
         right = np.bincount(
             self.basis.element_dofs.ravel(),
             weights=(phi * weight * source).sum(axis=-1).ravel(),
@@ -334,7 +361,8 @@ class Equation:
         )
         inner = self._inner
         coefficients = np.zeros(self.unknowns)
-        coefficients[inner] = splu(self.operator(delta_s)[inner][:, inner].tocsc()).solve(right[inner])
+        operator = self.operator(delta_s)[inner][:, inner].tocsc()
+        coefficients[inner] = splu(operator).solve(right[inner])
         return Density(self, float(delta_s), coefficients, 0.0)
 
 
@@ -373,7 +401,10 @@ class Density:
         return float(self._values.min() / self._values.max())
 
     def mean(self, expression) -> float:
-        """⟨expression⟩ over the region; the expression must have the symmetry of the density."""
+        """⟨expression⟩ over the region.
+
+        Raises ValueError for an expression without the symmetry of the density, or one that is not finite.
+        """
         landscape = self.equation.landscape
         parsed = landscape.expression(expression)
         for half, q in zip(self.equation._even(), landscape.coordinates, strict=True):
@@ -383,11 +414,15 @@ class Density:
                 )
         x, y = np.asarray(self.equation.basis.global_coordinates())
         weight = self.equation.copies * self.equation.basis.dx
-        return float((landscape.function(parsed)(x, y) * self._values * weight).sum() / self.mass)
+        with np.errstate(all="ignore"):
+            mean = float((landscape.function(parsed)(x, y) * self._values * weight).sum() / self.mass)
+        return _check.finite(mean, expression=expression)
 
     def _locate(self, x, y):
         """Signs of the points, element of each, coordinates in it, and which lie inside the region."""
-        x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        x, y = _check.array("x", x, empty=True), _check.array("y", y, empty=True)
+        _check.together(x=x, y=y)
+        x, y = np.broadcast_arrays(x, y)
         points = np.stack([x.ravel(), y.ravel()])
         low = self.equation.basis.mesh.p.min(axis=1)
         mirrored = np.where((low > -1e-12)[:, None], np.sign(points) + (points == 0), 1.0)
@@ -418,15 +453,20 @@ class Density:
         return shape, values, slopes
 
     def __call__(self, x, y) -> np.ndarray:
-        """P at points (broadcasting arrays); zero outside the region."""
+        """P at points (broadcasting arrays); zero outside the region. Raises ValueError for bad numbers."""
         shape, values, _ = self._evaluate(x, y)
         return values.reshape(shape)
 
     def flux(self, x, y) -> np.ndarray:
-        """J = −P∇L − cP − D∇P at points, shape (2, …), in probability per unit of τ and length."""
+        """J = −P∇L − cP − D∇P at points, shape (2, …), in probability per unit of τ and length.
+
+        Zero outside the region. Raises ValueError for points that are not finite or do not broadcast.
+        """
         shape, values, slopes = self._evaluate(x, y)
         equation = self.equation
         point = [np.broadcast_to(np.asarray(v, dtype=float), shape).ravel() for v in (x, y)]
+        inside = (values != 0) | (slopes != 0).any(axis=0)
+        point = np.where(inside, point, 0.0)  # the drift may overflow out there
         gradient = equation.landscape.function(equation.landscape.gradient)(*point)
         drift = gradient + self.delta_s * equation.landscape.function(equation.noise_drift)(*point)
         matrix = self.delta_s * equation.landscape.function(equation.diffusion)(*point)
@@ -434,12 +474,15 @@ class Density:
         return flux.reshape(2, *shape)
 
     def marginal(self, coordinate: str, at) -> np.ndarray:
-        """Density of one coordinate at the points ``at`` (n,), the other integrated out by quadrature."""
+        """Density of one coordinate at the points ``at`` (n,), the other integrated out by quadrature.
+
+        Raises ValueError for an unknown coordinate or points that are not finite numbers in one axis.
+        """
         names = [q.name for q in self.equation.landscape.coordinates]
-        if coordinate not in names:
-            raise ValueError(f"coordinate={coordinate!r}: allowed are {names}")
-        axis = names.index(coordinate)
-        at = np.atleast_1d(np.asarray(at, dtype=float))
+        axis = names.index(_check.choice("coordinate", coordinate, names))
+        at = np.atleast_1d(_check.array("at", at))
+        if at.ndim != 1:
+            raise _check.refused("at", at, "points in one axis")
         region = self.equation.region
         reach = region.half_widths[1 - axis]
         half = self.equation._even()[1 - axis]
@@ -506,8 +549,25 @@ def stationary(
 ) -> Density:
     """Return the stationary density of a landscape at noise level Δ_S = ησ (Y22 §III.C, with all of D).
 
-    Parameters and errors as for :class:`Equation` and :meth:`Equation.stationary`; ``noise`` is the random
-    shift unless given. For a scan over Δ_S make one Equation and call its ``stationary``.
+    For a scan over Δ_S make one :class:`Equation` and call its ``stationary``.
+
+    Parameters
+    ----------
+    landscape, convention, cross, region
+        As for :class:`Equation`.
+    delta_s : float
+        Δ_S, positive.
+    noise : Noise, optional
+        The random shift unless given.
+
+    Returns
+    -------
+    Density
+
+    Raises
+    ------
+    ValueError
+        As :class:`Equation` and :meth:`Equation.stationary`.
     """
     equation = Equation(
         landscape,

@@ -18,10 +18,11 @@ from functools import cached_property
 import numpy as np
 import sympy as sp
 
+from flatmin import _check
 from flatmin.theory.continuum.fokker_planck import DELTA_S, noise_root
-from flatmin.theory.continuum.slow import SlowEquation, gaussian_moments, vectorised
+from flatmin.theory.continuum.slow import SlowEquation, as_expression, vectorised
 from flatmin.theory.landscape import Landscape
-from flatmin.theory.noise import Noise, RandomShift
+from flatmin.theory.noise import Noise, RandomShift, gaussian_moments
 
 __all__ = ["Reduction"]
 
@@ -32,10 +33,12 @@ class Reduction:
 
     Parameters
     ----------
-    landscape : Landscape of two coordinates, quadratic in the fast one, with its floor at fast = 0.
+    landscape : Landscape
+        Of two coordinates, quadratic in the fast one, with its floor at fast = 0.
     fast : str
         Name of the fast coordinate.
-    noise : Noise, the random shift unless given.
+    noise : Noise
+        The random shift unless given.
 
     Raises
     ------
@@ -48,15 +51,15 @@ class Reduction:
     noise: Noise = field(default_factory=RandomShift)
 
     def __post_init__(self):
-        if self.landscape.dimension != 2:
+        if _check.instance("landscape", self.landscape, Landscape).dimension != 2:
             raise ValueError(f"landscape has {self.landscape.dimension} coordinates: two are needed")
-        names = [q.name for q in self.landscape.coordinates]
-        if self.fast not in names:
-            raise ValueError(f"fast={self.fast!r}: allowed are {names}")
+        _check.choice("fast", self.fast, [q.name for q in self.landscape.coordinates])
+        _check.instance("noise", self.noise, Noise)
         rest = sp.expand(self.loss - self.floor - self.curvature * self.y**2 / 2)
         if sp.simplify(rest) != 0 or self.curvature.has(self.y):
             raise ValueError(
-                f"loss must be U(x) + ½λ(x){self.fast}²: {rest} is left over; shift or straighten it"
+                f"landscape: its loss must be U(x) + ½λ(x){self.fast}² with fast={self.fast!r}: "
+                f"{_check.shown(rest)} is left over; shift or straighten it"
             )
 
     @property
@@ -120,7 +123,11 @@ class Reduction:
         return self.variance / (1 - self.tail)
 
     def average(self, expression: sp.Expr) -> sp.Expr:
-        """⟨expression⟩_y over the Gaussian conditional; the expression must be a polynomial in y."""
+        """⟨expression⟩_y over the Gaussian conditional.
+
+        Raises ValueError unless the expression is a polynomial in y.
+        """
+        _check.instance("expression", expression, sp.Expr)
         return gaussian_moments(expression, {self.y: self.variance})
 
     @cached_property
@@ -144,18 +151,29 @@ class Reduction:
             drift += Sk' − Fkm' − 2emk − ½ηFF',    diffusion += Sk + ¼ηλ'²m².
 
         For the random shift and η = 0, c = Δ_Sλ'(λ + U''), so that Sk ≈ −¾Δ_S²λλ'² takes back three quarters
-        of what ⟨λ'²y²⟩ put into ⟨D₁₁⟩. ``cross=False`` sets c = 0. ``eta`` is the step of the discrete
-        update, whose time is still τ = ηt; 0 is the continuous equation.
+        of what ⟨λ'²y²⟩ put into ⟨D₁₁⟩.
+
+        Parameters
+        ----------
+        order : {1, 2}
+        cross : bool
+            False sets c = 0.
+        eta : number or expression
+            Step of the discrete update, whose time is still τ = ηt; 0 is the continuous equation.
+
+        Returns
+        -------
+        SlowEquation
 
         Raises
         ------
         ValueError
             For an order other than 1 or 2, or a negative eta.
         """
-        if order not in (1, 2):
-            raise ValueError(f"order={order!r}: allowed are 1 and 2")
-        if sp.sympify(eta).is_negative:
-            raise ValueError(f"eta={eta!r}: must not be negative")
+        order, cross = _check.integer("order", order, least=1, most=2), _check.flag("cross", cross)
+        eta = as_expression("eta", eta)
+        if eta.is_negative:
+            raise _check.refused("eta", eta, "not negative")
         x, lam = self.x, self.curvature
         slope, lag = sp.diff(lam, x), 1 - eta * lam / 2
         m = self.variance / lag
@@ -173,8 +191,8 @@ class Reduction:
 
     def at_noise(self, expression, delta_s: float):
         """Put a number for Δ_S into an expression or a SlowEquation. Raises ValueError unless positive."""
-        if not (np.isfinite(delta_s) and delta_s > 0):
-            raise ValueError(f"delta_s={delta_s!r}: must be positive and finite")
+        delta_s = _check.number("delta_s", delta_s, above=0)
+        _check.instance("expression", expression, (SlowEquation, sp.Basic, sp.MatrixBase))
         if isinstance(expression, SlowEquation):
             parts = {n: getattr(expression, n).subs(DELTA_S, delta_s) for n in ("drift", "diffusion")}
             return replace(expression, **parts)
@@ -183,17 +201,45 @@ class Reduction:
     def marginal(self, x, delta_s: float, *, order=1, cross=True, eta=0, convention="ito") -> np.ndarray:
         """P_ss(x) of :meth:`slow_equation` read in ``convention``, at increasing points x (n,).
 
-        The printed density (Y22 S30) is order 1 read as "isothermal"; the one S29 demands is "ito".
+        The printed density (Y22 S30) is order 1 read as "isothermal"; the one S29 demands is "ito". The other
+        arguments and the errors are those of :meth:`slow_equation` and :meth:`SlowEquation.density`.
         """
         equation = self.at_noise(self.slow_equation(order, cross, eta), delta_s).read_as(convention)
-        return equation.density(x)
+        try:
+            return equation.density(x)
+        except ValueError as error:
+            raise ValueError(f"{error}; here delta_s={delta_s:g}, eta={eta}") from None
 
     def effective_loss(self, x, density, delta_s: float) -> np.ndarray:
         """L_SGD(x) = −Δ(x) ln[P_ss(x) P(y=0|x)] − U(x) for a density of x (n,) (Y22 S31–S33).
 
         Because Δ(x) multiplies the logarithm, the normalisation of P matters: a factor in P adds a multiple
-        of Δ(x), not a constant. ``density`` is taken as it is; P(0|x) is the normalised Gaussian.
+        of Δ(x), not a constant.
+
+        Parameters
+        ----------
+        x : (n,)
+        density : (n,)
+            P_ss at x, taken as it is, positive; P(0|x) is the normalised Gaussian.
+        delta_s : float
+            Δ_S, positive.
+
+        Returns
+        -------
+        (n,) array
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range, or points where λ(x) is not positive.
         """
+        x = _check.array("x", x, ndim=1)
+        density = _check.array("density", density, shape=x.shape, above=0)
+        delta_s = _check.number("delta_s", delta_s, above=0)
         names = (self.noise_strength, self.variance, self.floor)
-        strength, variance, floor = (vectorised(self.x, self.at_noise(e, delta_s))(x) for e in names)
-        return -strength * np.log(np.asarray(density) / np.sqrt(2 * np.pi * variance)) - floor
+        with np.errstate(all="ignore"):
+            strength, variance, floor = (vectorised(self.x, self.at_noise(e, delta_s))(x) for e in names)
+            if not np.all((variance > 0) & (variance < np.inf)):
+                raise _check.refused("x", x, f"where λ(x) is positive and finite at delta_s={delta_s:g}")
+            loss = -strength * np.log(density / np.sqrt(2 * np.pi * variance)) - floor
+        return _check.finite(loss, x=x, delta_s=delta_s)

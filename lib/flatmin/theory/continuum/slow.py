@@ -1,4 +1,4 @@
-"""Equations of one slow coordinate, their stationary densities in every convention, and Gaussian averages."""
+"""Equations of one slow coordinate, and their stationary densities in every convention."""
 
 from __future__ import annotations
 
@@ -7,34 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sympy as sp
 
-from flatmin.theory.continuum.fokker_planck import CONVENTIONS
+from flatmin import _check
+from flatmin.theory.conventions import convention_power
 
-__all__ = ["SlowEquation", "gaussian_moments", "variance_growth"]
-
-
-#: power s of D in P ∝ D^(−s) exp ∫drift/D
-_POWERS = dict(zip(CONVENTIONS, (1, sp.Rational(1, 2), 0), strict=True))
-
-
-def gaussian_moments(expression: sp.Expr, variables: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
-    """Mean of a polynomial in independent centred normal ``variables`` (symbol → variance).
-
-    Raises ValueError when the expression is not a polynomial in them.
-    """
-    try:
-        polynomial = sp.Poly(sp.expand(expression), *variables)
-    except sp.PolynomialError:
-        raise ValueError(f"expression {expression}: must be a polynomial in {list(variables)}") from None
-    total = sp.Integer(0)
-    for powers, coefficient in polynomial.terms():
-        if all(p % 2 == 0 for p in powers):
-            factors = [
-                sp.factorial2(p - 1) * v ** (p // 2)
-                for p, v in zip(powers, variables.values(), strict=True)
-                if p
-            ]
-            total += coefficient * sp.prod(factors)
-    return total
+__all__ = ["SlowEquation", "variance_growth"]
 
 
 def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
@@ -42,32 +18,55 @@ def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
 
     Parameters
     ----------
-    curvature_mean, curvature_square, slope_square : ⟨λ⟩, ⟨λ²⟩, ⟨λ'²⟩ (numbers, arrays or expressions)
-    eta, sigma : learning rate and noise strength
+    curvature_mean, curvature_square, slope_square : number, array or expression
+        ⟨λ⟩, ⟨λ²⟩ and ⟨λ'²⟩; the last two are not negative.
+    eta, sigma : number, array or expression
+        Learning rate and noise strength, neither negative.
 
     Returns
     -------
-    The same kind; negative where the variance of y is stable.
+    number, array or expression
+        Negative where the variance of y is stable.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range, or shapes that do not broadcast.
     """
-    return eta**2 * curvature_square - 2 * eta * curvature_mean + 2 * eta**2 * sigma * slope_square
+    given = {
+        "curvature_mean": as_numbers("curvature_mean", curvature_mean),
+        "curvature_square": as_numbers("curvature_square", curvature_square, least=0),
+        "slope_square": as_numbers("slope_square", slope_square, least=0),
+        "eta": as_numbers("eta", eta, least=0),
+        "sigma": as_numbers("sigma", sigma, least=0),
+    }
+    mean, square, slope, eta, sigma = given.values()
+    symbolic = any(isinstance(value, sp.Basic) for value in given.values())
+    if not symbolic:
+        _check.together(**given)
+    with np.errstate(over="ignore", invalid="ignore"):
+        growth = eta**2 * square - 2 * eta * mean + 2 * eta**2 * sigma * slope
+    return growth if symbolic else _check.finite(growth, **given)
 
 
 @dataclass(frozen=True)
 class SlowEquation:
     """One-dimensional stationary equation drift·P − D^(1−s) d/dx (D^s P) = 0, s by the convention.
 
-    Attributes
+    Parameters
     ----------
     coordinate : sympy symbol
-    drift : expression
+    drift : expression or number
         Velocity dx/dτ as the convention reads it.
-    diffusion : expression, positive
-    convention : "ito" (s = 1), "stratonovich" (s = ½) or "isothermal" (s = 0)
+    diffusion : expression or number
+        D(x), positive where the equation is solved.
+    convention : {"ito", "stratonovich", "isothermal"}
+        s = 1, ½ or 0.
 
     Raises
     ------
     ValueError
-        For an unknown convention.
+        For an unknown convention, or a drift or diffusion that is no real expression.
     """
 
     coordinate: sp.Symbol
@@ -76,24 +75,31 @@ class SlowEquation:
     convention: str
 
     def __post_init__(self):
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"convention={self.convention!r}: allowed are {', '.join(CONVENTIONS)}")
+        _check.instance("coordinate", self.coordinate, sp.Symbol)
+        for name in ("drift", "diffusion"):
+            object.__setattr__(self, name, as_expression(name, getattr(self, name)))
+        convention_power(self.convention)
 
     @property
     def log_slope(self) -> sp.Expr:
         """d ln P_ss/dx = drift/D − s D'/D."""
-        power = _POWERS[self.convention]
+        power = convention_power(self.convention)
         return (self.drift - power * sp.diff(self.diffusion, self.coordinate)) / self.diffusion
 
     def read_as(self, convention: str) -> SlowEquation:
-        """The same drift and diffusion under another convention: another process."""
+        """The same drift and diffusion under another convention: another process.
+
+        Raises ValueError for an unknown convention.
+        """
         return replace(self, convention=convention)
 
     def converted(self, convention: str) -> SlowEquation:
-        """The same process written in another convention: the drift changes with it."""
-        if convention not in CONVENTIONS:
-            raise ValueError(f"convention={convention!r}: allowed are {', '.join(CONVENTIONS)}")
-        shift = (_POWERS[convention] - _POWERS[self.convention]) * sp.diff(self.diffusion, self.coordinate)
+        """The same process written in another convention: the drift changes with it.
+
+        Raises ValueError for an unknown convention.
+        """
+        change = convention_power(convention) - convention_power(self.convention)
+        shift = change * sp.diff(self.diffusion, self.coordinate)
         return replace(self, drift=self.drift + shift, convention=convention)
 
     def functions(self):
@@ -104,25 +110,63 @@ class SlowEquation:
         return tuple(vectorised(self.coordinate, e) for e in (self.drift, self.diffusion))
 
     def density(self, x) -> np.ndarray:
-        """Stationary density at increasing points x (n,), normalised over their range (trapezoidal rule).
+        """Stationary density, normalised over the range of the points (trapezoidal rule).
 
-        ln P is integrated from point to point by 8-point Gauss quadrature; the points must be dense
-        enough for the trapezoidal rule to normalise a density of that width.
+        ln P is integrated from point to point by 8-point Gauss quadrature.
+
+        Parameters
+        ----------
+        x : (n,)
+            At least three increasing points, dense enough for the trapezoidal rule to normalise a density
+            of that width.
+
+        Returns
+        -------
+        (n,) array
+
+        Raises
+        ------
+        ValueError
+            For points that do not increase, where the diffusion is not positive or the drift not finite, or
+            symbols without numbers.
         """
-        x = np.asarray(x, dtype=float)
-        if x.ndim != 1 or len(x) < 3 or not np.all(np.diff(x) > 0):
-            raise ValueError(f"x={x!r}: must be at least three increasing points")
-        self.functions()
+        x = _check.array("x", x, ndim=1, increasing=True)
+        if len(x) < 3:
+            raise _check.refused("x", x, "at least three increasing points")
+        _, diffusion = self.functions()
         slope = vectorised(self.coordinate, self.log_slope)
         nodes, weights = np.polynomial.legendre.leggauss(8)
         width = np.diff(x)[:, None]
         inside = x[:-1, None] + width * (nodes + 1) / 2
-        steps = (slope(inside) * weights * width / 2).sum(axis=1)
-        log = np.concatenate([[0.0], np.cumsum(steps)])
-        density = np.exp(log - log.max())
-        return density / np.trapezoid(density, x)
+        with np.errstate(all="ignore"):
+            if not np.all(diffusion(inside) > 0):
+                raise _check.refused("x", x, f"where D = {_check.shown(self.diffusion)} is positive")
+            steps = (slope(inside) * weights * width / 2).sum(axis=1)
+            log = np.concatenate([[0.0], np.cumsum(steps)])
+            density = np.exp(log - log.max())
+            return _check.finite(density / np.trapezoid(density, x), x=x)
 
 
 def vectorised(symbol, expression):
+    """The expression as a function of an array; a constant is repeated over it."""
     raw = sp.lambdify(symbol, expression, modules="numpy", cse=True)
     return lambda x: np.broadcast_to(raw(np.asarray(x, dtype=float)), np.shape(x)) + 0.0
+
+
+def as_expression(name: str, value) -> sp.Expr:
+    """``value``, an expression or a real number, as an expression without infinities, NaN and the unit i."""
+    found = value
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        found = sp.sympify(value)
+    if not isinstance(found, sp.Expr) or found.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
+        raise _check.refused(name, value, "an expression or a finite real number")
+    return found
+
+
+def as_numbers(name: str, value, **bounds):
+    """An expression with symbols as it is; anything else as a checked array."""
+    if isinstance(value, sp.Basic) and value.free_symbols:
+        return as_expression(name, value)
+    if isinstance(value, sp.Basic) and value.is_real:
+        value = float(value)
+    return _check.array(name, value, **bounds)
