@@ -180,14 +180,18 @@ class Bound:
     ----------
     samples, columns : int
         n and C.
+    convex : bool
+        Whether it is known that ∂²ℓ/∂f² has a root; the losses without a closed form find out when asked.
     shape : tuple
         Shape *s of one sample's outputs.
     targets
         In the form that the loss takes, all n.
     """
 
+    convex = False
+
     def __init__(self, loss: Loss, outputs: Tensor, targets):
-        self.loss, self.targets = loss, targets
+        self.loss, self.name, self.targets = loss, loss.name, targets
         self.samples, self.shape = len(outputs), tuple(outputs.shape[1:])
         self.columns = math.prod(self.shape)
         self._function = loss.function(outputs)
@@ -289,6 +293,8 @@ class _Square(_Elementwise):
             raise ValueError(_misfit(targets, (len(targets), *shape)))
         return one_hot(targets, shape[0], dtype)
 
+    convex = True
+
     @staticmethod
     def batch_gradient(outputs, targets):
         return outputs - targets
@@ -335,6 +341,8 @@ class _Logistic(_Elementwise):
         given = self.loss.given
         self.weights = (1 if given.weight is None else whole(given.weight)) / self.columns
         self._extra = None if given.pos_weight is None else whole(given.pos_weight) - 1
+        positive = self._positive(self._of(_ALL), _ALL) * self.weights
+        self.convex = bool((positive >= 0).all())
 
     def _positive(self, y, rows):
         return torch.ones_like(y) if self._extra is None else 1 + self._extra[rows] * y
@@ -354,6 +362,8 @@ class _Huber(_Elementwise):
 
     The curvature is a step: s/C within δ, 0 beyond.
     """
+
+    convex = True
 
     def _prepare(self, outputs):
         given = self.loss.given
@@ -415,36 +425,43 @@ class _CrossEntropy(Bound):
         if weight is not None and tuple(weight.shape) != (classes,):
             raise ValueError(f"loss={self.loss.name}: weight must be one for each of {classes} classes")
         self._weight = None if weight is None else weight.detach().to(outputs)
-        self._smoothing = float(getattr(module, "label_smoothing", 0.0))
-        self._memo = None
+        self._smoothing, self._memo = float(getattr(module, "label_smoothing", 0.0)), None
         if self.targets.is_floating_point():
             self._share = 1 / math.prod(self.shape[1:])
-            return
-        valid = self.targets != _ignored(module)
-        labels = self.targets.where(valid, 0)
-        each = valid.to(outputs) if self._weight is None else self._weight[labels] * valid
-        mass = float(each.double().sum())
-        if not mass > 0:
+            self._mass = self._soft(outputs.reshape(self.samples, -1), _ALL).sum(1, keepdim=True)
+            self.convex = bool((self._mass >= 0).all())
+        else:
+            self._share_labels(outputs)
+
+    def _share_labels(self, outputs):
+        """What each label counts for in a mean over all that count: torch divides by their total weight."""
+        valid = self.targets != _ignored(self.loss.given)
+        labels, counts = self.targets.where(valid, 0), valid.to(outputs)
+        each = counts if self._weight is None else self._weight[labels] * counts
+        total = float(each.double().sum())
+        if not total > 0:
             raise ValueError(f"targets: every label is ignored by loss={self.loss.name} or weighs nothing")
         self._labels = labels.reshape(self.samples, 1, -1)
-        self._each = (each * (self.samples / mass)).reshape(self.samples, 1, -1)
-        self._valid = (valid.to(outputs) * (self.samples / mass)).reshape(self.samples, 1, -1)
+        self._each, self._valid = (
+            (part * (self.samples / total)).reshape(self.samples, 1, -1) for part in (each, counts)
+        )
+        whole = self.shape[0] if self._weight is None else float(self._weight.sum())
+        smooth = self._smoothing
+        self._mass = (1 - smooth) * self._each + smooth / self.shape[0] * whole * self._valid
+        self.convex = bool((self._mass >= 0).all())
+        if bool((self._mass == 1).all()):
+            self._mass = None
 
     def _soft(self, f, rows):
         """The weights q of some samples, (r, V, T)."""
         classes, smooth = self.shape[0], self._smoothing
-        weight = torch.ones_like(f[0, 0]) if self._weight is None else self._weight[:, None]
+        weight = 1.0 if self._weight is None else self._weight[:, None]
         if self.targets.is_floating_point():
             targets = self.targets[rows].reshape(len(f), classes, -1)
             return self._share * weight * ((1 - smooth) * targets + smooth / classes)
         found = f.new_zeros(len(f), classes, self.columns // classes)
         found.scatter_(1, self._labels[rows], (1 - smooth) * self._each[rows])
         return found + smooth / classes * weight * self._valid[rows] if smooth else found
-
-    def _mass(self, f, rows):
-        """m (r, 1, T), or None where it is 1."""
-        plain = self.loss.given == "cross-entropy" and self.columns == self.shape[0]
-        return None if plain else self._soft(f, rows).sum(1, keepdim=True)
 
     def _cube(self, f):
         return f.reshape(len(f), self.shape[0], -1)
@@ -464,51 +481,50 @@ class _CrossEntropy(Bound):
 
     def gradient(self, f, rows=_ALL):
         """m p − q."""
-        q = self._soft(f, rows)
-        return (q.sum(1, keepdim=True) * self._p(f) - q).flatten(1)
+        p = self._p(f)
+        return ((p if self._mass is None else self._mass[rows] * p) - self._soft(f, rows)).flatten(1)
 
-    def _scaled(self, f, rows, power):
-        mass = self._mass(f, rows)
-        if mass is None:
-            return 1.0
-        if power != 1:
-            mass = _root_of(mass, self.loss.name)
-        return mass[:, None]
+    def _scaled(self, moved, rows, root):
+        """Times m, or √m, at each position; (r, k, V, T) as (r, k, C)."""
+        if self._mass is not None:
+            mass = self._mass[rows]
+            moved = moved * (_root_of(mass, self.name) if root else mass)[:, None]
+        return moved.flatten(2)
 
     def curvature_product(self, f, rows, vectors):
         """m (p ∘ v − p (p·v)) at each position."""
         p = self._p(f)[:, None]
         weighted = p * vectors.reshape(len(f), -1, *p.shape[2:])
-        return ((weighted - p * weighted.sum(2, keepdim=True)) * self._scaled(f, rows, 1)).flatten(2)
+        return self._scaled(weighted - p * weighted.sum(2, keepdim=True), rows, root=False)
 
     def root_product(self, f, rows, vectors):
         """√m (√p ∘ z − p (√p·z))."""
         p = self._p(f)[:, None]
         weighted = p.sqrt() * vectors.reshape(len(f), -1, *p.shape[2:])
-        return ((weighted - p * weighted.sum(2, keepdim=True)) * self._scaled(f, rows, 0.5)).flatten(2)
+        return self._scaled(weighted - p * weighted.sum(2, keepdim=True), rows, root=True)
 
     def root_transpose(self, f, rows, vectors):
         """√m (√p ∘ v − √p (p·v))."""
         p = self._p(f)[:, None]
         vectors = vectors.reshape(len(f), -1, *p.shape[2:])
         moved = p.sqrt() * (vectors - (p * vectors).sum(2, keepdim=True))
-        return (moved * self._scaled(f, rows, 0.5)).flatten(2)
+        return self._scaled(moved, rows, root=True)
 
     def curvature_diagonal(self, f, rows=_ALL):
         """m p (1 − p)."""
-        p, mass = self._p(f), self._mass(f, rows)
-        return (p * (1 - p) if mass is None else mass * p * (1 - p)).flatten(1)
+        p = self._p(f)
+        return (p * (1 - p) if self._mass is None else self._mass[rows] * p * (1 - p)).flatten(1)
 
     def curvature_inner(self, f, rows, g, others):
         """m m' [Σ p p' − Σ p p'² − Σ p² p' + (p·p')²], summed over positions."""
         total = f.new_zeros(len(f), len(g))
         p, r = self._p(f).clone(), torch.softmax(self._cube(g), 1)
-        masses = self._mass(f, rows), self._mass(g, others)
+        masses = None if self._mass is None else (self._mass[rows], self._mass[others])
         for t in range(p.shape[2]):
             one, other = p[:, :, t], r[:, :, t]
             both = one @ other.T
             part = both + both.square() - one @ other.square().T - one.square() @ other.T
-            if masses[0] is not None:
+            if masses is not None:
                 part *= masses[0][:, :, t] * masses[1][:, :, t].T
             total += part
         return total

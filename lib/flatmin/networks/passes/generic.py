@@ -47,7 +47,7 @@ def linearise(
         loss = losses.of(loss)
     inputs = leaves(samples.inputs)
     plain = network.forward is None and isinstance(samples.inputs, Tensor)
-    read = dense_layers(network.module) if plain and inputs[0].is_floating_point() else None
+    read = dense_layers(network.module, inputs[0]) if plain and inputs[0].is_floating_point() else None
     with quiet(network):
         if read is not None:
             found = DensePass(*read, samples.inputs, samples.targets, loss)
