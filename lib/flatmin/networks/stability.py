@@ -1,214 +1,334 @@
 """Linear stability of a trained network, and its escape from a sharp minimum.
 
-Near an interpolating minimum of the square loss a network with one output is its linearisation, and
-everything about its SGD is in two arrays: the Gram matrix K_ij = ∇f_i·∇f_j and the residuals e_i = f_i − y_i
-(:class:`Tangent`). The Gauss–Newton matrix G = (1/n) Σ ∇f_i ∇f_iᵀ has the non-zero eigenvalues of K/n; it is
-the Hessian where the residuals vanish. The thresholds are those of :mod:`flatmin.theory.stability.minimum`.
+Near its parameters a network is its linearisation and its loss a parabola of the outputs; all that SGD does
+there is in two arrays (:class:`Tangent`): the Gram matrix of the rows R_i = Q_iᵀ ∂f_i/∂θ with
+Q_iQ_iᵀ = ∂²ℓ_i/∂f², n·C of them for C outputs, and the residuals e_i with R_iᵀe_i = ∇ℓ_i. For the square loss
+Q = 1 and e = f − y. The Gauss–Newton matrix G = (1/n) Σ R_iᵀR_i is the Hessian where the residuals vanish.
+The thresholds are those of :mod:`flatmin.theory.stability`, all in float64.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from torch import nn
+import torch
 
-from flatmin.networks import curvature, parameters
-from flatmin.networks.data.sets import Data
-from flatmin.networks.gradient_noise import batch_factor
-from flatmin.networks.passes.generic import linearise
-from flatmin.networks.train import run as training
-from flatmin.theory.stability.bounds import gradient_descent_step, theorem_3_3_step
+from flatmin import _check
+from flatmin.estimate import Estimate
+from flatmin.networks import curvature
+from flatmin.networks.passes.dense import DensePass
+from flatmin.networks.train import train
+from flatmin.sampling import Sampling
+from flatmin.theory.stability import bounds, paths, threshold
+from flatmin.theory.stability.bracket import Bracket, step_bracket
 from flatmin.theory.stability.minimum import Minimum
-from flatmin.theory.stability.threshold import largest_step
 
-__all__ = ["Edge", "Escape", "Growth", "Tangent", "edge", "escape", "growth", "tangent"]
+__all__ = ["Edge", "Escape", "Tangent", "edge", "escape", "largest_step", "tangent"]
 
-#: numbers in the kept parameters of one block of trajectories
+#: most rows n·C of the Gram matrix: 1.2 GB of float64
+MOST_ROWS = 12_000
+
+#: numbers in the kept parameters of one block of trajectories, and in the roots of one chunk of samples
 _ENTRIES = 2**25
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """A network linearised at its present parameters: ``gram`` K (n, n) and ``residuals`` e (n,), float64.
+    """A network linearised at its parameters, with its loss to second order in the outputs.
 
-    K_ij = ∇f_i·∇f_j without a factor 1/n. A batch I of B samples moves the residuals of the linearised
-    network by e ← e − (η/B) Σ_{i∈I} K_{·i} e_i (W22 Eq. 4, in the space of outputs).
+    A batch I of B samples moves the residuals by e ← e − (η/B) Σ_{i∈I} 𝒦_{·i} e_i (W22 Eq. 4, in the space of
+    outputs), and the loss is (1/n) Σ ½|e_i|² up to a constant.
+
+    Attributes
+    ----------
+    gram : (n·C, n·C) array
+        𝒦, the inner products of the rows R_i, without a factor 1/n.
+    residuals : (n, C) array or None
+        e; None where ``reason`` says that a sample's loss has a slope in a direction without curvature.
+    outputs : int
+        C.
+    loss : float
+        L of the network.
+    reason : str
     """
 
     gram: np.ndarray = field(repr=False)
-    residuals: np.ndarray = field(repr=False)
+    residuals: np.ndarray | None = field(repr=False)
+    outputs: int = 1
+    loss: float = np.nan
+    reason: str = ""
 
     @cached_property
     def minimum(self) -> Minimum:
-        """The minimum of the linearised network, for :mod:`flatmin.theory.stability.minimum`; its H is G."""
-        return Minimum.from_gram(self.gram)
+        """The minimum of the linearised network, for :mod:`flatmin.theory.stability`; its H is G."""
+        return Minimum.from_gram(self.gram, self.outputs)
 
     @property
-    def loss(self) -> float:
-        """L = (1/n) Σ ½ e_i²."""
-        return float(0.5 * np.mean(self.residuals**2))
+    def samples(self) -> int:
+        """n."""
+        return len(self.gram) // self.outputs
+
+    @property
+    def half_square(self) -> float:
+        """(1/n) Σ ½|e_i|²: by how much L lies above the minima of its samples' parabolas."""
+        return float(0.5 * np.square(self._residuals()).sum() / self.samples)
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether L = (1/n) Σ ½|e_i|², as for the square loss."""
+        return self.residuals is not None and bool(np.isclose(self.half_square, self.loss, rtol=1e-6, atol=0))
 
     @property
     def mu(self) -> float:
-        """Alignment μ = Tr(ΣG)/(2L‖G‖²) of the noise at these residuals (W22 §2)."""
-        e, chi, moved = self.residuals, self.minimum.chi, self.minimum.kernel @ self.residuals
-        return float((chi @ e**2 - moved @ moved) / (e @ e * chi.mean()))
+        """Alignment μ = Tr(ΣG)/(2L‖G‖²) of the noise at these residuals (W22 §2); ValueError without them."""
+        return self.minimum.alignment(self._residuals())
 
-    def mean_losses(self, eta: float, batch_size: int, steps: int) -> np.ndarray:
-        """Exact E L_t of linearised SGD from these residuals, t = 0 … ``steps``: (steps + 1,).
+    def _residuals(self):
+        if self.residuals is None:
+            raise ValueError(self.reason)
+        return self.residuals
 
-        Each step draws a fresh batch without replacement. The recursion of E eeᵀ (n, n) is exact at every η;
-        a step costs three products of (n, n) matrices. Raises ValueError for a batch size outside 1…n.
-        """
-        n = len(self.gram)
-        batch_factor(n, batch_size, replacement=False)  # 1 ≤ B ≤ n
-        both = (batch_size - 1) / max(n - 1, 1) / (batch_size * n)  # P(i and j in I)/B², i ≠ j
-        once = 1 / (batch_size * n)  # P(i in I)/B²
-        second, found = np.outer(self.residuals, self.residuals), []
-        for _ in range(steps + 1):
-            found.append(0.5 * np.trace(second) / n)
-            drawn = both * second
-            np.fill_diagonal(drawn, once * np.diag(second))
-            pulled = eta / n * (self.gram @ second)
-            second = second - pulled - pulled.T + eta**2 * (self.gram @ drawn @ self.gram)
-        return np.array(found)
+    def mean_losses(self, eta: float, batch_size: float, steps: int, sampling: str = "fresh") -> np.ndarray:
+        """Exact E (1/n) Σ ½|e_i|² of linearised SGD from these residuals: :func:`~.paths.mean_losses`."""
+        return paths.mean_losses(self.minimum, eta, batch_size, steps, sampling, self._residuals())
 
-    def losses(self, eta: float, batch_size: int, steps: int, seeds) -> np.ndarray:
-        """L_t of linearised SGD for each seed, (seeds, steps + 1), from the batches that
-        :func:`~flatmin.networks.train.run.run` draws for ``sampling="subset"``."""
-        n = len(self.gram)
-        per_epoch = n // batch_size
-        residuals = np.repeat(self.residuals[None], len(seeds), 0)
-        found = [0.5 * np.mean(residuals**2, axis=1)]
+    def losses(self, eta: float, batch_size: int, steps: int, seeds, sampling: str = "fresh") -> np.ndarray:
+        """(1/n) Σ ½|e_i|² of linearised SGD for each seed, (seeds, steps + 1), from the batches that
+        :func:`~flatmin.networks.train.train` draws; ValueError for arguments out of range."""
+        n, eta = self.samples, threshold.step_of(self.minimum, eta)
+        steps, how = _check.integer("steps", steps, least=0), Sampling.of(sampling)
+        seeds = _check.array("seeds", seeds, ndim=1, dtype=int, least=0)
+        batch_size = _check.integer("batch_size", batch_size, least=1, most=n)
+        per_epoch, rows = n // batch_size, self.gram.reshape(n, self.outputs, -1)
+        residuals = np.repeat(self._residuals()[None], len(seeds), 0)
+        found = [0.5 * np.square(residuals).sum((1, 2)) / n]
         for step in range(steps):
             epoch, place = divmod(step, per_epoch)
             if place == 0:
-                drawn = [training.batches(n, batch_size, int(seed), epoch, "subset") for seed in seeds]
-            chosen = np.stack([batches[place] for batches in drawn])
-            kept = np.take_along_axis(residuals, chosen, 1)
-            residuals = residuals - eta / batch_size * np.einsum("rb,rbn->rn", kept, self.gram[chosen])
-            found.append(0.5 * np.mean(residuals**2, axis=1))
+                drawn = [how.draw(n, batch_size, int(seed), epoch) for seed in seeds]
+            for run, batches in enumerate(drawn):
+                chosen = batches[place]
+                moved = residuals[run, chosen].ravel() @ rows[chosen].reshape(-1, len(self.gram))
+                residuals[run] -= eta / batch_size * moved.reshape(n, -1)
+            found.append(0.5 * np.square(residuals).sum((1, 2)) / n)
         return np.stack(found, 1)
 
 
-def tangent(model: nn.Module, data: Data) -> Tangent:
-    """Linearise ``model`` on ``data`` for the square loss, in float64.
+def tangent(here) -> Tangent:
+    """Linearise the network at the point ``here``, in float64.
 
-    Raises ValueError for a network with several outputs or targets that do not fit. Memory: an (n, n) array,
-    and for networks that are not fully connected the (n, P) gradients.
+    Raises ValueError for a loss without a positive semi-definite second derivative in the outputs, or more
+    than 12 000 rows n·C. Memory: the (n·C, n·C) array, and for networks that are not fully connected the
+    (n·C, P) rows.
     """
-    passed = linearise(copy.deepcopy(model).double(), data, "square")
-    if passed.outputs.shape[1] != 1:
-        raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
-    gram = curvature.gram(passed).numpy()
-    return Tangent((gram + gram.T) / 2, (passed.outputs - passed.targets)[:, 0].numpy())
+    passed = here.double().passed
+    n, outputs = passed.outputs.shape
+    if n * outputs > MOST_ROWS:
+        found = f"{n} samples × {outputs} outputs"
+        raise ValueError(f"data: {found} are too many for the Gram matrix: must be at most {MOST_ROWS} rows")
+    gram = curvature.gram(passed).cpu().numpy()
+    residuals, reason = _residuals(passed)
+    return Tangent((gram + gram.T) / 2, residuals, outputs, float(passed.loss), reason)
+
+
+def _residuals(passed):
+    """e with Q_i e_i = ∂ℓ_i/∂f, of least length, (n, C), or None and the reason why there is none."""
+    n, outputs = passed.outputs.shape
+    slopes = passed.deltas[-1] if isinstance(passed, DensePass) else passed.output_gradients
+    units = torch.eye(outputs, dtype=passed.outputs.dtype, device=passed.outputs.device)
+    found = []
+    step = max(1, _ENTRIES // outputs**2)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        f, slope = passed.outputs[rows], slopes[rows, :, None]
+        root = passed.loss_function.root_product(f, rows, units.expand(len(f), -1, -1)).mT  # Q
+        solved = torch.linalg.pinv(root) @ slope
+        if float((root @ solved - slope).norm()) > 1e-6 * float(slope.norm()):
+            return None, "loss: some sample's loss slopes where it has no curvature: no parabola fits it"
+        found.append(solved[..., 0])
+    return torch.cat(found).cpu().numpy(), ""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where a network stands against three edges of stability, each a ratio that is 1 at the edge.
+    """Where a network stands against the edges of stability, each a ratio that is 1 at the edge.
 
-    ``bound`` = η‖G‖_F √(μ/B) of W22 Theorem 3.3, with the μ of the present residuals as W22 Fig. 3b takes it;
-    ``exact`` = η/η*(B), mean-square stability with fresh batches without replacement; ``descent`` = ηλ₁(G)/2,
-    full-batch gradient descent. ``exact`` is never below ``descent``.
+    A ratio above 1 of a necessary condition, or of ``exact``, says that SGD with this η and B leaves: near a
+    minimum; elsewhere, that two runs with the same batches part. What is not defined is None, and ``reasons``
+    says why.
+
+    Attributes
+    ----------
+    exact : float or None
+        η/η*(B), mean-square stability; None beyond the size of the exact operator.
+    within : (float, float)
+        What encloses η/η*: twice ``exact``, or the proven bounds of :func:`~.bracket.step_bracket`.
+    descent : float
+        ηλ₁(G)/2, full-batch gradient descent.
+    trace, necessary : float
+        The K-output trace rule, and the stronger of it and of single directions (:mod:`~.bounds`).
+    bound : float or None
+        η‖G‖_F √(μ/B) of W22 Theorem 3.3, with the μ of the present residuals and draws with replacement, as
+        W22 Fig. 3b takes it; for the square loss.
+    sharpness : Estimate or None
+        η/2 times the batch sharpness, ⟨g_BᵀG_Bg_B/|g_B|²⟩ over batches (:func:`~.paths.batch_sharpness`).
+    typical : Estimate or None
+        η over the learning rate at which a typical run leaves (:func:`~.paths.typical_edge`); on request.
+    reasons : dict
     """
 
-    bound: float
-    exact: float
+    exact: float | None
+    within: tuple[float, float]
     descent: float
+    trace: float
+    necessary: float
+    bound: float | None = None
+    sharpness: Estimate | None = None
+    typical: Estimate | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
-def edge(model: nn.Module, data: Data, eta: float, batch_size: int) -> Edge:
-    """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at ``model``.
+def edge(
+    here,
+    eta: float,
+    batch_size: int,
+    sampling: str = "fresh",
+    *,
+    typical: bool = False,
+    seed: int = 0,
+) -> Edge:
+    """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at the point ``here``.
 
-    For the square loss and one output, with the Gauss–Newton matrix in the place of the Hessian. Raises
-    ValueError as :func:`tangent`, and for a batch size outside 1…n.
+    Any number of outputs, and any loss with a positive semi-definite second derivative in them; the
+    Gauss–Newton matrix takes the place of the Hessian.
+
+    Parameters
+    ----------
+    sampling : "fresh" or "replacement"
+    typical : bool
+        Whether to simulate for the typical edge too, which takes longer.
+    seed : int
+        Of what is drawn: the batches of the batch sharpness and of the typical edge.
+
+    Returns
+    -------
+    Edge
+
+    Raises
+    ------
+    ValueError
+        As :func:`tangent`, for η ≤ 0 and a batch size outside 1…n.
     """
-    here = tangent(model, data)
-    minimum = here.minimum
+    eta = _check.number("eta", eta, above=0)
+    _check.integer("batch_size", batch_size, least=1)
+    at, reasons = tangent(here), {}
+    minimum, step = at.minimum, _largest_step(at.minimum, batch_size, sampling)
+    if isinstance(step, Bracket):
+        reasons["exact"] = f"data: {len(at.gram)} rows are too many for the exact operator; see within"
+        within, necessary = (eta / step.upper, eta / step.lower), eta / step.upper
+    else:
+        within = eta / step, eta / step
+        necessary = eta / bounds.necessary_step(minimum, batch_size, sampling)
+    sharpness = bound = late = None
+    if at.residuals is None or not np.any(at.residuals):
+        reasons["sharpness"] = reasons["bound"] = at.reason or "data: fitted exactly, no gradient is left"
+    else:
+        sharpness = paths.batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
+        sharpness = _scaled(sharpness, eta / 2)
+        if at.quadratic:
+            bound = eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu)
+        else:
+            reasons["bound"] = "loss: W22 defines μ for the square loss, L = (1/n) Σ ½|f − y|²"
+    if typical:
+        found = paths.typical_edge(minimum, batch_size, sampling, seed=seed)
+        late = Estimate(eta / found.value, eta * found.error / found.value**2, found.n, found.method)
+    else:
+        reasons["typical"] = "typical=False: not simulated"
     return Edge(
-        bound=float(eta / theorem_3_3_step(minimum, batch_size, True, here.mu)),
-        exact=eta / largest_step(minimum, batch_size),
-        descent=eta / gradient_descent_step(minimum),
+        exact=None if isinstance(step, Bracket) else within[0],
+        within=within,
+        descent=eta / bounds.gradient_descent_step(minimum),
+        trace=eta / bounds.trace_necessary_step(minimum, batch_size, sampling),
+        necessary=necessary,
+        bound=bound,
+        sharpness=sharpness,
+        typical=late,
+        reasons=reasons,
     )
+
+
+def largest_step(here, batch_size: float, sampling: str = "fresh") -> float | Bracket:
+    """η*, the largest mean-square stable learning rate at the point ``here``; see :func:`edge`.
+
+    Returns a :class:`~.bracket.Bracket`, proven bounds on both sides, beyond the size of the exact operator
+    (2500 rows n·C). Raises ValueError as :func:`tangent` and for a batch size out of range.
+    """
+    return _largest_step(tangent(here).minimum, batch_size, sampling)
+
+
+def _largest_step(minimum, batch_size, sampling):
+    minimum.factor(batch_size, sampling)
+    if minimum.lazy or minimum.rank > threshold.MOST_RANK:
+        return step_bracket(minimum, batch_size, sampling)
+    return threshold.largest_step(minimum, batch_size, sampling)
+
+
+def _scaled(estimate, factor):
+    return Estimate(estimate.value * factor, estimate.error * factor, estimate.n, estimate.method)
 
 
 @dataclass(frozen=True)
 class Escape:
-    """SGD from one network: ``losses`` (R, T + 1) of the network and ``linearised`` (R, T + 1) of its
-    linearisation with the same batches, t = 0 … T; ∞ once a run has diverged."""
+    """SGD from one network and from its linearisation, with the same batches.
+
+    Attributes
+    ----------
+    losses : (R, T + 1) array
+        L of the network, t = 0 … T; ∞ once a run has diverged.
+    linearised : (R, T + 1) array
+        L of the linearised network, its loss to second order.
+    """
 
     losses: np.ndarray
     linearised: np.ndarray
 
 
 def escape(
-    model: nn.Module,
-    data: Data,
-    eta: float,
-    batch_size: int,
-    steps: int = 20,
-    trajectories: int = 200,
-    seed: int = 0,
+    here, eta: float, batch_size: int, steps: int = 20, trajectories: int = 200, seed: int = 0
 ) -> Escape:
-    """Let ``trajectories`` runs of SGD go from ``model``, each with batches of its own (W22 Fig. 4).
+    """Let ``trajectories`` runs of SGD go from the point ``here``, each with batches of its own (W22 Fig. 4).
 
-    Every batch is drawn anew without replacement. Raises ValueError as
-    :func:`~flatmin.networks.train.run.run` and :func:`tangent`.
+    Every batch is drawn anew without replacement; run k takes the batches of ``seed`` + k.
+
+    Raises
+    ------
+    ValueError
+        As :func:`~flatmin.networks.train.train` and :func:`tangent`, and for a loss without a parabola.
     """
-    seeds = seed + np.arange(trajectories)
-    block = max(1, _ENTRIES // ((steps + 1) * parameters.flat(model).numel()))
+    seed = _check.integer("seed", seed, least=0)
+    trajectories = _check.integer("trajectories", trajectories, least=1)
+    steps = _check.integer("steps", steps, least=1)
+    seeds = [seed + k for k in range(trajectories)]
+    at = tangent(here)
+    linearised = at.losses(eta, batch_size, steps, seeds)
+    linearised += here.loss - at.half_square
+    block = max(1, _ENTRIES // ((steps + 1) * here.parameters))
     found = []
     for start in range(0, trajectories, block):
-        runs = training.run(
-            model,
-            data,
-            "square",
+        runs = train(
+            here.network.module,
+            here.loss_function,
+            here.data,
             eta=eta,
             batch_size=batch_size,
             steps=steps,
             seed=seeds[start : start + block],
-            sampling="subset",
-            checkpoints=range(steps + 1),
+            sampling="fresh",
+            keep=range(steps + 1),
         )
-        found.append(runs.losses(data))
+        found.append(runs.losses(here.data))
     losses = np.concatenate(found)
     losses[np.isnan(losses)] = np.inf  # parameters still finite, outputs beyond the floating-point range
-    return Escape(losses, tangent(model, data).losses(eta, batch_size, steps, seeds))
-
-
-@dataclass(frozen=True)
-class Growth:
-    """A mean loss growing as e^(value·t): ``value`` a step, its bootstrap ``error``, and the steps used."""
-
-    value: float
-    error: float
-    window: tuple[int, int]
-
-
-def growth(losses: np.ndarray, window: tuple[int, int], resamples: int = 1000, seed: int = 0) -> Growth:
-    """Fit log of the mean of ``losses`` (R, T + 1) against t over first ≤ t ≤ last of ``window``.
-
-    The error is the standard deviation over resamples of whole trajectories. Raises ValueError for a window
-    outside 0…T or of fewer than two steps, fewer than two trajectories, or losses that are not finite there.
-    """
-    losses = np.asarray(losses, float)
-    first, last = window
-    if not 0 <= first < last < losses.shape[1]:
-        raise ValueError(f"window must be two increasing steps within 0…{losses.shape[1] - 1}, got {window}")
-    if len(losses) < 2:
-        raise ValueError(f"losses must hold at least two trajectories, got {len(losses)}")
-    part = losses[:, first : last + 1]
-    if not np.isfinite(part).all():
-        raise ValueError(f"window must end before a run diverges, got {window}")
-    t = np.arange(part.shape[1]) - (part.shape[1] - 1) / 2
-    draws = np.random.default_rng(seed).integers(len(part), size=(resamples, len(part)))
-    spread = [_slope(t, part[draw].mean(0)) for draw in draws]
-    return Growth(_slope(t, part.mean(0)), float(np.std(spread)), (first, last))
-
-
-def _slope(t, mean):
-    return float(t @ np.log(mean) / (t @ t))
+    return Escape(losses, linearised)

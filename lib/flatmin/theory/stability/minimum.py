@@ -27,10 +27,10 @@ the minimum of its quadratic model is another matter: :func:`~.threshold.station
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse.linalg import eigsh
 
 from flatmin import _check
 from flatmin.sampling import Sampling
@@ -40,25 +40,33 @@ __all__ = ["Minimum"]
 #: eigenvalues of the Gram matrix below this share of the largest count as zero, per row
 _ROUNDING = 4 * np.finfo(float).eps
 
+#: rows of a Gram matrix from which eigenvectors wait until they are asked for
+_LAZY = 3000
 
-@dataclass(frozen=True)
+
 class Minimum:
     """An interpolating minimum as linear stability sees it; made from gradients or from their Gram matrix.
 
+    From a Gram matrix of more than 3000 rows the eigenvectors are only computed where something asks for
+    them: the trace rules, alignments, batch sharpness and :func:`~.bracket.step_bracket` do without.
+
     Attributes
     ----------
+    outputs : int
+        K, how many rows belong to one sample.
     eigenvalues : (r,) array
         The non-zero eigenvalues of H, largest first.
     modes : (n·K, r) array
         Orthonormal columns: the same eigenvectors in the space of errors, e = √n modes √λ δ; sample by
         sample, output by output.
-    outputs : int
-        K, how many rows belong to one sample.
     """
 
-    eigenvalues: np.ndarray
-    modes: np.ndarray
-    outputs: int = 1
+    def __init__(self, outputs: int, *, pairs=None, kernel=None):
+        self.outputs, self._pairs, self._kernel = outputs, pairs, kernel
+
+    def __repr__(self) -> str:
+        of = f", {self.outputs} outputs" if self.outputs > 1 else ""
+        return f"<Minimum of {self.samples} samples{of}; Tr H = {self.trace:.6g}>"
 
     @classmethod
     def from_gradients(cls, gradients) -> Minimum:
@@ -111,11 +119,20 @@ class Minimum:
             raise _check.refused("outputs", outputs, f"a divisor of the {size} rows of gram")
         if not top < 1e300:
             raise _check.refused("gram", gram, "below 1e300")
-        values, modes = np.linalg.eigh((gram + gram.T) / 2)
+        if size > _LAZY:
+            found = cls(outputs, kernel=(gram + gram.T) * (outputs / (2 * size)))
+            if not 1e-300 < found.trace < np.inf or np.diag(gram).min() < -1e-4 * top:
+                raise _check.refused("gram", gram, "positive semi-definite and not zero")
+            return found
+        return cls._from_eigh((gram + gram.T) / 2, outputs)
+
+    @classmethod
+    def _from_eigh(cls, gram, outputs):
+        values, modes = np.linalg.eigh(gram)
         if values[0] < -1e-4 * values[-1]:
             allowed = f"positive semi-definite, it has the eigenvalue {values[0]:.3g}"
             raise _check.refused("gram", gram, allowed)
-        return cls._kept(values[::-1] * outputs / size, modes[:, ::-1], outputs, "gram")
+        return cls._kept(values[::-1] * outputs / len(gram), modes[:, ::-1], outputs, "gram")
 
     @classmethod
     def _kept(cls, values, modes, outputs, name):
@@ -123,7 +140,39 @@ class Minimum:
         if not values[0] > 1e-300:
             raise ValueError(f"{name}: must not be zero, or nothing moves")
         kept = values > len(modes) * _ROUNDING * values[0]
-        return cls(values[kept], modes[:, kept], outputs)
+        return cls(outputs, pairs=(values[kept], modes[:, kept]))
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the eigenvectors have not been asked for yet."""
+        return self._pairs is None
+
+    @property
+    def _decomposed(self):
+        if self.lazy:
+            self._pairs = self._from_eigh(self._kernel, 1)._pairs
+            self._pairs = self._pairs[0] * len(self._kernel), self._pairs[1]
+        return self._pairs
+
+    @property
+    def eigenvalues(self) -> np.ndarray:
+        """The non-zero eigenvalues of H, largest first, (r,)."""
+        return self._decomposed[0]
+
+    @property
+    def modes(self) -> np.ndarray:
+        """Their eigenvectors in the space of errors, (n·K, r)."""
+        return self._decomposed[1]
+
+    def leading(self, directions: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``directions`` first eigenvalues (q,) and modes (n·K, q), or all there are."""
+        if self.lazy and directions < len(self._kernel) // 4:
+            start = np.ones(len(self._kernel))
+            values, modes = eigsh(self._kernel, k=directions, which="LA", v0=start)
+            kept = np.argsort(values)[::-1]
+            kept = kept[values[kept] > len(modes) * _ROUNDING * values.max()]
+            return values[kept], modes[:, kept]
+        return self.eigenvalues[:directions], self.modes[:, :directions]
 
     def factor(self, batch_size: float, sampling: str = "fresh") -> float:
         """c, the covariance of a batch's curvature over that of one sample's; T depends on B through it
@@ -140,7 +189,11 @@ class Minimum:
     @property
     def samples(self) -> int:
         """Number of samples n."""
-        return len(self.modes) // self.outputs
+        return self._rows // self.outputs
+
+    @property
+    def _rows(self) -> int:
+        return len(self._kernel if self.lazy else self._pairs[1])
 
     @property
     def rank(self) -> int:
@@ -160,17 +213,27 @@ class Minimum:
     @cached_property
     def kernel(self) -> np.ndarray:
         """Gram matrix over n, (n·K, n·K), with the non-zero eigenvalues of H."""
-        return (self.modes * self.eigenvalues) @ self.modes.T
+        return (self.modes * self.eigenvalues) @ self.modes.T if self._kernel is None else self._kernel
 
     @cached_property
     def blocks(self) -> np.ndarray:
         """R_i R_iᵀ, (n, K, K)."""
+        if self._kernel is not None:
+            return self.samples * self._diagonal(self._kernel)
         return self.roots @ self.roots.transpose(0, 2, 1)
 
     @cached_property
     def pulls(self) -> np.ndarray:
         """R_i H R_iᵀ, (n, K, K): what gradient descent on one sample does to its own errors."""
+        if self._kernel is not None:
+            rows = self._kernel.reshape(self.samples, self.outputs, -1)
+            return self.samples * np.einsum("ikr,ilr->ikl", rows, rows, optimize=True)
         return (self.roots * self.eigenvalues) @ self.roots.transpose(0, 2, 1)
+
+    def _diagonal(self, matrix):
+        """The blocks (n, K, K) of a matrix (n·K, n·K) that belong to one sample."""
+        n, each = self.samples, np.arange(self.samples)
+        return matrix.reshape(n, self.outputs, n, self.outputs)[each, :, each]
 
     @property
     def squared_norms(self) -> np.ndarray:
@@ -185,17 +248,21 @@ class Minimum:
     @property
     def trace(self) -> float:
         """Tr H."""
-        return float(self.eigenvalues.sum())
+        return float(self.eigenvalues.sum() if self._kernel is None else np.trace(self._kernel))
 
     @property
     def frobenius(self) -> float:
         """‖H‖_F."""
-        return float(np.linalg.norm(self.eigenvalues))
+        return float(np.linalg.norm(self.eigenvalues if self._kernel is None else self._kernel))
 
     @property
     def sharpness(self) -> float:
         """λ₁, the largest eigenvalue of H."""
-        return float(self.eigenvalues[0])
+        return self._sharpness
+
+    @cached_property
+    def _sharpness(self):
+        return float(self.leading(1)[0][0])
 
     @property
     def effective_rank(self) -> float:
@@ -233,7 +300,7 @@ class Minimum:
         return self.modes.T @ (blocks @ modes).reshape(self.modes.shape)
 
     def _least(self, form) -> float:
-        return float(np.linalg.eigvalsh(form)[0] / np.sum(np.square(self.eigenvalues)))
+        return float(np.linalg.eigvalsh(form)[0] / self.frobenius**2)
 
     def alignment(self, residuals) -> float:
         """μ = Tr(ΣH)/(2L‖H‖_F²) at the ``residuals`` e (n·K,) or (n, K), the errors at some θ (W22 §2).
@@ -243,12 +310,15 @@ class Minimum:
         """
         e = self.residuals_of(residuals)
         pulled = np.einsum("ik,ikl,il->", e, self.pulls, e)
-        moved = self.eigenvalues * (self.modes.T @ e.ravel())
-        return float((pulled - moved @ moved) / (np.sum(np.square(e)) * np.sum(np.square(self.eigenvalues))))
+        if self._kernel is None:
+            moved = self.eigenvalues * (self.modes.T @ e.ravel())
+        else:
+            moved = self._kernel @ e.ravel()
+        return float((pulled - moved @ moved) / (np.sum(np.square(e)) * self.frobenius**2))
 
     def residuals_of(self, residuals) -> np.ndarray:
         """``residuals`` as (n, K), checked: finite and not all zero; ValueError otherwise."""
         e = _check.array("residuals", residuals)
-        if e.size != len(self.modes) or not np.any(e):
-            raise _check.refused("residuals", e, f"{len(self.modes)} numbers, not all 0")
+        if e.size != self._rows or not np.any(e):
+            raise _check.refused("residuals", e, f"{self._rows} numbers, not all 0")
         return e.reshape(self.samples, self.outputs)

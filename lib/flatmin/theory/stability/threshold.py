@@ -15,7 +15,6 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from flatmin import _check
-from flatmin.sampling import Sampling
 from flatmin.theory.stability.minimum import Minimum
 
 __all__ = [
@@ -166,11 +165,6 @@ def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> flo
     room = lam[:, None] + lam - eta * products  # A − ηHSH: what noise may use up
     top = _top(minimum, -eta * products / room, eta, room**-0.5)[0]  # 1/c*
     return float(max(1.0, top if sampling == "replacement" else n * top / (top + n - 1)))
-
-
-def noise_factor(samples: int, batch_size: float, replacement: bool = False) -> float:
-    """Old name of :meth:`.Sampling.factor`, until its last caller has switched."""
-    return Sampling("replacement" if replacement else "fresh").factor(samples, batch_size)
 
 
 def step_of(minimum: Minimum, eta: float) -> float:
