@@ -113,7 +113,7 @@ def covariance(here, batch_size: int = 1, sampling: str = "fresh", layer: int | 
         For a batch size outside 1…n, an unknown layer, or a matrix above 8 GiB.
     """
     factor = _factor(here, batch_size, sampling)
-    block = curvature.dense_block(here, layer)
+    block = here.dense_block(layer)
     passed, size = here.passed, block.stop - block.start
     total = passed.outputs.new_zeros(size, size)
     for rows in _centred_gradients(passed, block):

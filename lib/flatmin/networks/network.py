@@ -59,6 +59,9 @@ class Network:
             self.module = self.module.to(dtype)
         self.mode = choice("mode", mode, ("eval", "train"))
         self.module.train(mode == "train")
+        for part in self.module.modules():
+            if type(part) is nn.EmbeddingBag:
+                part.__class__ = _Bag
         if mode == "train":
             _require_no_coupling(self.module)
         named = trainable(self.module)
@@ -124,6 +127,22 @@ class _Substituted:
         raise ValueError(
             f"forward uses model.{name}: to measure single samples it may only call the model itself"
         )
+
+
+class _Bag(nn.EmbeddingBag):
+    """An embedding bag from operations that have a second derivative, which torch's own has not."""
+
+    def forward(self, input, offsets=None, per_sample_weights=None):
+        if input.ndim != 2 or offsets is not None:
+            raise ValueError("EmbeddingBag with offsets couples samples: must get a row (n, length) a sample")
+        found = nn.functional.embedding(input, self.weight, self.padding_idx)
+        real = torch.ones_like(input) if self.padding_idx is None else (input != self.padding_idx).long()
+        if self.mode == "max":
+            hidden = found.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
+            return torch.where(real.any(1, keepdim=True), hidden, torch.zeros_like(hidden))
+        weights = real.to(found) if per_sample_weights is None else real * per_sample_weights
+        total = (weights[..., None] * found).sum(1)
+        return total / real.sum(1, keepdim=True).clamp(min=1) if self.mode == "mean" else total
 
 
 def _selected(found) -> Tensor:

@@ -13,17 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from flatmin._check import choice, integer, refused
-from flatmin.networks import losses
+from flatmin.estimate import Estimate
+from flatmin.networks import curvature, losses, stability
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
+from flatmin.networks.eigen import Eigenpairs
 from flatmin.networks.gradient_noise import Noise
 from flatmin.networks.network import Network
 from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
+from flatmin.networks.stability import Edge
 from flatmin.networks.trust import Check, examine
 
 __all__ = ["Point", "at"]
 
+#: bytes of the largest dense matrix
+_DENSE = 8 << 30
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -90,6 +95,18 @@ class Point:
         """Entries of θ that belong to ``layer``, see :func:`~flatmin.networks.parameters.block_of`."""
         return block_of(zip(self.names, self.network.tensors, strict=True), layer)
 
+    def dense_block(self, layer: int | str | None = None) -> slice:
+        """Return :meth:`block` if a dense matrix of it fits into 8 GiB; ValueError otherwise."""
+        block = self.block(layer)
+        size = block.stop - block.start
+        needed = size**2 * torch.finfo(self.dtype).bits // 8
+        if needed > _DENSE:
+            raise ValueError(
+                f"layer={layer!r}: a dense matrix of {size} parameters takes {needed / 2**30:.0f} GiB: must "
+                f"be at most {_DENSE >> 30} GiB; name one layer, or take what needs none (eigenpairs, trace)"
+            )
+        return block
+
     def double(self) -> Point:
         """The same point in float64."""
         return self if self.dtype == torch.float64 else self._in(torch.float64)
@@ -108,6 +125,50 @@ class Point:
     def gradient(self) -> Tensor:
         """∇L, (P,), on the CPU."""
         return self.passed.gradient().cpu()
+
+    def eigenpairs(self, k: int = 10, **how) -> Eigenpairs:
+        """The k largest eigenpairs of the Hessian, see :func:`~flatmin.networks.curvature.eigenpairs`."""
+        return curvature.eigenpairs(self, k, **how)
+
+    def trace(self, layer=None, **how) -> Estimate:
+        """Tr H, see :func:`~flatmin.networks.curvature.trace`."""
+        return curvature.trace(self, layer, **how)
+
+    def frobenius_norm(self, layer=None, **how) -> Estimate:
+        """‖H‖_F, see :func:`~flatmin.networks.curvature.frobenius_norm`."""
+        return curvature.frobenius_norm(self, layer, **how)
+
+    def diagonal(self, layer=None, **how) -> Estimate:
+        """Diagonal of H, see :func:`~flatmin.networks.curvature.diagonal`."""
+        return curvature.diagonal(self, layer, **how)
+
+    def spectral_density(self, **how) -> curvature.Density:
+        """Spectral density of H, see :func:`~flatmin.networks.curvature.spectral_density`."""
+        return curvature.spectral_density(self, **how)
+
+    def flatness(self, definition: str, layer=None, **how) -> Estimate:
+        """Flatness as a paper defines it, see :func:`~flatmin.networks.curvature.flatness`."""
+        return curvature.flatness(self, definition, layer, **how)
+
+    def hessian(self, layer=None) -> Tensor:
+        """H, dense, see :func:`~flatmin.networks.curvature.hessian`."""
+        return curvature.hessian(self, layer)
+
+    def gauss_newton(self, layer=None) -> Tensor:
+        """G, dense, see :func:`~flatmin.networks.curvature.gauss_newton`."""
+        return curvature.gauss_newton(self, layer)
+
+    def gauss_newton_trace(self, **how) -> Estimate:
+        """Tr G, see :func:`~flatmin.networks.curvature.gauss_newton_trace`."""
+        return curvature.gauss_newton_trace(self, **how)
+
+    def edge(self, eta: float, batch_size: int, **how) -> Edge:
+        """How near SGD is to the edge of stability, see :func:`~flatmin.networks.stability.edge`."""
+        return stability.edge(self, eta, batch_size, **how)
+
+    def largest_step(self, batch_size: int, **how) -> float:
+        """Largest stable η, see :func:`~flatmin.networks.stability.largest_step`."""
+        return stability.largest_step(self, batch_size, **how)
 
     @property
     def noise(self) -> Noise:

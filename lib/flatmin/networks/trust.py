@@ -76,7 +76,13 @@ def examine(point) -> list[Check]:
         passes("loss", passed.losses.mean(), plain[0], 1e3 * eps)
         passes("gradient", passed.gradient(), plain[1], 1e4 * eps)
         _samples(passed, network, passes, eps)
-        _second(point, few, passed, passes, eps)
+        try:
+            _second(point, few, passed, passes, eps)
+        except (NotImplementedError, RuntimeError) as error:
+            raise ValueError(
+                f"model has an operation without a second derivative ({str(error).splitlines()[0]}): must be "
+                "replaced by one that has"
+            ) from None
     return found
 
 

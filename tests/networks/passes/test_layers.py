@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from flatmin.networks import losses, models, parameters
+from flatmin.networks.data.samples import Samples
+from flatmin.networks.network import Network
 from flatmin.networks.passes import layers
 from flatmin.networks.passes.generic import AutogradPass
 
@@ -62,6 +64,11 @@ def problem(make, shape=(3, 8, 8)):
     return model, inputs, torch.randn(7, 3, dtype=torch.float64)
 
 
+def network_of(model):
+    """A copy of the model, with a copy of what it owns."""
+    return Network(model, None, "eval", torch.device("cpu"))
+
+
 def by_gradients(model, inputs, tops):
     """|∂(t·f_i)/∂θ|², one sample at a time."""
     trained = [p for _, p in parameters.trainable(model)]
@@ -77,23 +84,50 @@ def by_gradients(model, inputs, tops):
 def test_norms_are_those_of_the_gradients(name, entries, monkeypatch):
     monkeypatch.setattr(layers, "_ENTRIES", entries)
     model, inputs, tops = problem(READ[name])
-    torch.testing.assert_close(layers.pulled_squares(model, inputs, tops), by_gradients(model, inputs, tops))
-    assert all(not module._forward_hooks for module in model.modules())
+    torch.testing.assert_close(
+        layers.pulled_squares(network_of(model), inputs, tops), by_gradients(model, inputs, tops)
+    )
+    network = network_of(model)
+    layers.pulled_squares(network, inputs, tops)
+    assert all(not module._forward_hooks for module in network.module.modules())
 
 
 @pytest.mark.parametrize("name", NOT_READ)
 def test_other_networks_go_through_their_gradients(name):
     model, inputs, tops = problem(NOT_READ[name])
-    assert layers.pulled_squares(model, inputs, tops) is None
-    passed = AutogradPass(model, inputs, torch.zeros(7, 3), losses.by_name("square"))
+    assert layers.pulled_squares(network_of(model), inputs, tops) is None
+    samples = Samples(inputs, torch.zeros(7, 3))
+    passed = AutogradPass(network_of(model), samples, losses.of("square"))
     torch.testing.assert_close(passed.pulled_squares(tops), by_gradients(model, inputs, tops))
 
 
 def test_a_layer_called_twice_or_frozen_or_on_sequences_is_not_read():
     model, inputs, tops = problem(Twice, (5,))
-    assert layers.pulled_squares(model, inputs, tops) is None
+    assert layers.pulled_squares(network_of(model), inputs, tops) is None
     model.inner.weight.requires_grad_(False)
-    assert layers.pulled_squares(model, inputs, tops) is None
+    assert layers.pulled_squares(network_of(model), inputs, tops) is None
     rows = nn.Sequential(nn.Linear(5, 1), nn.Flatten())
     model, inputs, tops = problem(lambda: rows, (3, 5))
-    assert layers.pulled_squares(model, inputs, tops) is None
+    assert layers.pulled_squares(network_of(model), inputs, tops) is None
+
+
+class Tied(nn.Module):
+    """An encoder whose weight decodes too, outside of its module."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return torch.tanh(self.enc(x)) @ self.enc.weight
+
+
+def test_a_weight_used_outside_its_module_is_not_taken_for_a_layer():
+    torch.manual_seed(0)
+    model, inputs = Tied().double(), torch.randn(7, 6, dtype=torch.float64)
+    tops = torch.randn(7, 6, dtype=torch.float64)
+    assert not torch.allclose(
+        layers.pulled_squares(network_of(model), inputs, tops), by_gradients(model, inputs, tops)
+    )
+    passed = AutogradPass(network_of(model), Samples(inputs, inputs), losses.of("square"))
+    torch.testing.assert_close(passed.pulled_squares(tops), by_gradients(model, inputs, tops))
