@@ -1,4 +1,12 @@
-"""Lanczos iteration, fully orthogonalised, on a symmetric matrix known by its products."""
+"""Eigenpairs of a symmetric matrix known by its products: Lanczos chains, fully orthogonalised.
+
+One chain, from one vector, sees one direction of each eigenspace, so it finds every multiple eigenvalue once.
+After it has converged, a chain from a fresh random vector z is run in the complement of everything known. Its
+coefficients bound what it can have overlooked: a unit eigenvector u of an eigenvalue μ above its Ritz values
+has components p_j(μ) u·z on the vectors of the chain (p_j its orthonormal polynomials), whose squares sum up
+to 1 at most. So (u·z)² ≤ 1/Σ p_j(μ)², the Christoffel function, and for a random unit vector in d dimensions
+the chance of that is at most (2d/π Σ p_j(μ)²)^(1/2). A chain that finds more is followed by another.
+"""
 
 from __future__ import annotations
 
@@ -7,67 +15,48 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import eigh, eigh_tridiagonal
 from torch import Tensor
 
-__all__ = ["Eigenpairs", "lanczos", "tridiagonal"]
+from flatmin import _check
+
+__all__ = ["Eigenpairs", "dense", "lanczos", "tridiagonal"]
+
+_ENDS = ("largest", "smallest", "magnitude")
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Some eigenpairs, largest eigenvalue first.
+    """Eigenpairs at one end of a spectrum, the outermost first, each as often as its multiplicity.
 
-    On the CPU: ``values`` (k,); ``vectors`` (P, k), one a column; ``residuals`` (k,): bound on |Av − λv|,
-    which is also a bound on the distance of λ to an eigenvalue; ``products``: how many products it took.
+    Attributes
+    ----------
+    values : Tensor, (k,), on the CPU
+    vectors : Tensor, (P, k)
+        Orthonormal, one a column.
+    residuals : Tensor, (k,)
+        |Av − λv|, which is also a bound on the distance of λ to an eigenvalue.
+    products : int
+        How many products it took (0: by dense linear algebra).
+    missed : float
+        Bound on the chance that an eigenvalue further out was overlooked.
     """
 
     values: Tensor
     vectors: Tensor
     residuals: Tensor
     products: int
+    missed: float = 0.0
 
 
-class Basis:
-    """Krylov basis as rows of one array that grows; the tridiagonal matrix as two lists."""
-
-    def __init__(self, start: Tensor, room: int):
-        self.rows = start.new_empty(room, len(start))
-        self.rows[0] = start / start.norm()
-        self.diagonal: list[float] = []
-        self.off: list[float] = []
-
-    def extend(self, product: Callable[[Tensor], Tensor]) -> bool:
-        """Take one step; False when the Krylov space is exhausted."""
-        m = len(self.diagonal)
-        if m + 1 == len(self.rows):
-            self.rows = torch.cat([self.rows, torch.empty_like(self.rows)])
-        known = self.rows[: m + 1]
-        w = product(self.rows[m])
-        diagonal = w @ self.rows[m]
-        w = w - diagonal * self.rows[m]
-        if m:
-            w -= self.off[-1] * self.rows[m - 1]
-        # the three-term recurrence is exact but for rounding: one pass against all takes that away, and a
-        # second is needed only where the first one cancels
-        before, overlap = w.norm(), known @ w
-        self.diagonal.append(float(diagonal + overlap[m]))
-        w.addmv_(known.T, overlap, alpha=-1)
-        after = w.norm()
-        if after < 0.7 * before:
-            w.addmv_(known.T, known @ w, alpha=-1)
-            after = w.norm()
-        self.off.append(float(after))
-        if float(after) <= 10 * torch.finfo(w.dtype).eps * max(map(abs, self.diagonal)):
-            return False
-        self.rows[m + 1] = w / after
-        return True
-
-    def ritz(self, k: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The k largest (default: all) Ritz values, their coefficients as columns, their residual bounds."""
-        m = len(self.diagonal)
-        which = {} if k is None or k >= m else {"select": "i", "select_range": (m - k, m - 1)}
-        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.off[:-1]), **which)
-        return values[::-1], vectors[:, ::-1], abs(self.off[-1] * vectors[-1, ::-1])
+def dense(matrix: Tensor, k: int, which: str = "largest") -> Eigenpairs:
+    """k eigenpairs of a dense symmetric ``matrix`` (P, P); ValueError for k outside 1…P, or another end."""
+    k = _check.integer("k", k, least=1, most=len(matrix))
+    values, vectors = torch.linalg.eigh(matrix)
+    keep = torch.from_numpy(_outermost(values.cpu().numpy(), k, _check.choice("which", which, _ENDS)))
+    values, vectors = values[keep], vectors[:, keep]
+    residuals = (matrix @ vectors - vectors * values).norm(dim=0)
+    return Eigenpairs(values.cpu(), vectors.cpu(), residuals.cpu(), 0)
 
 
 def lanczos(
@@ -76,32 +65,56 @@ def lanczos(
     k: int,
     tolerance: float = 1e-3,
     steps: int = 1000,
+    which: str = "largest",
+    seed: int = 1,
+    missed: float = 1e-3,
 ) -> Eigenpairs:
-    """The k algebraically largest eigenpairs of a symmetric matrix.
+    """k eigenpairs at one end of a symmetric matrix A, with their multiplicities (see the module's text).
 
-    ``product`` maps (P,) to (P,); ``start`` (P,) is the first vector. Stops when each of the k residuals is
-    below ``tolerance`` times its own |λ| (or, near zero, rounding): eigenvalues are then good to about
-    tolerance² over the relative gap to the rest of the spectrum. Raises ValueError for k outside 1…P or after
-    ``steps`` products without convergence.
+    Eigenvalues are good to about tolerance² over the relative gap to the rest of the spectrum. A d-fold
+    eigenvalue costs about d times the products of a simple one. Memory: one vector a product.
+
+    Parameters
+    ----------
+    product : callable
+        (P,) ↦ (P,), v ↦ Av.
+    start : Tensor, (P,)
+        First vector; its dtype and device are those of the arithmetic.
+    k : int, 1…P
+    tolerance : float
+        Bounds every residual |Av − λv| in units of its own |λ| (near zero: of rounding).
+    steps : int
+        Products allowed.
+    which : "largest", "smallest" (algebraic ends), or "magnitude" (largest |λ|)
+    seed : int
+        Of the fresh vectors.
+    missed : float
+        Chance allowed that an eigenvalue further out than the last one by more than the tolerance is
+        overlooked (one copy; that of all d copies is about its d-th power). 1 does without the fresh chain.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range, a product that is not finite, or no convergence within ``steps``.
     """
     size = len(start)
-    if not 1 <= k <= size:
-        raise ValueError(f"k must be 1…{size}, got {k}")
-    basis = Basis(start, min(size, 2 * k + 20) + 1)
-    floor = torch.finfo(start.dtype).eps ** (2 / 3)
-    look = min(size, k + 4)
-    for taken in range(1, min(steps, size) + 1):
-        last = not basis.extend(product) or taken == size
-        if taken < look and not last:
-            continue
-        values, vectors, residuals = basis.ritz(k)
-        allowed = tolerance * np.maximum(abs(values), floor * max(map(abs, basis.diagonal)))
-        if (residuals <= allowed).all() or last:
-            values, vectors, residuals = (torch.from_numpy(x.copy()) for x in (values, vectors, residuals))
-            turned = (basis.rows[:taken].T @ vectors.to(start)).cpu()
-            return Eigenpairs(values.to(turned), turned, residuals.to(turned), taken)
-        look = taken + 2 + taken // 20
-    raise ValueError(f"steps must be more than {steps}: the residuals are still {residuals.max():.1e}")
+    k = _check.integer("k", k, least=1, most=size)
+    tolerance = _check.number("tolerance", tolerance, above=0)
+    steps = _check.integer("steps", steps, least=1)
+    allowed = _check.number("missed", missed, above=0, most=1)
+    _check.choice("which", which, _ENDS)
+    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    search = _Search(product, start, k, tolerance, steps, which)
+    missed = search.run(start, allowed)
+    while missed > allowed or len(search.values) < k:
+        if len(search.values) == size:
+            missed = 0.0
+            break
+        fresh = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(start)
+        missed = search.run(fresh, allowed)
+    values, residuals = torch.from_numpy(search.values), torch.from_numpy(search.residuals)
+    vectors = search.rows.T.cpu()
+    return Eigenpairs(values.to(vectors), vectors, residuals.to(vectors), steps - search.left, missed)
 
 
 def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[np.ndarray, ...]:
@@ -109,9 +122,166 @@ def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) 
 
     Σ weights · f(nodes) ≈ startᵀ f(A) start / |start|², exact for polynomials of degree below 2·steps.
     """
-    basis = Basis(start, steps + 1)
+    chain = _Chain(product, start, start.new_empty(0, len(start)), steps + 1)
     for _ in range(min(steps, len(start))):
-        if not basis.extend(product):
+        if not chain.extend():
             break
-    values, vectors, _ = basis.ritz()
+    values, vectors = eigh_tridiagonal(chain.diagonal, chain.off[:-1])
     return values, vectors[0] ** 2
+
+
+class _Chain:
+    """A Lanczos chain in the complement of the orthonormal rows ``known`` (l, P)."""
+
+    def __init__(self, product, start: Tensor, known: Tensor, room: int, scale: float = 0.0):
+        self.product, self.known, self.scale, size = product, len(known), scale, len(start)
+        self.limit = size - self.known  # dimensions there are
+        self.rows = start.new_empty(self.known + min(room, self.limit) + 1, size)
+        self.rows[: self.known] = known
+        for _ in range(2):
+            start = start / start.norm()
+            start = start - known.T @ (known @ start)
+        self.rows[self.known] = start / start.norm()
+        self.diagonal: list[float] = []
+        self.off: list[float] = []
+        self.couplings: list[Tensor] = []  # with the known rows
+        self.ended = False
+
+    def extend(self) -> bool:
+        """Take one product; False when the chain leads nowhere."""
+        at = self.known + len(self.diagonal)
+        if at + 1 == len(self.rows):
+            more = self.rows.new_empty(min(len(self.diagonal) // 2 + 10, self.limit), self.rows.shape[1])
+            self.rows = torch.cat([self.rows, more])
+        every, row = self.rows[: at + 1], self.rows[at]
+        w = self.product(row)
+        diagonal = w @ row
+        w = w - diagonal * row
+        if self.off:
+            w -= self.off[-1] * self.rows[at - 1]
+        # the three-term recurrence is exact but for rounding: one pass against all takes that away, and a
+        # second is needed only where the first one cancels
+        before, overlap = w.norm(), every @ w
+        w.addmv_(every.T, overlap, alpha=-1)
+        after = w.norm()
+        if after < 0.7 * before:
+            w.addmv_(every.T, every @ w, alpha=-1)
+            after = w.norm()
+        self.couplings.append(overlap[: self.known])
+        self.diagonal.append(float(diagonal + overlap[at]))
+        self.off.append(float(after))
+        if not np.isfinite(self.diagonal[-1]) or not np.isfinite(self.off[-1]):
+            raise ValueError("product: must be finite; the matrix has NaN or infinite entries")
+        # what is left so near rounding points anywhere, and no longer belongs to the chain
+        self.scale = max(self.scale, abs(self.diagonal[-1]))
+        if self.off[-1] <= torch.finfo(w.dtype).eps ** 0.75 * self.scale or len(self.diagonal) == self.limit:
+            self.ended = True
+            return False
+        self.rows[at + 1] = w / after
+        return True
+
+    def overlooked(self, mu: float, sign: int, nodes: np.ndarray) -> float:
+        """Bound on the chance that a vector of an eigenvalue sign · ``mu`` or beyond has stayed unseen."""
+        if self.ended:
+            return 0.0
+        before, now, total, step = 0.0, 1.0, 1.0, 0.0
+        for alpha, beta in zip(self.diagonal, self.off, strict=True):
+            before, now, step = now, ((mu - sign * alpha) * now - step * before) / beta, beta
+            total += now * now
+            if total > 1e200:
+                break
+        return float(min(1.0, np.sqrt(2 * self.limit / (np.pi * total))))
+
+
+def _outermost(values: np.ndarray, k: int, which: str) -> np.ndarray:
+    """Positions of the k outermost of ``values``, the outermost first."""
+    return np.argsort(-_outwards(values, which), kind="stable")[:k].copy()
+
+
+def _outwards(values, which: str):
+    """Values on an axis that points outwards."""
+    return {"largest": lambda: values, "smallest": lambda: -values, "magnitude": lambda: abs(values)}[which]()
+
+
+class _Search:
+    """Chains, one after the other, each in the complement of the k outermost pairs found so far."""
+
+    def __init__(self, product, like: Tensor, k: int, tolerance: float, steps: int, which: str):
+        self.product, self.k, self.tolerance, self.which = product, k, tolerance, which
+        self.values, self.residuals = np.empty(0), np.empty(0)
+        self.rows, self.left, self.steps = like.new_empty(0, len(like)), steps, steps
+        self.floor, self.scale = torch.finfo(like.dtype).eps ** (2 / 3), 0.0
+        self.signs = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}[which]
+
+    def run(self, start: Tensor, allowed: float) -> float:
+        """Follow one chain, and keep what it finds; its bound on what it missed if that is nothing, else 1.
+
+        It ends when all of its Ritz pairs among the k outermost have converged and, unless it is the first,
+        its bound has fallen below ``allowed``.
+        """
+        room = 20 if len(self.rows) else 2 * self.k + 20
+        chain = _Chain(self.product, start, self.rows, room, self.scale)
+        first, look = not len(self.rows), self.k + 4 - len(self.rows)
+        while not chain.ended:
+            if self.left == 0:
+                raise _check.refused("steps", self.steps, f"more than that: {self._standing}")
+            self.left -= 1
+            chain.extend()
+            taken = len(chain.diagonal)
+            if taken < look and not chain.ended:
+                self._standing = f"{self.k} eigenpairs take as many products at least"
+                continue
+            look = taken + 1 + taken // 20
+            nodes, vectors, ends, wanted = self._look(chain)
+            bad = wanted & (ends > self._allowed(nodes))
+            self._standing = f"the residuals are still {ends[bad].max(initial=0):.1e}"
+            if bad.any():
+                continue
+            missed = max(chain.overlooked(self._beyond(nodes), sign, nodes) for sign in self.signs)
+            if first or missed <= allowed:
+                break
+            self._standing = f"the chance of a missed eigenvalue is still {missed:.1e}"
+        if not wanted.any():
+            return missed
+        self._keep(chain, nodes[wanted], vectors[:, wanted], ends[wanted])
+        return 1.0
+
+    def _look(self, chain):
+        """Ritz values of a chain, coefficients, residuals, and which belong to the outermost k."""
+        m = len(chain.diagonal)
+        self.scale = chain.scale
+        select = {"largest": (max(0, m - self.k), m - 1), "smallest": (0, min(self.k, m) - 1)}.get(self.which)
+        how = {} if select is None or m <= self.k else {"select": "i", "select_range": select}
+        nodes, vectors = eigh_tridiagonal(np.array(chain.diagonal), np.array(chain.off[:-1]), **how)
+        ends = np.zeros(len(nodes)) if chain.ended else np.abs(chain.off[-1] * vectors[-1])
+        best = _outermost(np.concatenate([self.values, nodes]), self.k, self.which) - len(self.values)
+        wanted = np.zeros(len(nodes), bool)
+        wanted[best[best >= 0]] = True
+        if len(self.values) == self.k:  # a copy of the last one is none too few
+            wanted &= _outwards(nodes, self.which) > self._beyond(np.empty(0))
+        return nodes, vectors, ends, wanted
+
+    def _allowed(self, values):
+        return self.tolerance * np.maximum(np.abs(values), self.floor * self.scale)
+
+    def _beyond(self, nodes: np.ndarray) -> float:
+        """Where "further out than the k-th" begins, on an axis that points outwards."""
+        every = np.concatenate([self.values, nodes])
+        last = every[_outermost(every, self.k, self.which)[-1]]
+        return float(_outwards(last, self.which) + self._allowed(last))
+
+    def _keep(self, chain, nodes, vectors, ends):
+        """Join the pairs found to those known, by a Rayleigh–Ritz step, and keep the outermost k."""
+        known, m = len(self.values), len(chain.diagonal)
+        new = torch.from_numpy(vectors.T.copy()).to(chain.rows) @ chain.rows[chain.known : chain.known + m]
+        rows = torch.cat([self.rows, new])
+        inner = np.diag(np.concatenate([self.values, nodes]))
+        if known:
+            coupling = torch.stack(chain.couplings, 1).double().cpu().numpy() @ vectors
+            inner[:known, known:], inner[known:, :known] = coupling, coupling.T
+        values, turn = eigh(inner) if known else (nodes, np.eye(len(nodes)))
+        keep = _outermost(values, self.k, self.which)
+        turn = turn[:, keep]
+        self.values = values[keep]
+        self.residuals = np.abs(turn).T @ np.concatenate([self.residuals, ends])
+        self.rows = torch.from_numpy(turn.T.copy()).to(rows) @ rows
