@@ -81,7 +81,7 @@ def mnist(server, monkeypatch, cache):
 
     def use(*behaviours):
         mirrors = tuple(f"http://127.0.0.1:{server.server_port}/{b}/" for b in behaviours)
-        sums = {name: hashlib.md5(content).hexdigest() for name, content in CONTENT.items()}
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
         source = files.Source("mnist", mirrors, sums)
         monkeypatch.setattr(files, "MNIST", source)
         return source
@@ -170,11 +170,11 @@ def cifar(server, monkeypatch, cache):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     server.content["cifar-10-binary.tar.gz"] = buffer.getvalue()
-    md5 = hashlib.md5(buffer.getvalue()).hexdigest()
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     mirror = (f"http://127.0.0.1:{server.server_port}/good/",)
-    source = files.Source("cifar-10", mirror, {"cifar-10-binary.tar.gz": md5})
+    source = files.Source("cifar-10", mirror, {"cifar-10-binary.tar.gz": digest})
     monkeypatch.setattr(files, "CIFAR10", source)
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in batches.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in batches.items()}
     monkeypatch.setattr(files, "CIFAR10_BATCHES", sums)
     return batches
 
@@ -215,12 +215,31 @@ def test_what_is_no_idx_file_is_refused(tmp_path):
         files.read_idx(path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"no", idx(LABELS)[:15], gzip.compress(b"\x00\x00\x08\x03" + bytes(8))]
+)
+def test_a_truncated_idx_file_is_named(tmp_path, content):
+    (tmp_path / "x.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^x\.gz "):
+        files.read_idx(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("content", [b"", b"no", lzma.compress(bytes(99))[:40]])
+def test_a_truncated_batch_is_named(cifar, tmp_path, monkeypatch, content):
+    (tmp_path / "data_batch_1.bin.xz").write_bytes(content)
+    monkeypatch.setenv("FLATMIN_DATA", str(tmp_path))
+    with pytest.raises(
+        files.DataUnavailableError, match=r"data_batch_1\.bin(\.xz)? is (no whole xz|not the pub)"
+    ):
+        datasets.cifar10()
+
+
 def test_parts_of_a_set(mnist):
     mnist("good")
     train, test = datasets.mnist(train=4, test=2, dtype=torch.float64)
     assert (len(train), len(test)) == (4, 2)
     assert train.inputs.dtype == torch.float64
-    with pytest.raises(ValueError, match="must be 1…7, got 8"):
+    with pytest.raises(ValueError, match="train=8: must be an integer at least 1 and at most 7"):
         datasets.mnist(train=8)
 
 
@@ -235,7 +254,13 @@ def test_random_inputs():
     assert float((noise.inputs * noise.targets).mean(0).abs().max()) < 4 / 4000**0.5
     on_sphere = datasets.sphere(50, 4, seed=2)
     assert torch.allclose(on_sphere.inputs.norm(dim=1), torch.ones(50, dtype=torch.float64))
-    with pytest.raises(ValueError, match="samples and dimension must be positive"):
+    with pytest.raises(ValueError, match="samples=0: must be an integer at least 1"):
         datasets.gaussian(0, 3)
-    with pytest.raises(ValueError, match="targets must be one of"):
+    with pytest.raises(ValueError, match="targets='labels': must be one of"):
         datasets.sphere(5, 3, targets="labels")
+
+
+@pytest.mark.parametrize("source", [files.MNIST, files.FASHION_MNIST, files.CIFAR10], ids=lambda s: s.folder)
+def test_every_file_is_known_by_its_sha256_and_comes_encrypted(source):
+    assert all(len(digest) == 64 for digest in [*source.files.values(), *files.CIFAR10_BATCHES.values()])
+    assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in source.mirrors)

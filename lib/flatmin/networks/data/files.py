@@ -1,6 +1,7 @@
 """Where the files of the image sets come from: a folder that holds them, a cache, or a download.
 
-The checksums are the md5 published with each set. Nothing here unpickles anything.
+The checksums are the SHA-256 of the files that the authors published (found on files whose md5 is the
+published one). Nothing here unpickles anything.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import lzma
 import os
 import sys
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class DataUnavailableError(OSError):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's files: ``files`` maps names to md5, ``mirrors`` are addresses up to the name."""
+    """A data set's files: ``files`` maps names to SHA-256, ``mirrors`` are https addresses up to the name."""
 
     folder: str
     mirrors: tuple[str, ...]
@@ -45,38 +47,38 @@ MNIST = Source(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
     {
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     },
 )
 FASHION_MNIST = Source(
     "fashion-mnist",
     (
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
     {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     },
 )
 CIFAR10 = Source(
     "cifar-10",
     ("https://www.cs.toronto.edu/~kriz/",),
-    {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+    {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
 )
-#: md5 of the batches inside the archive, in file order; a folder may hold them bare or as .xz
+#: SHA-256 of the batches inside the archive, in file order; a folder may hold them bare or as .xz
 CIFAR10_BATCHES = {
-    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 
 
@@ -95,22 +97,22 @@ def fetch(source: Source, name: str) -> Path:
     """Return the path of one file of a set: from the folder of FLATMIN_DATA, the cache, or downloaded into
     it.
 
-    Every file is checked against its published md5; an interrupted or wrong download leaves nothing behind,
+    Every file is checked against its SHA-256; an interrupted or wrong download leaves nothing behind,
     and the mirrors are tried in turn. Raises DataUnavailableError where none of them answers with the right
     file, or where FLATMIN_DATA holds a file of that name with another content.
     """
-    md5 = source.files[name]
+    digest = source.files[name]
     for place in _places(source):
         path = place / name
         if path.is_file():
-            if pooch.file_hash(str(path), "md5") == md5:
+            if pooch.file_hash(str(path), "sha256") == digest:
                 return path
             if place != _cache(source):
                 raise DataUnavailableError(
                     f"{name} in the folder of {FOLDER_VARIABLE} is not the published file: "
-                    f"its md5 is not {md5}"
+                    f"its SHA-256 is not {digest}"
                 )
-    return _download(source, name, f"md5:{md5}")
+    return _download(source, name, f"sha256:{digest}")
 
 
 def _download(source, name, known_hash):
@@ -137,11 +139,16 @@ def _download(source, name, known_hash):
 
 def read_idx(path: Path) -> np.ndarray:
     """Return the array of a gzipped idx file of unsigned bytes; ValueError for another format."""
-    with gzip.open(path, "rb") as file:
-        content = file.read()
+    try:
+        with gzip.open(path, "rb") as file:
+            content = file.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path.name} is no whole gzip file: {error}") from None
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path.name} is not an idx file of unsigned bytes")
     axes = content[3]
+    if len(content) < 4 + 4 * axes:
+        raise ValueError(f"{path.name} ends within its header")
     shape = np.frombuffer(content, ">u4", axes, 4)
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if values.size != shape.prod():
@@ -160,14 +167,17 @@ def _cifar10_batch(name: str) -> bytes:
     for place in _places(CIFAR10):
         for path, opened in ((place / name, open), (place / f"{name}.xz", lzma.open)):
             if path.is_file():
-                with opened(path, "rb") as file:
-                    return _checked(name, file.read())
+                try:
+                    with opened(path, "rb") as file:
+                        return _checked(name, file.read())
+                except (EOFError, lzma.LZMAError) as error:
+                    raise DataUnavailableError(f"{path} is no whole xz file: {error}") from None
     with tarfile.open(fetch(CIFAR10, "cifar-10-binary.tar.gz"), "r:gz") as archive:
         member = next(m for m in archive if m.name.rsplit("/", 1)[-1] == name)
         return _checked(name, archive.extractfile(member).read())
 
 
 def _checked(name, content):
-    if hashlib.md5(content).hexdigest() != CIFAR10_BATCHES[name]:
-        raise DataUnavailableError(f"{name} is not the published file: its md5 differs")
+    if hashlib.sha256(content).hexdigest() != CIFAR10_BATCHES[name]:
+        raise DataUnavailableError(f"{name} is not the published file: its SHA-256 differs")
     return content
