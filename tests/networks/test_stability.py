@@ -8,11 +8,10 @@ import torch
 
 from flatmin.experiments import noise_alignment, stability_escape, stability_training
 from flatmin.fits import growth_rate
-from flatmin.networks import curvature, models, stability
+from flatmin.networks import curvature, edges, models, stability
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.data.sets import Data
 from flatmin.networks.point import at
-from flatmin.pictures import stability_network
 from flatmin.theory.stability.threshold import growth, largest_step
 
 
@@ -161,8 +160,8 @@ def test_what_the_chapter_reads_from_the_edges():
     arrays = {f"fcn_{name}": np.asarray(value)[None, None, None] for name, value in found.items()}
     stored = types.SimpleNamespace(arrays=arrays | {"fcn_eta": np.array([eta])}, batch_sizes=[5])
     data = stability_training.data_of(point)
-    live = stability_network.live_edges([noise_alignment.network("fcn", 4, 0, data)], data, eta, 5, steps)
-    np.testing.assert_allclose(stability_network.recorded_edges(stored, "fcn", 0)[5], live, rtol=1e-6)
+    live = edges.live_edges([noise_alignment.network("fcn", 4, 0, data)], data, eta, 5, steps)
+    np.testing.assert_allclose(edges.recorded_edges(stored, "fcn", 0)[5], live, rtol=1e-6)
 
 
 def test_what_the_chapter_reads_from_the_sizes():
@@ -172,10 +171,10 @@ def test_what_the_chapter_reads_from_the_sizes():
     stored = types.SimpleNamespace(
         arrays={"a_parameters": size[None], "a_trace": values[None], "a_diverged": diverged[None]}
     )
-    fit = stability_network.slope(stored, "a", "trace", 0)
+    fit = edges.slope(stored, "a", "trace", 0)
     assert (fit.value, fit.points) == (pytest.approx(0.5), 6)
     diverged[2, 1] = True
-    assert stability_network.at_end(stored, "a", "trace", 0)[1].shape == (2, 2)
+    assert edges.at_end(stored, "a", "trace", 0)[1].shape == (2, 2)
 
 
 def test_what_the_chapter_reads_from_the_escapes():
@@ -191,9 +190,9 @@ def test_what_the_chapter_reads_from_the_escapes():
         },
         batch_sizes=[2],
     )
-    value, _, exact = stability_network.escape_rates(stored, "a", 0)
+    value, _, exact = edges.escape_rates(stored, "a", 0)
     assert (value, exact) == (pytest.approx(np.log(2)), pytest.approx(np.log(2)))
-    np.testing.assert_allclose(stability_network.gamma_0(stored, "a", 0, "mu"), [2.25, 8.0])
+    np.testing.assert_allclose(edges.gamma_0(stored, "a", 0, "mu"), [2.25, 8.0])
 
 
 def test_the_sharp_minimum_is_stable_for_descent_and_not_for_sgd():
