@@ -28,9 +28,10 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch.func import functional_call, grad, jvp, vmap
 
-from flatmin.networks import curvature, device, gradient_noise, models, parameters
+from flatmin.networks import curvature, device, models, parameters
 from flatmin.networks.data.sets import Data
-from flatmin.networks.train import run as training
+from flatmin.networks.point import at
+from flatmin.networks.train import train
 
 CE = torch.nn.functional.cross_entropy
 ETA, BATCH_SIZE, STEPS, REPEATS = 0.05, 50, 2000, 20
@@ -52,9 +53,7 @@ def problem(hidden=50, outputs=10, samples=1000):
         data = data.parity()
     start = models.mlp((784, hidden, hidden, outputs), 1)
     loss = "square" if outputs == 1 else "cross-entropy"
-    runs = training.run(
-        start, data, loss, eta=0.01 if outputs == 1 else ETA, batch_size=BATCH_SIZE, steps=300
-    )
+    runs = train(start, loss, data, eta=0.01 if outputs == 1 else ETA, batch_size=BATCH_SIZE, steps=300)
     return device.place(runs.model_at(), data, chosen())
 
 
@@ -97,11 +96,18 @@ def _vector(v):
     return torch.from_numpy(v.astype(np.float32)).to(chosen())
 
 
+def _named(model, theta):
+    """θ (P,) as the tensors of the model, by name; views."""
+    named = parameters.trainable(model)
+    parts = theta.split([p.numel() for _, p in named])
+    return {name: part.view(p.shape) for (name, p), part in zip(named, parts, strict=True)}
+
+
 def _jvp_product(model, data):
     theta = parameters.flat(model)
 
     def loss(t):
-        return CE(functional_call(model, training._named(model, t), (data.inputs,)), data.targets)
+        return CE(functional_call(model, _named(model, t), (data.inputs,)), data.targets)
 
     return lambda v: jvp(grad(loss), (theta,), (v,))[1]
 
@@ -265,7 +271,7 @@ def norm_task():
 def alignment_task():
     """α, β, μ of a network with one output and the square loss on 1000 samples."""
     model, data = problem(outputs=1)
-    exact = gradient_noise.alignment(_double(model), data).mu
+    exact = at(_double(model), "square", data).noise.alignment().mu
 
     def from_jacobian(jacobian):
         with torch.no_grad():
@@ -279,7 +285,7 @@ def alignment_task():
         theta = parameters.flat(model)
 
         def one(t, x):
-            return functional_call(model, training._named(model, t), (x[None],))[0, 0]
+            return functional_call(model, _named(model, t), (x[None],))[0, 0]
 
         return from_jacobian(vmap(grad(one), (None, 0))(theta, data.inputs))
 
@@ -293,7 +299,7 @@ def alignment_task():
         return from_jacobian(torch.cat([p.grad_batch.flatten(1) for p in twin.parameters()], 1))
 
     tools = {
-        "flatmin": lambda: gradient_noise.alignment(model, data).mu,
+        "flatmin": lambda: at(model, "square", data).noise.alignment().mu,
         "vmap(grad) + J Jᵀ": by_vmap,
         "BackPACK + J Jᵀ": by_backpack if optional("backpack") else None,
     }
@@ -310,7 +316,7 @@ def training_task():
 
     def stacked(repeats):
         call = {"eta": ETA, "batch_size": BATCH_SIZE, "seed": range(repeats)}
-        return training.run(start, data, steps=STEPS, **call).losses(data).mean(0)[-1]
+        return train(start, "cross-entropy", data, steps=STEPS, **call).losses(data).mean(0)[-1]
 
     def loop():
         from torch.utils.data import DataLoader, TensorDataset

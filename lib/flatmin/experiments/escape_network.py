@@ -11,7 +11,7 @@ from flatmin.networks import curvature, models, parameters
 from flatmin.networks.passage_times import around
 from flatmin.networks.passages import decoupled_passages, first_passages
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 from flatmin.theory.stability import threshold as stability
 
 PRETRAINING = {"eta": 0.01, "batch_size": 100}  # M22 §5.3, then B = 10
@@ -32,7 +32,7 @@ def pretrained(name, samples, steps, seed):
     """The even/odd data and the network 784-10-1 (64-10-1 for digits) trained on it, as M22 pre-trains."""
     data = parity_data(name, samples, "unit")
     start = models.mlp((data.inputs[0].numel(), 10, 1), seed, "glorot")
-    runs = training.run(start, data, "square", **PRETRAINING, steps=steps, seed=seed, checkpoints=1)
+    runs = train(start, "square", data, **PRETRAINING, steps=steps, seed=seed, keep=1)
     return data, runs.model_at()
 
 

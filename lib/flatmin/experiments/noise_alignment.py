@@ -7,7 +7,7 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.networks import device, models, parameters
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 
 MEASURES = ("alpha", "beta", "mu", "mu_1", "mu_2", "gamma", "tau", "loss")
 #: step sizes and numbers of steps are ours: W22's appendix, which has theirs, is not at hand
@@ -65,15 +65,15 @@ def along(point, seed):
     kind, repeat = point["kind"], point["repeat"]
     data = task(kind, repeat, point["images"])
     model = network(kind, point["size"], repeat, data)
-    runs = training.run(
+    runs = train(
         model,
-        data,
         "square",
+        data,
         eta=step_size(kind, model, data),
         batch_size=5,
         steps=point["steps"],
         seed=repeat,
-        checkpoints=point["checkpoints"],
+        keep=point["checkpoints"],
     )
     found = [
         at(runs.model_at(0, i).double(), "square", data.to(torch.float64)).noise.alignment()

@@ -6,7 +6,7 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.networks import curvature, device, models
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 
 #: η and B of Y23 Fig. 1; the network, its 1000 images and the start are those of the same group's Y26
 ETA, BATCH_SIZE, EPOCHS = 0.05, 100, 200
@@ -26,15 +26,15 @@ def spectra(point, seed):
     data = data.per_class(point["per_class"])
     start = models.mlp((data.inputs[0].numel(), hidden, hidden, 10), seed % 2**31)
     steps = [epoch * (len(data) // BATCH_SIZE) for epoch in point["epochs"]]
-    runs = training.run(
+    runs = train(
         start,
-        data,
         "cross-entropy",
+        data,
         eta=ETA,
         batch_size=BATCH_SIZE,
         steps=steps[-1],
         seed=seed % 2**31,
-        checkpoints=steps,
+        keep=steps,
     )
     rows = {"curvature": [], "noise": [], "top": [], "trace": []}
     for checkpoint in range(len(steps)):

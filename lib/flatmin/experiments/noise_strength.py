@@ -31,7 +31,7 @@ from flatmin.ledger.sweeps import canonical
 from flatmin.networks import curvature, device, models, parameters
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 
 STATE = "noise-strength run"
 BATCH_SIZE = 100
@@ -89,15 +89,15 @@ def trained(model, data, point, seed, start, stop):
     """The network after the epochs ``start`` … ``stop``; None if it diverged."""
     if start == stop:
         return model
-    runs = training.run(
+    runs = train(
         model,
-        data,
         point["loss"],
+        data,
         eta=ETA[point["kind"]][point["loss"]],
         batch_size=BATCH_SIZE,
         steps=(stop - start) * (len(data) // BATCH_SIZE),
         seed=1_000_000 * seed + start,  # other batches in every stretch
-        checkpoints=1,
+        keep=1,
     )
     return None if runs.diverged[0] else runs.model_at()
 

@@ -6,7 +6,7 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.networks import curvature, device, models
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 
 ETA, BATCH_SIZE, SAMPLES = 0.01, 100, 10_000
 SPECTRUM_SAMPLES = 5000  # the decoupling spectra are eigenvalues of Gram matrices of this size
@@ -35,8 +35,8 @@ def measure(point, seed):
     seed %= 2**31
     start = models.mlp((data.inputs[0].numel(), *point["hidden"], 1), seed, "glorot")
     steps = [epoch * (len(data) // BATCH_SIZE) for epoch in point["epochs"]]
-    runs = training.run(
-        start, data, "square", eta=ETA, batch_size=BATCH_SIZE, steps=steps[-1], seed=seed, checkpoints=steps
+    runs = train(
+        start, "square", data, eta=ETA, batch_size=BATCH_SIZE, steps=steps[-1], seed=seed, keep=steps
     )
     losses = runs.losses(data)[0]
     if point["what"] == "spectrum":

@@ -5,7 +5,8 @@ import numpy as np
 from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.noise_alignment import network, task
 from flatmin.networks import device, parameters, stability
-from flatmin.networks.train import run as training
+from flatmin.networks.point import at
+from flatmin.networks.train import train
 from flatmin.theory.stability.threshold import growth, largest_step
 
 #: W22 does not say which; 1 is where its γ₀ exceeds 1 for every model
@@ -29,10 +30,10 @@ def sharp_minimum(kind, size, repeat, images="mnist", steps=None):
     """
     data = task(kind, repeat, images)
     start = network(kind, size, repeat, data)
-    eta = 1.9 / stability.tangent(start, data).minimum.sharpness if kind == "rfm" else ETA[kind]
+    eta = 1.9 / stability.tangent(at(start, "square", data)).minimum.sharpness if kind == "rfm" else ETA[kind]
     steps = DESCENT[kind] if steps is None else steps
     kept = np.unique(np.geomspace(1, steps, 100).round().astype(int))
-    runs = training.run(start, data, "square", eta=eta, steps=steps, method="gd", checkpoints=kept)
+    runs = train(start, "square", data, eta=eta, steps=steps, method="gd", keep=kept)
     near = np.flatnonzero(runs.losses(data)[0] <= NEAR)
     return runs.model_at(0, near[0] if len(near) else -1), data, eta
 
@@ -47,13 +48,13 @@ def leave(point, seed):
     """
     kind = point["kind"]
     model, data, eta = sharp_minimum(kind, point["size"], point["repeat"], point["images"], point["descent"])
-    tangent = stability.tangent(model, data)
+    here = at(model, "square", data)
+    tangent = stability.tangent(here)
     minimum = tangent.minimum
     escapes = [
-        stability.escape(model, data, eta, size, STEPS, point["trajectories"], seed % 2**31)
-        for size in BATCH_SIZES
+        stability.escape(here, eta, size, STEPS, point["trajectories"], seed % 2**31) for size in BATCH_SIZES
     ]
-    on = training.run(model, data, "square", eta=eta, steps=STEPS, method="gd", checkpoints=STEPS + 1)
+    on = train(model, "square", data, eta=eta, steps=STEPS, method="gd", keep=STEPS + 1)
     return {
         "losses": np.array([one.losses for one in escapes], np.float32),
         "linearised": np.array([one.linearised for one in escapes], np.float32),

@@ -6,7 +6,7 @@ from flatmin.experiments.stability_training import along
 from flatmin.networks import curvature, device, models, parameters
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
-from flatmin.networks.train import run as training
+from flatmin.networks.train import train
 
 BATCH_SIZE = 5
 #: ours: from a step that leaves the curvature to itself up to one that the widest starts do not survive
@@ -30,7 +30,7 @@ def one_hot(point, seed):
     data = datasets.by_name(point["images"], SAMPLES["fcn"], "unit").train
     model = models.mlp((data.inputs[0].numel(), size, size, 10), repeat)
     how = {"eta": point["eta"], "batch_size": BATCH_SIZE, "steps": point["steps"]}
-    runs = training.run(model, data, "square", seed=repeat, checkpoints=1, **how)
+    runs = train(model, "square", data, seed=repeat, keep=1, **how)
     end = runs.model_at(0)
     noise = at(end, "square", data).noise.alignment()
     return {

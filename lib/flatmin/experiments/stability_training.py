@@ -5,7 +5,8 @@ import numpy as np
 from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.noise_alignment import network, task
 from flatmin.networks import curvature, device, parameters, stability
-from flatmin.networks.train import run as training
+from flatmin.networks.point import at
+from flatmin.networks.train import train
 from flatmin.theory.stability.threshold import largest_step
 
 #: W22's batch sizes, and step sizes of ours: one that leaves the curvature to itself, and a large one
@@ -23,7 +24,7 @@ def data_of(point):
 def measure(model, data, batch_size, hessian):
     """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), μ, its infimum μ₀, the exact η*(B), and ``hessian``
     ‖H‖_F if asked for, which takes long in wide networks."""
-    tangent = stability.tangent(model, data)
+    tangent = stability.tangent(at(model, "square", data))
     minimum = tangent.minimum
     found = {
         "loss": tangent.loss,
@@ -47,15 +48,15 @@ def along(point, seed):
     """
     data = data_of(point)
     model = network(point["kind"], point["size"], point["repeat"], data)
-    runs = training.run(
+    runs = train(
         model,
-        data,
         "square",
+        data,
         eta=point["eta"],
         batch_size=point["batch_size"],
         steps=point["steps"],
         seed=point["repeat"],
-        checkpoints=point["checkpoints"],
+        keep=point["checkpoints"],
     )
     how = point["batch_size"], point.get("hessian", True)
     found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.steps))]

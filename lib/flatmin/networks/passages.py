@@ -23,8 +23,8 @@ from flatmin.networks import curvature
 from flatmin.networks.data.sets import Data
 from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes.dense import dense_layers
-from flatmin.networks.passes.generic import linearise
-from flatmin.networks.train.run import batches
+from flatmin.networks.point import at
+from flatmin.sampling import Sampling
 from flatmin.theory.logarithmic.multiplicative import kesten_exponent
 
 __all__ = ["Passages", "decoupled_passages", "first_passages", "passage_power", "tail_exponent"]
@@ -189,7 +189,7 @@ class _Linearised:
     """The tangent model f(θ*) + ∇f·(θ − θ*) in function space."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor):
-        passed = linearise(model, Data(inputs, targets), "square")
+        passed = at(model, "square", Data(inputs, targets)).passed
         if passed.outputs.shape[1] != 1:
             raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
         self.gram = curvature.gram(passed).float().numpy()
@@ -226,7 +226,7 @@ def first_passages(
     batch_size: int,
     steps: int,
     seeds: Sequence[int],
-    sampling: str = "shuffle",
+    sampling: str = "epoch",
     linearised: bool = False,
     snapshots: Sequence[float] = (),
     keep_every: int = 100,
@@ -235,7 +235,7 @@ def first_passages(
 
     Square loss, one output; the loss of all of ``data`` is computed after every step, in float32. L* is the
     loss at the start. Each seed is one run of at most ``steps`` steps; its batches are those of
-    :func:`flatmin.networks.train.run.run`. All levels are read off one run: their passages are correlated.
+    :func:`flatmin.networks.train.train`. All levels are read off one run: their passages are correlated.
     ``linearised``: run the tangent model at the start instead, to which every network is close nearby.
     ``snapshots``: levels at whose first passage θ is kept. Divergence passes every level.
     Raises ValueError for levels that do not increase or do not lie above 1, a step size, number of steps or
@@ -271,7 +271,7 @@ def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps
     losses, passed, highest = [np.array([chain.loss])], np.full(len(levels), -1), chain.loss
     parameters, taken, epoch = [], 0, 0
     while taken < steps and highest <= levels[-1] * chain.loss:
-        order = batches(samples, batch_size, int(seed), epoch, sampling)[: steps - taken]
+        order = Sampling.of(sampling).draw(samples, batch_size, int(seed), epoch)[: steps - taken]
         epoch += 1
         while len(order) and highest <= levels[-1] * chain.loss:
             stops = np.append(kept_levels[len(parameters) :], levels[-1]) * chain.loss

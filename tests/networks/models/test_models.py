@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
-from flatmin.networks import gradient_noise, models, parameters
+from flatmin.networks import models, parameters
 from flatmin.networks.data.sets import Data
 from flatmin.networks.passes.dense import DensePass
-from flatmin.networks.passes.generic import AutogradPass, linearise
-from flatmin.networks.train import run as training
+from flatmin.networks.passes.generic import AutogradPass
+from flatmin.networks.point import at
+from flatmin.networks.train import train
 
 WIDTHS = [3, 64, 64, 64, 128, 128, 128, 256, 256, 256]
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -81,7 +82,7 @@ def test_fixup_resnet_trains_without_batch_norm():
     model = models.FixupResNet(20, width=8)
     shades = torch.linspace(-2, 2, 6)[:, None, None, None]
     data = Data(IMAGES + shades, torch.arange(6))
-    runs = training.run(model, data, eta=0.1, batch_size=6, steps=100)
+    runs = train(model, "cross-entropy", data, eta=0.1, batch_size=6, steps=100)
     values = runs.losses(data)[0]
     assert values[0] == pytest.approx(math.log(10), rel=1e-5)
     assert values[1] < 0.5 * values[0]
@@ -93,7 +94,7 @@ def test_random_features_are_those_of_the_formula_and_only_the_last_layer_is_tra
     weight = model[0].weight
     torch.testing.assert_close(weight.norm(dim=1), torch.full((40,), math.sqrt(5), dtype=torch.float64))
     assert parameters.flat(model).tolist() == [0.0] * 40
-    passed = linearise(model, data, "square")
+    passed = at(model, "square", data).passed
     assert isinstance(passed, DensePass)
     torch.testing.assert_close(passed.sample_roots()[:, 0], (data.inputs @ weight.T).clamp(min=0))
 
@@ -107,8 +108,8 @@ def test_diagonal_linear_network_is_its_formula():
     expected = x @ torch.tensor([1.0, 3.0, -1.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(model(x)[:, 0], expected)
     data = Data(x, expected + 1)
-    assert isinstance(linearise(model, data, "square"), AutogradPass)
-    assert gradient_noise.alignment(model, data).loss == pytest.approx(0.5)
+    assert isinstance(at(model, "square", data).passed, AutogradPass)
+    assert at(model, "square", data).noise.alignment().loss == pytest.approx(0.5)
 
 
 def test_a_deep_linear_network_is_a_product_of_matrices():

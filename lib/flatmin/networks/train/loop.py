@@ -1,0 +1,316 @@
+"""Training: SGD, GD and gradient Langevin dynamics, many runs at once.
+
+The runs of one call share a network, a data set and a batch size, and differ in their batch order (seed),
+step size or start. Their parameters are stacked and one matrix product serves them all. Everything random
+comes from ``(seed, epoch)`` or ``(seed, step)``, so a run that was killed continues from its last checkpoint
+bit for bit, and a run does not depend on what it is stacked with except through rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from flatmin import _check
+from flatmin.ledger.arrays import load_state, save_state
+from flatmin.networks import parameters
+from flatmin.networks.data.samples import mapped
+from flatmin.networks.device import choose
+from flatmin.networks.train.objective import Objective
+from flatmin.networks.train.plan import Plan, path_of, plan_of
+from flatmin.networks.train.runs import Runs
+from flatmin.networks.train.stacks import private, stacked, still
+
+__all__ = ["train"]
+
+_CHECK = 100  # steps between looks at whether a run is still finite
+_KIND = "training"
+
+
+def train(
+    model: nn.Module | Sequence[nn.Module],
+    loss,
+    data,
+    *,
+    eta: float | Sequence[float] = 0.1,
+    batch_size: int | None = None,
+    steps: int = 1000,
+    seed: int | Sequence[int] = 0,
+    keep: int | Sequence[int] = 2,
+    method: str = "sgd",
+    sampling: str = "epoch",
+    noise_trace: float | None = None,
+    file: str | Path | None = None,
+    save_every: float = 30.0,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+    threads: int = 1,
+) -> Runs:
+    """Train ``model`` on the mean loss from its present parameters: θ ← θ − η g, R runs together.
+
+    The model itself, its buffers and mode, and the global random states are left as they are. Several seeds,
+    step sizes or starts are broadcast to R runs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, or a list of them
+        Any module whose samples do not influence each other; several starts share all but their trained
+        parameters. It is trained in the mode it is in; dropout and batch norm must be in evaluation mode.
+    loss : str, torch loss or callable
+        "square" (½|f − y|² summed over outputs), "cross-entropy", a torch loss, or any function of
+        (outputs, targets) that is a mean over the samples: it is evaluated itself on each batch.
+    data
+        (inputs, targets), a Data, a Dataset, a dict, or a DataLoader, of which only the data set is used: how
+        batches are drawn says ``sampling``. See :func:`~flatmin.networks.data.samples.samples_of`.
+    eta : float or (R,)
+        Step size η.
+    batch_size : int, optional
+        B; all samples by default.
+    steps : int
+        Iterations.
+    seed : int or (R,)
+        Same seed, same batches and noise.
+    keep : int or sequence of int
+        How many parameter vectors to keep, equally spaced from step 0 to ``steps`` (1: the last), or the
+        steps themselves; training ends at the last of them.
+    method : "sgd", "gd" or "gld"
+        "sgd": g is the gradient of a batch; "gd": the full gradient (``batch_size`` is not used); "gld": the
+        full gradient plus isotropic Gaussian noise whose covariance has the trace of C, at every step that of
+        a batch of ``batch_size`` at the present parameters, or ``noise_trace``.
+    sampling : "epoch", "fresh" or "replacement"
+        How batches are drawn, see :mod:`flatmin.sampling`; also the factor of C for "gld".
+    noise_trace : float, optional
+        Trace of the noise's covariance, for "gld".
+    file : path, optional
+        The state is kept there about every ``save_every`` seconds and at the end; the same call continues
+        from it with the same numbers as if it had never stopped.
+    save_every : float
+        Seconds.
+    progress : bool
+        Show a progress bar where someone watches.
+    device : str or torch.device, optional
+        Where to train, see :func:`flatmin.networks.device.choose`. Batches and noise are the same everywhere.
+    threads : int
+        Threads of torch during the call. Sums over other numbers of threads are rounded otherwise: with one
+        and the same number a call gives the same numbers whatever the machine's cores. One is fastest for
+        small networks; a large network, or many runs of one, may gain from more.
+
+    Returns
+    -------
+    Runs
+        Divergence is reported there, not raised.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, for what is out of range or does not fit, and for a ``file`` that holds another
+        call or is damaged.
+    OSError
+        For a file that cannot be read or written.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> digits = fm.datasets.digits()
+    >>> call = dict(eta=0.1, batch_size=50, steps=300, seed=range(4), keep=3)
+    >>> fm.train(fm.models.mlp((64, 20, 10)), "cross-entropy", digits.train, **call)
+    <Runs: 4 runs of sgd, P = 1510, kept at 3 steps up to 300, none diverged>
+    """
+    plan = plan_of(
+        model, loss, data, eta, batch_size, steps, seed, keep, method, sampling, noise_trace, threads
+    )
+    file, save_every = path_of(file), _check.number("save_every", save_every, least=0, infinite=True)
+    progress, device = _check.flag("progress", progress), choose(device, plan.starts[0])
+    networks = [private(one, device) for one in plan.starts]
+    network = networks[0]
+    thetas = torch.stack([parameters.flat(one.module) for one in networks]).expand(len(plan), -1)
+    saved = _Saved(file, plan, device, save_every)
+    with still(network, plan.threads):
+        samples = plan.samples.to(device, network.dtype)
+        objective = Objective(loss, probed(network, samples))
+        samples = type(samples)(samples.inputs, objective.targets(samples))
+        stack, samples = stacked(network, samples, objective, thetas)
+        kept, diverged_at = _train(_Steps(stack, objective, samples, plan), thetas, saved, progress)
+    return Runs(
+        private(plan.starts[0], torch.device("cpu")).module,
+        loss,
+        plan.kept,
+        kept,
+        plan.seeds,
+        plan.etas,
+        plan.batch_size,
+        plan.method,
+        str(plan.sampling),
+        diverged_at,
+        device,
+        plan.threads,
+    )
+
+
+@torch.no_grad()
+def probed(network, samples) -> Tensor:
+    """Output for the first sample, (1, …).
+
+    Raises ValueError for a model that fails on the data, is random, or lets samples influence each other.
+    """
+    few = samples.take(slice(0, min(2, len(samples))))
+    try:
+        once, again, alone = (network.outputs(few.rows(slice(0, rows))) for rows in (2, 2, 1))
+    except ValueError:
+        raise
+    except Exception as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0][:150]
+        shapes = mapped(lambda t: (tuple(t.shape[1:]), t.dtype), few.inputs)
+        raise ValueError(f"data: the model must take samples of {shapes}, but says: {words}") from None
+    scale = torch.finfo(once.dtype).eps * once.abs().max()
+    if not torch.allclose(once, again, rtol=0, atol=100 * scale, equal_nan=True):
+        raise ValueError("model: two calls give two outputs: must not be random, nor keep a state")
+    if not torch.allclose(once[:1], alone, rtol=0, atol=1e4 * scale, equal_nan=True):
+        raise ValueError("model: a sample's output depends on its batch: must treat samples independently")
+    return alone
+
+
+class _Steps:
+    """Takes step number t with a stack; knows the batches of the present epoch."""
+
+    def __init__(self, stack, objective, samples, plan: Plan):
+        self.stack, self.objective, self.plan, self.epoch = stack, objective, plan, None
+        self.samples, self.count = samples, len(plan.samples)
+        self.per_epoch = self.count // plan.batch_size
+        thetas = stack.thetas()
+        self.etas = torch.from_numpy(plan.etas).to(thetas)
+        self.whole = [self._map(lambda t: t.expand(len(plan), *t.shape), tree) for tree in self._trees()]
+
+    @staticmethod
+    def _map(function, tree):
+        return mapped(function, tree)
+
+    def _trees(self):
+        return self.samples.inputs, self.samples.targets
+
+    def __call__(self, t: int) -> None:
+        if self.plan.method == "gld":
+            self._langevin(t)
+        elif self.plan.method == "gd":
+            self.stack.step(*self.whole, self.objective, self.etas)
+        else:
+            index = self._batch(t)
+            x, y = (mapped(lambda tensor: tensor[index], tree) for tree in self._trees())
+            self.stack.step(x, y, self.objective, self.etas)
+
+    def _batch(self, t):
+        plan, epoch = self.plan, t // self.per_epoch
+        if epoch != self.epoch:
+            drawn = [plan.sampling.draw(self.count, plan.batch_size, int(seed), epoch) for seed in plan.seeds]
+            self.order, self.epoch = torch.from_numpy(np.stack(drawn, 1)).to(self.etas.device), epoch
+        return self.order[t % self.per_epoch]
+
+    def _langevin(self, t):
+        plan = self.plan
+        gradient, trace = self.stack.gradients_and_traces(*self.whole, self.objective)
+        if plan.noise_trace is None:
+            trace = trace.clamp(min=0) * plan.sampling.factor(self.count, plan.batch_size)
+        else:
+            trace = torch.full_like(trace, plan.noise_trace)
+        size, dtype = gradient.shape[1], np.float64 if gradient.dtype == torch.float64 else np.float32
+        normals = np.stack(
+            [np.random.default_rng([int(s), t]).standard_normal(size, dtype=dtype) for s in plan.seeds]
+        )
+        noise = torch.from_numpy(normals).to(gradient) * (trace / size).sqrt()[:, None]
+        self.stack.load(self.stack.thetas() - self.etas[:, None] * (gradient + noise))
+
+    def stop(self, runs) -> None:
+        """Let the runs at these positions (bool, on the CPU) stay where they are."""
+        self.etas[torch.from_numpy(runs).to(self.etas.device)] = 0
+
+
+@torch.no_grad()
+def _train(advance: _Steps, start: Tensor, saved: _Saved, progress):
+    """Take the steps of the plan; return the kept parameters (R, T, P) and where runs diverged (R,)."""
+    plan, stack = advance.plan, advance.stack
+    shape = len(plan), len(plan.kept), start.shape[1]
+    kept = torch.zeros(shape, dtype=start.dtype, device="cpu")  # on the CPU: there is more room
+    t, thetas, done, diverged_at = saved.load(start)
+    kept[:, : done.shape[1]] = done
+    stack.load(thetas)
+    advance.stop(diverged_at >= 0)
+    safe, last = stack.thetas(), int(plan.kept[-1])
+    bar = tqdm(total=last, initial=t, desc=plan.method, unit="step", disable=None if progress else True)
+    with bar:
+        for stop in _stops(t, plan.kept):
+            for step in range(t, stop):
+                advance(step)
+            bar.update(stop - t)
+            t = stop
+            safe = _guard(stack, safe, advance, diverged_at, t)
+            if t in plan.kept:
+                kept[:, int(np.searchsorted(plan.kept, t))] = safe.cpu()
+            saved.save(t, safe, kept[:, plan.kept <= t], diverged_at, t == last)
+    return kept, diverged_at
+
+
+def _stops(t, kept):
+    """Steps from t on at which runs are looked at: multiples of _CHECK, and those at which they are kept."""
+    yield t
+    while t < kept[-1]:
+        t = int(min((t // _CHECK + 1) * _CHECK, kept[np.searchsorted(kept, t, side="right")]))
+        yield t
+
+
+def _guard(stack, safe, advance, diverged_at, t):
+    """Put runs that are no longer finite back to their last finite parameters and stop them."""
+    thetas = stack.thetas()
+    lost = ~torch.isfinite(thetas).all(1)
+    if lost.any():
+        thetas[lost] = safe[lost]
+        stack.load(thetas)
+        lost = lost.cpu().numpy()
+        advance.stop(lost)
+        diverged_at[lost & (diverged_at < 0)] = t
+    return thetas
+
+
+class _Saved:
+    """The state of a call in its file, if it has one."""
+
+    def __init__(self, file: Path | None, plan: Plan, device, every: float):
+        self.file, self.plan, self.every, self.last = file, plan, every, time.monotonic()
+        if file is not None:
+            self.identity = plan.identity()
+            self.place = f"threads={plan.threads} on {device.type}"
+
+    def load(self, start: Tensor):
+        """(t, θ, what is kept, where runs diverged): of the file, or of the start."""
+        runs = len(self.plan)
+        state = None if self.file is None else load_state(self.file, _KIND)
+        if state is None:
+            return 0, start, start.new_zeros(runs, 0, start.shape[1], device="cpu"), np.full(runs, -1)
+        mine, other = json.loads(self.identity), json.loads(str(state["identity"]))
+        differing = [name for name in mine if mine[name] != other.get(name)]
+        if differing:
+            raise ValueError(
+                f"file={str(self.file)!r}: holds another training call, which differs in "
+                f"{', '.join(differing)}: name another file, or remove it"
+            )
+        if str(state["place"]) != self.place:
+            raise ValueError(
+                f"file={str(self.file)!r}: was begun with {state['place']} and not {self.place}: must be the "
+                "same to go on with the same numbers"
+            )
+        thetas, kept = (torch.from_numpy(state[name]) for name in ("thetas", "kept"))
+        return int(state["t"]), thetas.to(start), kept, state["diverged_at"].copy()
+
+    def save(self, t, thetas, kept, diverged_at, at_once: bool) -> None:
+        """Keep the state if it is time, or ``at_once``."""
+        if self.file is None or not (at_once or time.monotonic() - self.last > self.every):
+            return
+        state = {"identity": self.identity, "place": self.place, "t": t, "thetas": thetas.cpu().numpy()}
+        save_state(self.file, state | {"kept": kept.numpy(), "diverged_at": diverged_at}, _KIND)
+        self.last = time.monotonic()

@@ -1,0 +1,264 @@
+"""R networks of one architecture, stacked: their gradients on R batches at once, and their steps."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from flatmin.networks.data.samples import Samples, leaves, mapped
+from flatmin.networks.network import Network, quiet
+from flatmin.networks.passes.dense import dense_layers
+from flatmin.networks.passes.generic import AutogradPass
+from flatmin.networks.train.objective import Objective
+
+__all__ = ["DenseStack", "GenericStack", "private", "stacked", "still"]
+
+
+def private(model: nn.Module, device: torch.device) -> Network:
+    """A copy of ``model`` on ``device``, every part in the mode it is in.
+
+    Raises ValueError as :class:`~flatmin.networks.network.Network`, and for parts that in training mode are
+    random or depend on the batch.
+    """
+    network = Network(model, None, "eval", device)
+    for (name, part), twin in zip(model.named_modules(), network.module.modules(), strict=True):
+        twin.training = part.training
+        why = _unfit(part) if part.training else ""
+        if why:
+            raise ValueError(
+                f"model: {name or 'itself'} ({type(part).__name__}) is in training mode and {why}: must be "
+                "in evaluation mode, model.eval(), or replaced (GroupNorm for batch norm, p=0 for dropout)"
+            )
+    return network
+
+
+@contextlib.contextmanager
+def still(network: Network, threads: int = 1):
+    """Run what is inside with exact kernels and ``threads`` threads of torch; put all global state back."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with quiet(network):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _unfit(part) -> str:
+    """Why a part cannot be trained in a stack while in training mode; "" if it can."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return "makes a sample's output depend on its batch"
+    if isinstance(part, nn.modules.instancenorm._InstanceNorm) and part.track_running_stats:
+        return "moves its running statistics"
+    if isinstance(part, nn.RReLU):
+        return "is random"
+    for name in ("p", "dropout"):
+        share = getattr(part, name, 0.0)
+        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)) and (
+            isinstance(share, float) and share > 0
+        ):
+            return f"is random ({name}={share})"
+    return ""
+
+
+def stacked(network: Network, samples: Samples, objective: Objective, thetas: Tensor):
+    """The fastest stack that is right for the network, and the samples in the form it takes.
+
+    A stack must give the gradients of plain autograd on the first two samples, to rounding; fully connected
+    networks have gradients by hand, others mapped ones, and what cannot be mapped one after the other.
+    """
+    few = samples.take(slice(0, min(2, len(samples))))
+    runs = thetas[[0, -1]]
+    wanted = GenericStack(network, runs, mapped=False).gradients(*_spread(few, 2), objective)
+    read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
+    if read is not None and all(layer.activation in _SLOPES for layer in read[1]):
+        fixed, layers = read
+
+        def prepared(part):
+            inputs = part.inputs
+            for module in fixed:
+                inputs = module(inputs)
+            return Samples(inputs, part.targets)
+
+        small = prepared(few)
+        if small.inputs.ndim == 2 and small.inputs.is_floating_point():
+            found = DenseStack(layers, runs).gradients(*_spread(small, 2), objective)
+            if _agree(found, wanted):
+                return DenseStack(layers, thetas), prepared(samples)
+    return GenericStack(network, thetas, _can_be_mapped(network, few, objective, runs, wanted)), samples
+
+
+def _can_be_mapped(network, few, objective, runs, wanted) -> bool:
+    """Whether ``torch.func`` maps over the runs with the right gradients, and with rules of its own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*performance drop.*")
+            found = GenericStack(network, runs, mapped=True).gradients(*_spread(few, 2), objective)
+    except Exception:  # whatever a model may do that torch.func cannot follow: one after the other is right
+        return False
+    return _agree(found, wanted)
+
+
+def _agree(found: Tensor, wanted: Tensor) -> bool:
+    # sums in another order: some hundred roundings of the largest entry at most
+    scale = wanted.abs().max()
+    return bool((found - wanted).abs().max() <= 1e3 * torch.finfo(wanted.dtype).eps * scale)
+
+
+def _spread(samples, runs):
+    """The same samples for each of ``runs``: inputs and targets with one more axis in front."""
+
+    def wide(tensor):
+        return tensor.expand(runs, *tensor.shape)
+
+    return mapped(wide, samples.inputs), mapped(wide, samples.targets)
+
+
+def _relu_slope(back, a):
+    return back.mul_(a > 0)
+
+
+def _tanh_slope(back, a):
+    return back.mul_(1 - a * a)
+
+
+#: φ′ applied in place, from the activation's output
+_SLOPES = {nn.ReLU: _relu_slope, nn.Tanh: _tanh_slope, nn.Identity: lambda back, a: back}
+
+
+class DenseStack:
+    """R fully connected networks: weights (R, h, d), biases (R, 1, h), gradients by hand."""
+
+    def __init__(self, layers, thetas: Tensor):
+        self.kinds = [layer.activation for layer in layers]
+        self.weights, self.biases = [], []
+        for layer in layers:
+            h, d = layer.weight.shape
+            self.weights.append(thetas[:, layer.weight_slice].reshape(-1, h, d).contiguous())
+            bias = None if layer.bias is None else thetas[:, layer.bias_slice].reshape(-1, 1, h).contiguous()
+            self.biases.append(bias)
+
+    def thetas(self) -> Tensor:
+        """Parameters of all runs, (R, P)."""
+        parts = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            parts.append(weight.flatten(1))
+            if bias is not None:
+                parts.append(bias.flatten(1))
+        return torch.cat(parts, 1)
+
+    def load(self, thetas: Tensor) -> None:
+        """Set the parameters of all runs from (R, P)."""
+        start = 0
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            for part in (weight, bias):
+                if part is not None:
+                    count = part[0].numel()
+                    part.copy_(thetas[:, start : start + count].view(part.shape))
+                    start += count
+
+    def _forward(self, x):
+        inputs = []
+        for weight, bias, kind in zip(self.weights, self.biases, self.kinds, strict=True):
+            inputs.append(x)
+            turned = weight.transpose(1, 2)
+            x = torch.bmm(x, turned) if bias is None else torch.baddbmm(bias, x, turned)
+            x = x.relu_() if kind is nn.ReLU else x.tanh_() if kind is nn.Tanh else x
+        return inputs, x
+
+    def _below(self, back, index, inputs):
+        """δ of the layer below ``index``; ``inputs`` of that layer are the outputs of the activation."""
+        if not index:
+            return None
+        return _SLOPES[self.kinds[index - 1]](torch.bmm(back, self.weights[index]), inputs[index])
+
+    def step(self, x: Tensor, y: Tensor, objective: Objective, etas: Tensor) -> None:
+        """One step θ ← θ − η ∇L on inputs (R, B, d), with ``etas`` (R,)."""
+        inputs, outputs = self._forward(x)
+        back = objective.slopes(outputs, y).mul_((etas / objective.divisor(x.shape[1]))[:, None, None])
+        for index in range(len(self.weights) - 1, -1, -1):
+            below = self._below(back, index, inputs)
+            self.weights[index].baddbmm_(back.transpose(1, 2), inputs[index], alpha=-1)
+            if self.biases[index] is not None:
+                self.biases[index].sub_(back.sum(1, keepdim=True))
+            back = below
+
+    def gradients(self, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
+        """∇L (R, P) on inputs (R, B, d)."""
+        return self._gradients_and_squares(x, y, objective)[0]
+
+    def gradients_and_traces(self, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """∇L (R, P) over the samples x (R, n, d), and Tr Σ (R,)."""
+        gradient, squares = self._gradients_and_squares(x, y, objective)
+        return gradient, squares - gradient.square().sum(1)
+
+    def _gradients_and_squares(self, x, y, objective):
+        inputs, outputs = self._forward(x)
+        samples = x.shape[1]
+        back = objective.slopes(outputs, y) * (samples / objective.divisor(samples))  # ∂ℓ_i/∂f
+        parts, squares = [], 0.0
+        for index in range(len(self.weights) - 1, -1, -1):
+            bias, a = self.biases[index], inputs[index]
+            extra = 0.0 if bias is None else 1.0
+            squares = squares + back.square().sum(2) * (a.square().sum(2) + extra)
+            if bias is not None:
+                parts.append(back.mean(1))
+            parts.append(torch.bmm(back.transpose(1, 2), a).flatten(1) / samples)
+            back = self._below(back, index, inputs)
+        return torch.cat(parts[::-1], 1), squares.mean(1)
+
+
+class GenericStack:
+    """R networks of any kind: gradients by autograd, ``mapped`` over the stacked parameters or in turn."""
+
+    def __init__(self, network: Network, thetas: Tensor, mapped: bool):
+        self.network, self.mapped, self._thetas = network, mapped and len(thetas) > 1, thetas.clone()
+
+    def thetas(self) -> Tensor:
+        """Parameters of all runs, (R, P)."""
+        return self._thetas.clone()
+
+    def load(self, thetas: Tensor) -> None:
+        """Set the parameters of all runs from (R, P)."""
+        self._thetas.copy_(thetas)
+
+    def _totals(self, x, y, objective):
+        """Gradients of the batches' totals, (R, P)."""
+        network = self.network
+
+        def total(theta, one_x, one_y):
+            values = dict(zip(network.names, network.split(theta), strict=True))
+            return objective.total(network.outputs(one_x, values), one_y)
+
+        if self.mapped:
+            return vmap(grad(total))(self._thetas, x, y)
+        found = []
+        for run, theta in enumerate(self._thetas):  # vmap costs much where convolutions are few
+            theta = theta.detach().requires_grad_()
+            one_x, one_y = (mapped(lambda t, run=run: t[run], tree) for tree in (x, y))
+            with torch.enable_grad():
+                found.append(torch.autograd.grad(total(theta, one_x, one_y), theta)[0])
+        return torch.stack(found)
+
+    def step(self, x, y, objective: Objective, etas: Tensor) -> None:
+        """One step θ ← θ − η ∇L on inputs (R, B, …), with ``etas`` (R,)."""
+        scale = etas / objective.divisor(leaves(y)[0].shape[1])
+        self._thetas -= scale[:, None] * self._totals(x, y, objective)
+
+    def gradients(self, x, y, objective: Objective) -> Tensor:
+        """∇L (R, P) on inputs (R, B, …)."""
+        return self._totals(x, y, objective) / objective.divisor(leaves(y)[0].shape[1])
+
+    def gradients_and_traces(self, x, y, objective: Objective) -> tuple[Tensor, Tensor]:
+        """∇L (R, P) over the samples x (R, n, …), and Tr Σ (R,)."""
+        gradient, squares = self.gradients(x, y, objective), []
+        for run, theta in enumerate(self._thetas):
+            self.network.load(theta)
+            samples = Samples(*(mapped(lambda t, run=run: t[run], tree) for tree in (x, y)))
+            passed = AutogradPass(self.network, samples, objective.loss)
+            squares.append(passed.pulled_squares(passed.output_gradients).mean())
+        return gradient, torch.stack(squares) - gradient.square().sum(1)
