@@ -13,16 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from flatmin._check import choice, integer, refused
-from flatmin.estimate import Estimate
 from flatmin.networks import curvature, losses, stability
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
-from flatmin.networks.eigen import Eigenpairs
 from flatmin.networks.gradient_noise import Noise
 from flatmin.networks.network import Network
 from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
-from flatmin.networks.stability import Edge
 from flatmin.networks.trust import Check, examine
 
 __all__ = ["Point", "at"]
@@ -126,49 +123,19 @@ class Point:
         """∇L, (P,), on the CPU."""
         return self.passed.gradient().cpu()
 
-    def eigenpairs(self, k: int = 10, **how) -> Eigenpairs:
-        """The k largest eigenpairs of the Hessian, see :func:`~flatmin.networks.curvature.eigenpairs`."""
-        return curvature.eigenpairs(self, k, **how)
-
-    def trace(self, layer=None, **how) -> Estimate:
-        """Tr H, see :func:`~flatmin.networks.curvature.trace`."""
-        return curvature.trace(self, layer, **how)
-
-    def frobenius_norm(self, layer=None, **how) -> Estimate:
-        """‖H‖_F, see :func:`~flatmin.networks.curvature.frobenius_norm`."""
-        return curvature.frobenius_norm(self, layer, **how)
-
-    def diagonal(self, layer=None, **how) -> Estimate:
-        """Diagonal of H, see :func:`~flatmin.networks.curvature.diagonal`."""
-        return curvature.diagonal(self, layer, **how)
-
-    def spectral_density(self, **how) -> curvature.Density:
-        """Spectral density of H, see :func:`~flatmin.networks.curvature.spectral_density`."""
-        return curvature.spectral_density(self, **how)
-
-    def flatness(self, definition: str, layer=None, **how) -> Estimate:
-        """Flatness as a paper defines it, see :func:`~flatmin.networks.curvature.flatness`."""
-        return curvature.flatness(self, definition, layer, **how)
-
-    def hessian(self, layer=None) -> Tensor:
-        """H, dense, see :func:`~flatmin.networks.curvature.hessian`."""
-        return curvature.hessian(self, layer)
-
-    def gauss_newton(self, layer=None) -> Tensor:
-        """G, dense, see :func:`~flatmin.networks.curvature.gauss_newton`."""
-        return curvature.gauss_newton(self, layer)
-
-    def gauss_newton_trace(self, **how) -> Estimate:
-        """Tr G, see :func:`~flatmin.networks.curvature.gauss_newton_trace`."""
-        return curvature.gauss_newton_trace(self, **how)
-
-    def edge(self, eta: float, batch_size: int, **how) -> Edge:
-        """How near SGD is to the edge of stability, see :func:`~flatmin.networks.stability.edge`."""
-        return stability.edge(self, eta, batch_size, **how)
-
-    def largest_step(self, batch_size: int, **how) -> float:
-        """Largest stable η, see :func:`~flatmin.networks.stability.largest_step`."""
-        return stability.largest_step(self, batch_size, **how)
+    # what is measured: the functions of these names, with the point as their first argument
+    eigenpairs = curvature.eigenpairs
+    trace = curvature.trace
+    frobenius_norm = curvature.frobenius_norm
+    diagonal = getattr(curvature, "diagonal", None)  # TEMPORARY
+    spectral_density = curvature.spectral_density
+    flatness = curvature.flatness
+    hessian = curvature.hessian
+    gauss_newton = curvature.gauss_newton
+    gauss_newton_spectrum = curvature.gauss_newton_spectrum
+    gauss_newton_trace = curvature.gauss_newton_trace
+    edge = stability.edge
+    largest_step = getattr(stability, "largest_step", None)  # TEMPORARY
 
     @property
     def noise(self) -> Noise:
