@@ -359,7 +359,7 @@ def gauss_newton_trace(
     for start in range(0, len(data), chunk):
         passed = linearise(model, data.subset(slice(start, start + chunk)), loss, device)
         signs = random_signs(passed.outputs, passed.outputs.shape, generator)
-        tops = (passed.loss_function.root(passed.outputs) @ signs[:, :, None])[:, :, 0]
+        tops = passed.loss_function.root_product(passed.outputs, slice(None), signs[:, None])[:, 0]
         shares.append(passed.pulled_squares(tops).double().cpu())
     every = torch.cat(shares)
     error = float(every.std() / len(every) ** 0.5) if len(every) > 1 else float("nan")
