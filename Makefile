@@ -8,11 +8,11 @@ CHAPTER ?= --all
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test serve bench notebooks experiments clean
+.PHONY: help setup book test test-clean serve bench notebooks experiments clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.11 (which Python), TORCH=cpu|cuda (which build of torch),"
 	@echo "           CHAPTER=01_valley (for notebooks), PORT=8000 (for serve)"
 
@@ -28,6 +28,9 @@ test: setup ## lint, then run all tests and execute every chapter (pytest --nbva
 	@$(RUN) -m ruff format --check
 	@echo "Running the tests and every chapter"
 	@$(RUN) -m pytest --nbval --durations=15 -rs
+
+test-clean: setup ## install into clean environments as Binder and Colab do (minutes, needs a package index)
+	@$(RUN) -m pytest -m clean tests/test_setup.py
 
 serve: setup ## show the built site on a local address
 	@test -f _build/html/index.html || $(RUN) tools/book.py

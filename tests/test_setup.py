@@ -266,7 +266,17 @@ def test_an_interrupted_set_up_is_done_again(checkout, monkeypatch):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_make_names_its_targets(root):
     told = subprocess.run(["make"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for target in ["setup", "book", "test", "serve", "bench", "notebooks", "experiments", "clean"]:
+    for target in [
+        "setup",
+        "book",
+        "test",
+        "test-clean",
+        "serve",
+        "bench",
+        "notebooks",
+        "experiments",
+        "clean",
+    ]:
         assert re.search(rf"^  {target} ", told, re.MULTILINE), target
     plan = subprocess.run(
         ["make", "-n", "clean"], cwd=root, capture_output=True, text=True, check=True
@@ -278,6 +288,76 @@ def test_scripts_can_be_run(root):
     for name in (".ci/run", "binder/postBuild"):
         assert os.access(root / name, os.X_OK), name
         subprocess.run(["bash", "-n", str(root / name)], check=True)
+
+
+def test_installing_takes_a_target_of_its_own(root):
+    def collected(*options):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options]
+        told = subprocess.run([*command, "tests/test_setup.py"], cwd=root, capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout
+        return {line.partition("::")[2] for line in told.stdout.splitlines() if "::" in line}
+
+    clean = collected("-m", "clean")
+    assert len(clean) == 2
+    assert not clean & collected()
+    plan = subprocess.run(["make", "-n", "test-clean"], cwd=root, capture_output=True, text=True, check=True)
+    assert "-m pytest -m clean tests/test_setup.py" in plan.stdout
+
+
+# A wheel
+
+INSTALLED = """
+import sys
+from pathlib import Path
+import flatmin
+from flatmin.ledger import claims, paths, record, scoreboard
+home = Path(flatmin.__file__).parent
+assert home.parent == Path(sys.argv[1]), home
+assert len(claims.load_claims()) > 40 and claims.load_verdicts()
+assert claims.check("y22-flux", measured=1.0, error=0.1, printed=1.0).verdict == "reproduced"
+for path in paths.results().glob("*.json"):
+    assert record.load(path.stem).arrays
+assert record.load("noise-alignment").provenance["scale"]
+try:
+    record.save("mine", {"a": 1}, seed=0, scale="s", command="c")
+except FileNotFoundError as error:
+    print(error)
+record.save("mine", {"a": 1}, seed=0, scale="s", command="c", folder="here")
+assert record.load("mine", "here").a == 1 and record.load("mine", "here").provenance["commit"] is None
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_holds_claims_verdicts_and_results(clone, tmp_path):
+    """``pip install .`` without a checkout, into a folder of its own before this environment's packages."""
+    folder = tmp_path / "site"
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(clone)]
+    subprocess.run(command, check=True)
+    shutil.rmtree(clone / "build", ignore_errors=True)
+    settings = {key: value for key, value in os.environ.items() if key != "FLATMIN_HOME"}
+
+    def python(*words):
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=settings | {"PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+
+    told = python("-c", INSTALLED, str(folder))
+    assert told.returncode == 0, told.stderr
+    assert "name a folder for new ones" in told.stdout
+    for action in ("list", "status"):
+        told = python("-m", "flatmin", "experiments", action)
+        assert told.returncode == 0, told.stderr
+        assert "noise-alignment" in told.stdout
+    assert "noise-alignment: recorded 20" in told.stdout
+    told = python("-m", "flatmin", "experiments", "run", "two_valleys")
+    assert told.returncode == 1
+    assert "name a folder for new ones (`--folder FOLDER`" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 # Colab and Binder
@@ -313,7 +393,7 @@ def installed(python):
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.clean
 def test_colab_gets_the_library_and_keeps_its_own_packages(light_python, clone, tmp_path):
     """The bootstrap cell against a local clone, in an environment with another NumPy and without pooch."""
     subprocess.run([str(light_python), "-m", "pip", "uninstall", "-q", "-y", "pooch"], check=True)
@@ -349,7 +429,7 @@ def kernels_of(python):
     return Kernels()
 
 
-@pytest.mark.slow
+@pytest.mark.clean
 def test_a_clean_environment_from_the_binder_files_runs_the_first_chapter(light_python, clone):
     """What Binder does: requirements.txt, postBuild, then a reader runs the chapter."""
     pip_install(light_python, "-r", clone / "binder" / "requirements.txt")

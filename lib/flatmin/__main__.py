@@ -16,12 +16,14 @@ def main(arguments=None):
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        folder = paths.results() if options.folder is None else options.folder
+        folder = options.folder
+        if folder is None:
+            folder = paths.results(to_write=options.action == "run")
         experiments = discover()
         if options.action == "run":
             return _run(_chosen(parser, options, experiments), options.quick, folder)
         (_list if options.action == "list" else _status)(experiments, folder)
-    except (FileNotFoundError, RecordError, SweepError, ValueError) as error:
+    except (OSError, RecordError, SweepError, ValueError) as error:
         print(f"flatmin: {error}", file=sys.stderr)
         return 1
     return 0
