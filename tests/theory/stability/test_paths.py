@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from flatmin.theory.stability.minimum import Minimum
-from flatmin.theory.stability.paths import epoch_growth, log_losses, mean_losses, typical_growth
+from flatmin.theory.stability.paths import (
+    epoch_growth,
+    log_losses,
+    mean_losses,
+    typical_edge,
+    typical_growth,
+)
 from flatmin.theory.stability.threshold import growth, largest_step
 
 
@@ -52,6 +58,42 @@ def test_typical_growth_of_one_parameter():
     assert growth(minimum, eta, 1) == pytest.approx(np.mean(np.square([1 - eta, 1 - 4 * eta])))
 
 
+def test_typical_edge_of_one_parameter_and_of_orthogonal_samples():
+    """δ ← (1 − ηh_i)δ with h = 1 or 4 turns at η = 5/4; unit vectors at B = 1 at η = 2."""
+    two = typical_edge(Minimum.from_gradients([[1.0], [2.0]]), 1, seed=3)
+    assert two.value == pytest.approx(1.25, rel=0, abs=4 * two.error)
+    assert two.error < 0.02
+    orthogonal = typical_edge(Minimum.from_gradients(np.eye(3)), 1)
+    assert orthogonal.value == pytest.approx(2, rel=0, abs=4 * orthogonal.error + 1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["replacement", "fresh", "epoch"])
+def test_the_typical_edge_lies_beyond_that_of_the_mean(sampling):
+    rows = np.random.default_rng(1).normal(size=(6, 2, 8))
+    for minimum in (random_minimum(6, 4), Minimum.from_gradients(rows)):
+        found = typical_edge(minimum, 2, sampling)
+        mean = largest_step(minimum, 2, "fresh" if sampling == "epoch" else sampling)
+        assert found.value > mean + 4 * found.error
+        assert found.error < 0.05 * found.value
+        logs = log_losses(minimum, found.value, 2, 402, 200, 9, sampling)  # other batches
+        rate = typical_growth(logs, 102)
+        slope = typical_growth(log_losses(minimum, 1.1 * found.value, 2, 402, 200, 9, sampling), 102)
+        slope = (slope.value - rate.value) / (0.1 * found.value)
+        assert abs(rate.value) < 4 * np.hypot(rate.error, slope * found.error)
+
+
+def test_the_typical_edge_of_the_whole_set_is_that_of_descent():
+    minimum = random_minimum()
+    found = typical_edge(minimum, 5)
+    assert found.value == pytest.approx(2 / minimum.sharpness, rel=1e-3, abs=0)
+
+
+def test_many_samples_in_two_batches_have_few_orders():
+    """12 samples in two halves: 924 orders, not the 479 million of single samples."""
+    minimum = random_minimum(12, 2)
+    assert 0 < epoch_growth(minimum, 0.2, 6) < 1
+
+
 def test_a_loss_of_zero_stays_zero():
     minimum = Minimum.from_gradients([[1.0]])
     logs = log_losses(minimum, 1.0, 1, 3, 2, 0)
@@ -90,6 +132,12 @@ def test_an_epoch_of_one_batch_is_gradient_descent():
         (lambda m: epoch_growth(random_minimum(10, 3), 0.1, 1), "batch_size"),
         (lambda m: typical_growth(np.zeros((3, 4)), 3), "discard"),
         (lambda m: typical_growth(np.zeros((1, 4))), "log_losses"),
+        (lambda m: typical_growth(np.array([[0.0, -np.inf]] * 2)), "log_losses.*finite"),
+        (lambda m: epoch_growth(m, -0.1, 5), "eta"),
+        (lambda m: epoch_growth(Minimum.from_gradients(np.eye(51)), 0.1, 51), "rank=51"),
+        (lambda m: typical_edge(m, 2, steps=3), "steps"),
+        (lambda m: typical_edge(m, 2, trajectories=1), "trajectories"),
+        (lambda m: typical_edge(m, 2, "epoch"), "batch_size=2: must be a divisor of the 5 samples"),
     ],
 )
 def test_bad_input_is_named(call, name):

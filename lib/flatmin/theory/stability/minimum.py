@@ -215,6 +215,12 @@ class Minimum:
         """Gram matrix over n, (n·K, n·K), with the non-zero eigenvalues of H."""
         return (self.modes * self.eigenvalues) @ self.modes.T if self._kernel is None else self._kernel
 
+    def gram_product(self, vectors) -> np.ndarray:
+        """Each of the ``vectors`` (k, n·K) times the Gram matrix n·K_ij: (k, n·K)."""
+        if self._kernel is not None:
+            return self.samples * (vectors @ self._kernel)
+        return (vectors @ self.gradients) @ self.gradients.T
+
     @cached_property
     def blocks(self) -> np.ndarray:
         """R_i R_iᵀ, (n, K, K)."""

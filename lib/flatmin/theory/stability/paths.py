@@ -253,16 +253,14 @@ def batch_sharpness(
     draws, n = _check.integer("draws", draws, least=2), minimum.samples
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     counts, weights = _batches(rng, n, size, sampling == "replacement", draws)
-    pulls, g = np.einsum("ik,ikr->ir", e, minimum.roots), minimum.gradients
-    found = []
-    chunk = max(1, _ENTRIES // len(g))
+    found, chunk = [], max(1, _ENTRIES // e.size)
     for part in (counts[start : start + chunk] / size for start in range(0, len(counts), chunk)):
-        gradient = part @ pulls
-        seen = np.square(gradient @ g.T).reshape(len(part), n, -1).sum(axis=2)  # |R_i g_B|²
-        squares = np.square(gradient).sum(axis=1)
-        found.append(
-            np.divide((part * seen).sum(1), squares, where=squares > 0, out=np.full(len(part), np.nan))
-        )
+        drawn = (part[:, :, None] * e).reshape(len(part), -1)  # g_B = Rᵀ drawn
+        moved = minimum.gram_product(drawn)  # R g_B
+        seen = np.square(moved).reshape(len(part), n, -1).sum(axis=2)
+        squares = np.sum(drawn * moved, axis=1)
+        none = np.full(len(part), np.nan)
+        found.append(np.divide((part * seen).sum(axis=1), squares, where=squares > 0, out=none))
     ratios = np.concatenate(found)
     kept = ~np.isnan(ratios)
     if not kept.any():
