@@ -301,16 +301,17 @@ class DensePass:
             out.append((out[-1] @ self.layers[index].weight) * self.slopes[index - 1][rows][:, None, :])
         return out[::-1]
 
+    def roots_of(self, rows: slice) -> list[Tensor]:
+        """S_l of each layer, (r, C, h_l), with Qᵀ (r, C, C) for the last: for few samples or outputs."""
+        f = self.outputs[rows]
+        unit = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+        top = self.loss_function.root_product(f, rows, unit.expand(len(f), -1, -1))
+        return [*self._roots_of(rows), top]  # a row of it is a column Q e_c
+
     @cached_property
     def roots(self) -> list[Tensor]:
         """S_l of each layer and all samples, (n, C, h_l), the last (n, C, C) too: for few outputs."""
-        return [*self.hidden_roots(), self._top_root(_ALL).transpose(1, 2)]
-
-    def _top_root(self, rows) -> Tensor:
-        """Columns Q e_c of each sample as rows, (r, C, C)."""
-        f = self.outputs[rows]
-        unit = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
-        return self.loss_function.root_product(f, rows, unit.expand(len(f), -1, -1)).transpose(1, 2)
+        return self.roots_of(_ALL)
 
     # Gradients and rows of the Gauss–Newton root
 
@@ -345,7 +346,7 @@ class DensePass:
 
     def sample_roots(self, rows: slice = _ALL) -> Tensor:
         """Rows Qᵀ ∂f_i/∂θ of the Gauss–Newton root G = (1/n) Σ RᵢᵀRᵢ, (r, C, P)."""
-        return self._outer([*self.hidden_roots(rows), self._top_root(rows).transpose(1, 2)], rows)
+        return self._outer(self.roots_of(rows), rows)
 
     def pull(self, rows: slice, tops: Tensor) -> Tensor:
         """Cotangents (r, c, C) on the outputs of each sample, pulled back to (r, c, P)."""
