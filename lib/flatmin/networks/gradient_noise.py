@@ -259,9 +259,9 @@ def alignment(here) -> Alignment:
     chi = torch.zeros(n, dtype=torch.float64, device="cpu")
     first, mean_rows = 0.0, 0.0
     gradients = passed.outputs.new_empty(n, n)
-    for rows, of_gradients, mixed, roots in _gram_rows(passed):
+    for rows, of_gradients, mixed, squares in _gram_rows(passed):
         gradients[rows] = of_gradients
-        chi[rows] = roots.square().sum((1, 2)).double().cpu() / n
+        chi[rows] = squares.double().cpu() / n
         first += float(mixed.square().sum())
         mean_rows = mean_rows + mixed.sum(0).double()
     means = gradients.mean(0, keepdim=True)
@@ -298,28 +298,34 @@ def _largest_gauss_newton(passed) -> float:
 
 
 def _gram_rows(passed) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield for chunks of samples i: ∇ℓ_i·∇ℓ_j (rows, n), ∇ℓ_i·R_j (rows, n·C), R_i·R_j (rows, C, n·C)."""
+    """Yield for chunks of samples i: ∇ℓ_i·∇ℓ_j (r, n), ∇ℓ_i·R_j (r, n·C), Σ_j |R_i R_jᵀ|² (r,)."""
     return _dense_gram_rows(passed) if isinstance(passed, DensePass) else _generic_gram_rows(passed)
 
 
 def _dense_gram_rows(passed: DensePass):
     n, classes = passed.outputs.shape
-    if classes == 1 and passed.loss_function.name == "square":  # ∇ℓ = e ∇f: one Gram matrix says it all
-        errors = passed.deltas[-1]
-        products = curvature.root_products(passed, passed.roots, slice(None))
+    if classes == 1 and passed.loss_function.loss.name == "square":  # ∇ℓ = e ∇f: one Gram matrix is all
+        errors = passed.output_gradients
+        products = curvature.gram(passed)
         mixed = products * errors
-        yield slice(0, n), mixed * errors.T, mixed, products[:, None]
+        yield slice(0, n), mixed * errors.T, mixed, products.square().sum(1)
         return
     step = max(1, _CACHED // (n * classes**2))
+    columns = max(1, min(classes, _ENTRIES // (n * classes)))
     for start in range(0, n, step):
-        rows = slice(start, start + step)
-        mixed = curvature.root_products(passed, [d[rows] for d in passed.deltas], rows)
-        roots = curvature.root_products(passed, [s[rows] for s in passed.roots], rows)
+        rows = slice(start, min(start + step, n))
+        mixed = passed.root_products([d[rows] for d in passed.deltas], rows)
         of_gradients = sum(
             inner[rows] * (delta[rows] @ delta.T)
             for inner, delta in zip(passed.input_products, passed.deltas, strict=True)
         )
-        yield rows, of_gradients, mixed, roots.view(-1, classes, n * classes)
+        f, hidden, squares = passed.outputs[rows], passed.hidden_roots(rows), 0.0
+        for first in range(0, classes, columns):
+            part = slice(first, first + columns)
+            unit = torch.eye(classes, dtype=f.dtype, device=f.device)[part].expand(len(f), -1, -1)
+            left = [*(root[:, part] for root in hidden), passed.loss_function.root_product(f, rows, unit)]
+            squares = squares + passed.root_products(left, rows).view(len(f), -1).square().sum(1)
+        yield rows, of_gradients, mixed, squares
 
 
 def _generic_gram_rows(passed):
@@ -328,17 +334,13 @@ def _generic_gram_rows(passed):
     chunks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     for rows in chunks:
         gradients, roots = passed.sample_gradients(rows), passed.sample_roots(rows)
-        parts = []
+        of_gradients, mixed, squares = [], [], 0.0
         for others in chunks:
             other_roots = passed.sample_roots(others).flatten(0, 1)
-            parts.append(
-                (
-                    gradients @ passed.sample_gradients(others).T,
-                    gradients @ other_roots.T,
-                    roots @ other_roots.T,
-                )
-            )
-        yield rows, *(torch.cat(part, -1) for part in zip(*parts, strict=True))
+            of_gradients.append(gradients @ passed.sample_gradients(others).T)
+            mixed.append(gradients @ other_roots.T)
+            squares = squares + (roots @ other_roots.T).square().sum((1, 2))
+        yield rows, torch.cat(of_gradients, 1), torch.cat(mixed, 1), squares
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -122,8 +122,7 @@ def _samples(passed, network, passes, eps):
     found = passed.sample_gradients(few)
     mean = passed.sample_gradients(slice(0, passed.samples)).mean(0)
     passes("sample gradients", mean, passed.gradient(), 1e4 * eps)
-    tops = passed.deltas[-1] if hasattr(passed, "deltas") else passed.output_gradients  # TEMPORARY
-    squares = passed.pulled_squares(tops)[few]
+    squares = passed.pulled_squares(passed.output_gradients)[few]
     passes("sample gradients", squares, found.square().sum(1), 1e4 * eps)
 
 
