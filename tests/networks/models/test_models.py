@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,16 +124,55 @@ def test_a_deep_linear_network_is_a_product_of_matrices():
 @pytest.mark.parametrize(
     ("call", "word"),
     [
-        (lambda: models.mlp((5,)), "at least two positive widths"),
-        (lambda: models.mlp((5, 0, 1)), "at least two positive widths"),
-        (lambda: models.mlp((5, 1), activation="gelu"), "activation must be one of"),
-        (lambda: models.mlp((5, 1), initialisation="zeros"), "initialisation must be one of"),
-        (lambda: models.vgg(12), "depth must be one of"),
-        (lambda: models.FixupResNet(21), "depth must be 6·blocks"),
-        (lambda: models.random_features(0, 5), "dimension and features must be positive"),
-        (lambda: parameters.with_parameters(models.mlp((2, 1)), torch.zeros(2)), "theta must have shape"),
+        (lambda: models.mlp((5,)), r"sizes=\[5\]: must be two positive widths or more"),
+        (lambda: models.mlp((5, 0, 1)), r"sizes=\(5, 0, 1\): must be integers at least 1"),
+        (lambda: models.mlp((5, 2.5, 1)), r"sizes=\(5, 2.5, 1\): must be integers"),
+        (lambda: models.mlp((10**8, 10**8)), "weights a layer"),
+        (lambda: models.mlp((5, 1), activation="gelu"), "activation='gelu': must be one of"),
+        (lambda: models.mlp((5, 1), initialisation="zeros"), "initialisation='zeros': must be one of"),
+        (lambda: models.mlp((5, 1), dtype=torch.int64), "dtype=torch.int64: must be a floating-point type"),
+        (lambda: models.mlp((5, 1), bias=1), "bias=1: must be True or False"),
+        (lambda: models.mlp((5, 1), seed=-1), "seed=-1: must be an integer at least 0"),
+        (lambda: models.cnn(size=7), "size=7: must be an integer at least 8"),
+        (lambda: models.cnn_stacks((8, 8, 8), size=4), "size=4: must be an integer at least 8"),
+        (lambda: models.vgg(12), "depth=12: must be one of 11, 13, 16, 19"),
+        (lambda: models.vgg(11, width=0), "width=0: must be an integer at least 1"),
+        (lambda: models.FixupResNet(21), "depth=21: must be 6·blocks"),
+        (lambda: models.random_features(0, 5), "dimension=0: must be an integer at least 1"),
+        (lambda: models.DiagonalLinear(3, float("nan")), "scale=nan: must be a finite real number"),
+        (lambda: models.initialise("model"), "model='model': must be of the type Module"),
+        (lambda: parameters.with_parameters(models.mlp((2, 1)), torch.zeros(2)), "theta"),
     ],
 )
 def test_bad_arguments_are_named(call, word):
     with pytest.raises(ValueError, match=word):
         call()
+
+
+STARTS = {
+    "mlp": lambda: models.mlp((5, 4, 3)),
+    "linear_network": lambda: models.linear_network((5, 4, 1)),
+    "random_features": lambda: models.random_features(5, 4),
+    "DiagonalLinear": lambda: models.DiagonalLinear(4),
+    "cnn": lambda: models.cnn(size=8),
+    "cnn_stacks": lambda: models.cnn_stacks((2, 2), 1, size=8),
+    "vgg": lambda: models.vgg(width=2),
+    "FixupResNet": lambda: models.FixupResNet(20, width=2),
+    "initialise": lambda: models.initialise(models.mlp((5, 4, 3))),
+}
+
+
+def test_every_constructor_has_its_case():
+    assert set(STARTS) == set(models.__all__)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_constructor_moves_no_global_generator_and_leaves_nothing_unset(name):
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    first = parameters.flat(STARTS[name]())
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    assert random.getstate() == states[2]
+    torch.manual_seed(7)
+    assert torch.equal(parameters.flat(STARTS[name]()), first)
+    assert torch.isfinite(first).all()

@@ -127,7 +127,7 @@ class Data:
         numbers that do not fit into the type.
         """
         if dtype is not None:
-            dtype = _floating(dtype)
+            dtype = floating(dtype)
         if device is not None:
             try:
                 device = torch.device(_check.instance("device", device, (str, torch.device)))
@@ -188,8 +188,8 @@ def _positions(index, count):
     return found
 
 
-def _floating(dtype):
-    """``dtype`` if it is a floating-point type; pixels would be truncated in another."""
+def floating(dtype: torch.dtype) -> torch.dtype:
+    """``dtype`` if it is a floating-point type (pixels would be truncated in another); else ValueError."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise refused("dtype", dtype, "a floating-point type of torch, such as torch.float32")
     return dtype
@@ -215,7 +215,7 @@ def _scaled(values: np.ndarray, top: float, scale: str, dtype: torch.dtype) -> T
 def _require_image_words(scale, dtype, train, test=None):
     """Check what the image sets share, before anything is downloaded."""
     _check.choice("scale", scale, _SCALES)
-    _floating(dtype)
+    floating(dtype)
     for name, count in (("train", train), ("test", test)):
         if count is not None:
             _check.integer(name, count, least=1)
@@ -345,7 +345,7 @@ def sphere(
 
 def _normal_inputs(samples, dimension, seed, targets, dtype):
     _check.choice("targets", targets, _TARGETS)
-    _floating(dtype)
+    floating(dtype)
     samples = _check.integer("samples", samples, least=1, most=_MOST)
     dimension = _check.integer("dimension", dimension, least=1, most=_MOST // samples)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))

@@ -8,9 +8,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.models.initialise import fans, generator_of, initialise, normal
+from flatmin import _check
+from flatmin._check import refused
+from flatmin.networks.data.sets import floating
+from flatmin.networks.models.initialise import (
+    WIDEST,
+    convolution,
+    fans,
+    generator_of,
+    initialise,
+    linear,
+    normal,
+)
 
 __all__ = ["FixupResNet", "cnn", "cnn_stacks", "vgg"]
+
+
+def _width(name, value, least=1) -> int:
+    return _check.integer(name, value, least=least, most=WIDEST)
 
 
 def cnn(
@@ -19,14 +34,17 @@ def cnn(
     """Convolutional network of Y26 (SI): 3×3 convolutions to 32, 64, 64 channels, each ReLU and 2×2 max-pool.
 
     Then ``hidden`` ReLU units and 10 outputs. Convolutions He normal by fan_out, linear layers by fan_in.
-    The default is theirs for CIFAR-10, 188 810 parameters; ``channels=1, size=28`` takes MNIST.
+    The default is theirs for CIFAR-10, 188 810 parameters; ``channels=1, size=28`` takes MNIST. Raises
+    ValueError for channels or hidden below 1, images of ``size`` below 8, or a dtype not of floating point.
     """
+    channels, hidden = _width("channels", channels), _width("hidden", hidden)
+    size, dtype = _width("size", size, 8), floating(dtype)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise((channels, 32, 64, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [convolution(inputs, outputs, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2)]
     wide = 64 * (size // 8) ** 2
-    layers += [nn.Flatten(), nn.Linear(wide, hidden, dtype=dtype), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(hidden, 10, dtype=dtype))
+    layers += [nn.Flatten(), linear(wide, hidden, dtype=dtype), nn.ReLU()]
+    model = nn.Sequential(*layers, linear(hidden, 10, dtype=dtype))
     initialise(model, "he", seed)
     generator = generator_of(seed)
     with torch.no_grad():
@@ -50,16 +68,21 @@ def cnn_stacks(
     max-pool.
 
     ReLU after every convolution, padding 1 (the paper does not say), one linear output layer, no batch norm.
+    Raises ValueError for sizes below 1, images too small to be halved for every width, or unknown names.
     """
+    widths = _check.array("widths", widths, ndim=1, dtype=int, least=1, most=WIDEST).tolist()
+    depth, channels = _width("depth", depth), _width("channels", channels)
+    size, outputs = _width("size", size, 2 ** len(widths)), _width("outputs", outputs)
+    dtype = floating(dtype)
     layers: list[nn.Module] = []
     inputs = channels
     for width in widths:
         for _ in range(depth):
-            layers += [nn.Conv2d(inputs, width, 3, padding=1, dtype=dtype), nn.ReLU()]
+            layers += [convolution(inputs, width, dtype=dtype), nn.ReLU()]
             inputs = width
         layers.append(nn.MaxPool2d(2))
         size //= 2
-    layers += [nn.Flatten(), nn.Linear(inputs * size**2, outputs, dtype=dtype)]
+    layers += [nn.Flatten(), linear(inputs * size**2, outputs, dtype=dtype)]
     return initialise(nn.Sequential(*layers), initialisation, seed)
 
 
@@ -83,18 +106,19 @@ def vgg(
     linear layer.
 
     Five stacks of widths 1, 2, 4, 8, 8 times ``width`` (64 in the original). Raises ValueError for another
-    depth.
+    depth, a size below 1, or an unknown name.
     """
-    if depth not in _VGG:
-        raise ValueError(f"depth must be one of {sorted(_VGG)}, got {depth}")
+    if _check.integer("depth", depth) not in _VGG:
+        raise refused("depth", depth, f"one of {', '.join(map(str, _VGG))}")
+    width, outputs, dtype = _width("width", width), _width("outputs", outputs), floating(dtype)
     layers: list[nn.Module] = []
     inputs = 3
     for factor, count in zip((1, 2, 4, 8, 8), _VGG[depth], strict=True):
         for _ in range(count):
-            layers += [nn.Conv2d(inputs, factor * width, 3, padding=1, dtype=dtype), nn.ReLU()]
+            layers += [convolution(inputs, factor * width, dtype=dtype), nn.ReLU()]
             inputs = factor * width
         layers.append(nn.MaxPool2d(2))
-    layers += [nn.Flatten(), nn.Linear(inputs, outputs, dtype=dtype)]
+    layers += [nn.Flatten(), linear(inputs, outputs, dtype=dtype)]
     return initialise(nn.Sequential(*layers), initialisation, seed)
 
 
@@ -104,8 +128,8 @@ class _FixupBlock(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
         self.stride, self.extra = stride, outputs - inputs
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.first = convolution(inputs, outputs, stride=stride, bias=False)
+        self.second = convolution(outputs, outputs, bias=False)
         self.biases = nn.Parameter(torch.zeros(4))
         self.scale = nn.Parameter(torch.ones(1))
 
@@ -124,15 +148,16 @@ class FixupResNet(nn.Module):
 
     ``depth`` = 6·blocks + 2; stack widths are 1, 2, 4 times ``width`` (16 in the original). Fixup: the first
     convolution of each block is He normal by fan_out times (number of blocks)^(−1/2), the second and the last
-    layer start at 0. Raises ValueError for a depth that is not 6·blocks + 2.
+    layer start at 0. Raises ValueError for a depth that is not 6·blocks + 2, or a size below 1.
     """
 
     def __init__(self, depth: int = 20, seed: int = 0, width: int = 16, outputs: int = 10):
         super().__init__()
-        blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
-            raise ValueError(f"depth must be 6·blocks + 2 (20, 32, 44, 56, 110, …), got {depth}")
-        self.stem = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        blocks, rest = divmod(_check.integer("depth", depth, least=8, most=WIDEST) - 2, 6)
+        if rest:
+            raise refused("depth", depth, "6·blocks + 2 (20, 32, 44, 56, 110, …)")
+        width, outputs = _width("width", width), _width("outputs", outputs)
+        self.stem = convolution(3, width, bias=False)
         self.biases = nn.Parameter(torch.zeros(2))
         stages, inputs = [], width
         for stage in range(3):
@@ -141,7 +166,7 @@ class FixupResNet(nn.Module):
                 stages.append(_FixupBlock(inputs, width * 2**stage, stride))
                 inputs = width * 2**stage
         self.blocks = nn.Sequential(*stages)
-        self.head = nn.Linear(inputs, outputs)
+        self.head = linear(inputs, outputs)
         self._initialise(generator_of(seed))
 
     def _initialise(self, generator):

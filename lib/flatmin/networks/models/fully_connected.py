@@ -13,7 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.models.initialise import generator_of, initialise
+from flatmin import _check
+from flatmin._check import refused
+from flatmin.networks.data.sets import floating
+from flatmin.networks.models.initialise import MOST, generator_of, initialise, linear
 
 __all__ = ["DiagonalLinear", "linear_network", "mlp", "random_features"]
 
@@ -30,37 +33,58 @@ def mlp(
 ) -> nn.Sequential:
     """Fully connected network of layer widths ``sizes`` = (inputs, hidden…, outputs).
 
-    Inputs of any shape (n, …) are flattened. ``activation`` is ``"relu"``, ``"tanh"`` or ``"identity"`` (a
-    deep linear network) after every layer but the last. ``initialisation``: see :func:`initialise`.
     ``mlp((784, 50, 50, 10))`` is the network of Y23 and Y26, ``mlp((784, 10, 1), initialisation="glorot")``
     that of M22 §5.3.
-    Raises ValueError for fewer than two sizes, a size below 1, or an unknown name.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        At least two widths. Inputs of any shape (n, …) are flattened.
+    seed : int
+    initialisation : str
+        See :func:`initialise`.
+    activation : "relu", "tanh" or "identity"
+        After every layer but the last; "identity" makes a deep linear network.
+    bias : bool
+    dtype : torch.dtype
+        A floating-point type.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument: fewer than two sizes, a size below 1, an unknown name.
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes must be at least two positive widths, got {tuple(sizes)}")
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+    sizes = _check.array("sizes", sizes, ndim=1, dtype=int, least=1, most=MOST).tolist()
+    if len(sizes) < 2 or max(a * b for a, b in itertools.pairwise(sizes)) > MOST:
+        allowed = f"two positive widths or more, of at most {MOST:.2g} weights a layer"
+        raise refused("sizes", sizes, allowed)
+    kind = _ACTIVATIONS[_check.choice("activation", activation, _ACTIVATIONS)]
+    how = {"bias": _check.flag("bias", bias), "dtype": floating(dtype)}
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs, bias=bias, dtype=dtype), _ACTIVATIONS[activation]()]
+        layers += [linear(inputs, outputs, **how), kind()]
     return initialise(nn.Sequential(*layers[:-1]), initialisation, seed)
 
 
 def linear_network(
     sizes: Sequence[int], seed: int = 0, initialisation: str = "lecun", dtype: torch.dtype = torch.float32
 ) -> nn.Sequential:
-    """Deep linear network f(x) = W_L ⋯ W₁ x without biases (W22 §2.1); arguments as :func:`mlp`."""
+    """Deep linear network f(x) = W_L ⋯ W₁ x without biases (W22 §2.1); otherwise as :func:`mlp`."""
     return mlp(sizes, seed, initialisation, "identity", bias=False, dtype=dtype)
 
 
 class DiagonalLinear(nn.Module):
     """Diagonal linear network f(x) = Σ (a_j² − b_j²) x_j (W22 §2.1), (n, d) → (n, 1).
 
-    Parameters a, b (d,), both ``scale`` at the start, so that f = 0 there.
+    Parameters a, b (d,), both ``scale`` at the start, so that f = 0 there. Raises ValueError for a
+    ``dimension`` below 1, a ``scale`` that is not finite, or a ``dtype`` that is not floating point.
     """
 
     def __init__(self, dimension: int, scale: float = 0.1, dtype: torch.dtype = torch.float32):
         super().__init__()
+        dimension = _check.integer("dimension", dimension, least=1, most=MOST)
+        scale = _check.number("scale", scale, least=-1e18, most=1e18)  # its square must be finite in float32
+        dtype = floating(dtype)
         self.a = nn.Parameter(torch.full((dimension,), scale, dtype=dtype))
         self.b = nn.Parameter(torch.full((dimension,), scale, dtype=dtype))
 
@@ -87,13 +111,14 @@ def random_features(
     """Random ReLU feature model f(x) = Σ_j θ_j ReLU(w_j·x), w_j uniform on the sphere of radius √d (W22 Prop.
     2.5).
 
-    θ starts at 0. ``features`` is m. Raises ValueError for a size below 1.
+    θ starts at 0. ``dimension`` is d, ``features`` m. Raises ValueError for a size below 1, a seed below 0,
+    or a ``dtype`` that is not floating point.
     """
-    if dimension < 1 or features < 1:
-        raise ValueError(f"dimension and features must be positive, got {dimension} and {features}")
+    dimension = _check.integer("dimension", dimension, least=1, most=MOST)
+    features, dtype = _check.integer("features", features, least=1, most=MOST // dimension), floating(dtype)
     weight = torch.randn(features, dimension, generator=generator_of(seed), dtype=torch.float64)
     weight *= math.sqrt(dimension) / weight.norm(dim=1, keepdim=True)
-    model = nn.Sequential(Features(weight.to(dtype)), nn.Linear(features, 1, bias=False, dtype=dtype))
+    model = nn.Sequential(Features(weight.to(dtype)), linear(features, 1, bias=False, dtype=dtype))
     with torch.no_grad():
         model[1].weight.zero_()
     return model
