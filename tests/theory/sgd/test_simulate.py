@@ -55,10 +55,10 @@ def test_agrees_with_numpy_step_by_step(valley):
         start=(1.2, -0.7),
         trajectories=LANES,
         seed=5,
-        record_every=1,
+        keep=201,
     )
     path = numpy_ensemble(valley, 0.3, 0.03, 200, (1.2, -0.7), 5)
-    np.testing.assert_allclose(runs.trajectories.transpose(1, 2, 0), path[:-1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(runs.trajectories.transpose(1, 2, 0), path, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(runs.final.T, path[-1], rtol=1e-9, atol=1e-12)
 
 
@@ -183,7 +183,7 @@ def test_two_dimensional_histogram_has_the_marginals(valley):
 
 
 def test_gradient_descent_is_the_plain_recursion(valley):
-    runs = simulate(valley, NoNoise(), eta=0.02, steps=50, start=(1.5, 1.5), record_every=10)
+    runs = simulate(valley, NoNoise(), eta=0.02, steps=50, start=(1.5, 1.5), keep=6)
     gradient = valley.function(valley.gradient)
     theta = np.array([1.5, 1.5])
     for t in range(50):
@@ -191,7 +191,8 @@ def test_gradient_descent_is_the_plain_recursion(valley):
             np.testing.assert_allclose(runs.trajectories[0, t // 10], theta, rtol=1e-12)
         theta = theta - 0.02 * gradient(*theta)
     np.testing.assert_allclose(runs.final[0], theta, rtol=1e-12)
-    assert list(runs.times) == [0, 10, 20, 30, 40]
+    assert list(runs.kept) == [0, 10, 20, 30, 40, 50]
+    np.testing.assert_array_equal(runs.trajectories[0, -1], runs.final[0])
 
 
 def test_first_passage_of_gradient_descent_is_exact(quadratic):
@@ -218,9 +219,9 @@ def test_hops_are_the_sign_changes_of_the_recorded_path(valley):
         trajectories=70,
         seed=4,
         hops="x",
-        record_every=1,
+        keep=401,
     )
-    path = np.concatenate([runs.trajectories, runs.final[:, None]], axis=1)
+    path = runs.trajectories
     for k in range(70):
         sign = path[k, :, 0] >= 0
         changes = np.flatnonzero(sign[1:] != sign[:-1]) + 1
@@ -283,6 +284,126 @@ def test_progress_in_pieces_gives_the_same_numbers(valley, capsys):
     assert "step" in capsys.readouterr().err
 
 
+def test_kept_points_are_those_of_the_whole_path(valley):
+    arguments = {"eta": 0.03, "steps": 300, "start": (1.2, -0.7), "trajectories": 5, "seed": 5}
+    whole = simulate(valley, RandomShift(0.3), keep=301, **arguments).trajectories
+    for keep, steps in (((0, 7, 250), [0, 7, 250]), (range(0, 300, 100), [0, 100, 200]), (1, [300])):
+        runs = simulate(valley, RandomShift(0.3), keep=keep, **arguments)
+        assert list(runs.kept) == steps
+        np.testing.assert_array_equal(runs.trajectories, whole[:, steps])
+    assert simulate(valley, RandomShift(0.3), **arguments).kept is None
+
+
+def test_a_diverged_trajectory_is_kept_where_it_stayed(valley):
+    # all diverge within some steps, and the loop ends early: what would have come after is not left empty
+    runs = simulate(
+        valley,
+        RandomShift(100.0),
+        eta=0.05,
+        steps=3_000,
+        start=(1.5, 1.5),
+        trajectories=4,
+        keep=5,
+        bound=50.0,
+    )
+    assert runs.diverged.all()
+    for k in range(1, 5):
+        np.testing.assert_array_equal(runs.trajectories[:, k], runs.final)
+
+
+def test_runs_are_shown_in_one_line(valley):
+    runs = simulate(
+        valley, RandomShift(0.1), eta=[0.01, 0.02], steps=10, start=(1, 1), trajectories=3, keep=11
+    )
+    words = "near-degenerate valley with RandomShift: grid (2,) × 3 trajectories, 10 steps, 0 of 6 diverged"
+    assert repr(runs) == f"<Runs on {words}>"
+
+
+def test_a_coordinate_may_have_any_name():
+    """Names that the compiled code uses itself, or that are no Python names, change nothing."""
+    t = sp.symbols("t0 t1", real=True)
+    plain = Landscape(t[0] ** 2 / 2 + t[0] ** 2 * t[1] ** 2, t)
+    start = {"eta": 0.1, "steps": 50, "start": (0.3, 0.2), "trajectories": 3, "seed": 2, "hops": None}
+    expected = simulate(plain, RandomShift(0.1), observe=("t0*t1",), **start)
+    for one, two, product in (("q0", "z0", "q0*z0"), ("lane", "z1", "lane*z1"), ("r_{1}", "lambda", None)):
+        other = sp.symbols((one, two), real=True)
+        landscape = Landscape(other[0] ** 2 / 2 + other[0] ** 2 * other[1] ** 2, other)
+        runs = simulate(landscape, RandomShift(0.1), observe=(product,) if product else (), **start)
+        # the order of a sum may follow the names
+        np.testing.assert_allclose(runs.final, expected.final, rtol=1e-10)
+        if product:
+            assert runs.time_average(product).value == pytest.approx(expected.time_average("t0*t1").value)
+
+
+def test_a_trajectory_that_leaves_the_domain_has_diverged():
+    # downhill from 1 + x > 0 across the pole, where the formula goes on and means nothing
+    x = sp.Symbol("x", real=True)
+    slope = Landscape(x + 1e-6 / (1 + x), (x,), domain={"1 + x": 1 + x})
+    runs = simulate(slope, NoNoise(), eta=0.3, steps=100, start=(0.0,))
+    assert runs.diverged.all()
+    assert runs.lifetime[0] == 3  # 0, −0.3, −0.6, −0.9
+    assert runs.final[0, 0] == pytest.approx(-0.9, abs=1e-3)
+    with pytest.raises(ValueError, match=r"start of x: must lie where 1 \+ x > 0"):
+        simulate(slope, NoNoise(), eta=0.3, steps=100, start=(-1.5,))
+
+
+ELEMENTARY = {
+    "exp(-x**2)": lambda x: np.exp(-(x**2)),
+    "cos(3*x)": lambda x: np.cos(3 * x),
+    "sin(x)": np.sin,
+    "log(1 + x**2)": lambda x: np.log(1 + x**2),
+    "tanh(x)": np.tanh,
+    "sqrt(1 + x**2)": lambda x: np.sqrt(1 + x**2),
+    "abs(x)": np.abs,
+    "sign(x - 1/10)": lambda x: np.sign(x - 0.1),
+    "max(x, 1/10) - min(x, 0)": lambda x: np.maximum(x, 0.1) - np.minimum(x, 0),
+    "(1 + x**2)**(1/3)": lambda x: (1 + x**2) ** (1 / 3),
+    "(1 + x**2)**(-3/2)": lambda x: (1 + x**2) ** -1.5,
+    "(x/2)**19": lambda x: (x / 2) ** 19,
+    "pi*x": lambda x: np.pi * x,
+}
+
+
+def test_elementary_functions_are_averaged_as_numpy_does(quadratic):
+    names = {
+        name.replace("x", "q").replace("eqp", "exp").replace("maq", "max"): f
+        for name, f in ELEMENTARY.items()
+    }
+    runs = simulate(
+        quadratic, Isotropic(0.4), eta=0.2, steps=40, start=(0.5,), trajectories=8, seed=3,
+        observe=tuple(names), batches=1, keep=41,
+    )  # fmt: skip
+    after = runs.trajectories[:, 1:, 0]
+    for name, function in names.items():
+        expected = function(after).mean(axis=1)
+        # rounding of a sum of forty numbers, and of each
+        np.testing.assert_allclose(
+            runs.per_trajectory(name), expected, rtol=1e-13, atol=1e-13 * np.abs(function(after)).max()
+        )
+
+
+def test_losses_may_hold_elementary_functions():
+    x = sp.Symbol("x", real=True)
+    loss = 1 - sp.cos(x) + sp.log(1 + x**2) / 4 + sp.tanh(x) ** 2 / 8 + sp.Abs(x - 1) / 16
+    landscape = Landscape(loss, (x,))
+    runs = simulate(landscape, NoNoise(), eta=0.2, steps=30, start=(1.7,))
+    theta, slope = 1.7, landscape.function(landscape.gradient)
+    for _ in range(30):
+        theta = theta - 0.2 * float(slope(theta)[0])
+    assert runs.final[0, 0] == pytest.approx(theta, abs=1e-12)
+    with pytest.raises(ValueError, match=r"landscape=.*it has no DiracDelta"):
+        simulate(landscape, RandomShift(0.1), eta=0.2, steps=30, start=(1.7,))
+
+
+def test_an_average_that_is_not_a_number_is_refused(quadratic):
+    runs = simulate(
+        quadratic, Isotropic(0.4), eta=0.2, steps=40, start=(0.5,), trajectories=8, observe=("log(q)", "q")
+    )
+    assert np.isfinite(runs.time_average("q").value)
+    with pytest.raises(ValueError, match=r"observable='log\(q\)': must be defined wherever"):
+        runs.time_average("log(q)")
+
+
 def test_kernels_are_shared_between_parameter_values(valley):
     simulate(valley, RandomShift(0.3), eta=0.03, steps=2, start=(1.0, 0.5))
     before = kernels._load.cache_info().misses
@@ -308,26 +429,50 @@ def test_an_unwritable_cache_is_no_obstacle(tmp_path):
 
 
 BAD = [
-    ({"eta": 0.0}, "eta must be positive"),
-    ({"eta": np.array([0.1, -0.1])}, "eta must be positive"),
-    ({"eta": float("inf")}, "eta must be positive and finite"),
-    ({"steps": 0}, "steps must be integers of at least 1"),
-    ({"steps": 10.0}, "steps must be integers"),
-    ({"burn_in": -1}, "burn_in must be integers"),
-    ({"burn_in": 10}, "burn_in must be below steps"),
-    ({"trajectories": 0}, "trajectories must be an integer of at least 1"),
-    ({"start": (1.0,)}, "start must have 2 entries, one per coordinate, got 1"),
-    ({"start": (1.0, float("nan"))}, "start of y must be finite and within"),
-    ({"bound": 0.0}, "bound must be positive"),
-    ({"observe": ("z",)}, "unknown symbols z"),
-    ({"histogram": {"z": (0, 1, 5)}}, "histogram of 'z': the coordinates are"),
+    ({"eta": 0.0}, "eta=0.0: must be finite real numbers above 0"),
+    ({"eta": np.array([0.1, -0.1])}, "eta=.*: must be finite real numbers above 0"),
+    ({"eta": float("inf")}, "eta=inf: must be finite real numbers above 0"),
+    ({"eta": 0.1j}, "eta=0.1j: must be finite real numbers above 0"),
+    ({"steps": 0}, "steps=0: must be integers at least 1"),
+    ({"steps": 10.0}, "steps=10.0: must be integers"),
+    ({"steps": 10**15}, "steps=1000000000000000: must be .* at most 1e\\+12"),
+    ({"burn_in": -1}, "burn_in=-1: must be integers"),
+    ({"burn_in": 10}, "burn_in=10: must be below steps=10"),
+    ({"trajectories": 0}, "trajectories=0: must be an integer at least 1"),
+    ({"trajectories": 10**12}, "trajectories: the result would take"),
+    ({"start": (1.0,)}, "start=.*: must be 2 entries, one for each of x, y"),
+    ({"start": "xy"}, "start='xy': must be 2 entries"),
+    ({"start": (1.0, float("nan"))}, "start of y=nan: must be finite real numbers at least -1000"),
+    ({"start": (1.0, np.zeros(3))}, "start of y=.*: must be of a shape that broadcasts to"),
+    ({"bound": 0.0}, "bound=0.0: must be a finite real number above 0"),
+    ({"observe": ("z",)}, "observe: expression='z': must be .*'z' is unknown"),
+    ({"observe": "x**2"}, "observe='x\\*\\*2': must be a sequence of expressions"),
+    ({"observe": ("__import__('os').getcwd()",)}, "observe: expression=.*none of what it may hold"),
+    ({"observe": ("gamma(x)",)}, "observe: expression=.*the function 'gamma' is unknown"),
+    ({"hops": "lambda: x"}, "hops: expression="),
+    ({"hops": ""}, "hops: expression=''"),
+    ({"passage": Passage(0.1, "x.diff()")}, "passage: expression="),
+    ({"passage": Passage(0.1, sp.gamma(sp.Symbol("x", real=True)))}, "passage=.*it has no gamma"),
+    ({"passage": 0.1}, "passage=0.1: must be of the type Passage"),
+    ({"histogram": {"z": (0, 1, 5)}}, "histogram=.* in the coordinates"),
+    ({"histogram": {"x": (0, 1)}}, "histogram=.*: must be .*low, high, bins"),
     ({"histogram": {"x": (1, 0, 5)}}, "low < high"),
-    ({"seed": -1}, "seed must be an integer of at least 0"),
-    ({"threads": 0}, "threads must be an integer of at least 1"),
-    ({"record_every": -1}, "record_every must be an integer of at least 0"),
-    ({"record_every": 1, "steps": np.array([5, 10])}, "same number of steps"),
+    ({"histogram": {"x": (0, 1, 0)}}, "histogram bins=0: must be an integer at least 1"),
+    ({"histogram": {"x": (0, 1, 10**10)}}, "histogram: the result would take"),
+    ({"seed": -1}, "seed=-1: must be an integer at least 0"),
+    ({"threads": 0}, "threads=0: must be an integer at least 1"),
+    ({"batches": 0}, "batches=0: must be an integer at least 1"),
+    ({"progress": 1}, "progress=1: must be True or False"),
+    ({"keep": -1}, "keep=-1: must be an integer at least 0"),
+    ({"keep": 12}, "keep=12: must be .* at most 11"),
+    ({"keep": (3, 2)}, "keep=.*increasing"),
+    ({"keep": (3, 11)}, "keep=.* at most 10"),
+    ({"keep": 3, "steps": np.array([5, 10])}, "keep=3: must be the steps themselves"),
     ({"passage": Passage(0.1), "observe": ("x",)}, "ends runs early"),
-    ({"trajectories": 10**7, "record_every": 1, "steps": 100}, "the result would take"),
+    (
+        {"trajectories": 10**7, "keep": 101, "steps": 100},
+        "trajectories=10000000, keep: the result would take",
+    ),
 ]
 
 
@@ -342,9 +487,9 @@ def test_bad_arguments_are_named(valley, change, words):
 
 def test_what_was_not_gathered_is_named(valley):
     runs = simulate(valley, RandomShift(0.1), eta=0.01, steps=10, start=(1.0, 1.0), observe=("x",))
-    with pytest.raises(ValueError, match="observable 'y' was not gathered"):
+    with pytest.raises(ValueError, match="observable='y': must be one of 'x'"):
         runs.time_average("y")
-    with pytest.raises(ValueError, match="was not gathered"):
+    with pytest.raises(ValueError, match=r"coordinates=\('x',\): must be .* none was asked for"):
         runs.histogram("x")
 
 

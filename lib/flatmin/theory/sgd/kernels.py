@@ -12,22 +12,28 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import math
+import keyword
 import os
+import re
 import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import sympy as sp
+from sympy.core.relational import Relational
+from sympy.functions.elementary.piecewise import ExprCondPair
+from sympy.logic.boolalg import BooleanAtom
 from sympy.printing.pycode import PythonCodePrinter
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import ETA, SIGMA, Noise
-from flatmin.theory.sgd import rng
+from flatmin.theory.sgd import elementary, rng
 
-__all__ = ["build"]
+__all__ = ["Call", "build", "require_printable"]
 
 _SOURCES: dict[tuple, str] = {}
 
@@ -35,19 +41,63 @@ _SOURCES: dict[tuple, str] = {}
 _AMPLITUDE = sp.Symbol("amplitude", nonnegative=True)
 
 
+@dataclass
+class Call:
+    """One call of a compiled ``run``. The fields, in this order, are its signature and its arguments.
+
+    N trajectories in blocks of LANES, d coordinates; ``level`` and ``side`` are those of the passage, the
+    histograms' axes stand one after the other in ``low``, ``inverse`` (bins per unit) and ``bins``.
+    """
+
+    key: np.uint64
+    numbers: np.ndarray  # (N,) int64, stream number of each trajectory
+    begin: np.ndarray  # (d, N)
+    step: np.ndarray  # (N,) η
+    amp: np.ndarray  # (N,) √(2σ)
+    P: np.ndarray  # the landscape's parameters
+    bound: float
+    steps: int
+    burn: int
+    batches: int
+    kept: np.ndarray  # (K,) int64, increasing
+    histogram_every: int
+    level: np.ndarray  # (N,)
+    side: np.ndarray  # (N,)
+    stop_early: bool
+    low: np.ndarray
+    inverse: np.ndarray
+    bins: np.ndarray
+    # what is filled
+    final: np.ndarray  # (d, N)
+    life: np.ndarray  # (N,) int64, as are living, hit, last and count
+    living: np.ndarray
+    sums: np.ndarray  # (observables, batches, N)
+    hit: np.ndarray
+    last: np.ndarray
+    count: np.ndarray
+    where: np.ndarray  # (d, N)
+    points: np.ndarray  # (K, d, N)
+    counts: tuple[np.ndarray, ...]  # one (N, all bins) uint32 for each histogram
+
+    def through(self, run) -> None:
+        """Call ``run`` on these arguments."""
+        run(*(getattr(self, f.name) for f in fields(self)))
+
+
 class _Printer(PythonCodePrinter):
     """Python source for numba: small powers as products, branches as selects."""
 
     def _print_Pow(self, expr, rational=False):
         base, power = expr.as_base_exp()
-        if power.is_Integer and 0 < abs(power) <= 8:
-            product = "*".join([f"({self._print(base)})"] * abs(int(power)))
-            return f"({product})" if power > 0 else f"(1.0/({product}))"
-        if power == sp.Rational(1, 2):
-            return f"np.sqrt({self._print(base)})"
-        if power == -sp.Rational(1, 2):
-            return f"(1.0/np.sqrt({self._print(base)}))"
-        return f"(({self._print(base)})**({self._print(power)}))"
+        printed, twice = self._print(base), 2 * power
+        if not twice.is_Integer or abs(power) > 64:
+            return f"power({printed}, {self._print(power)})"
+        whole, half = divmod(abs(int(twice)), 2)
+        factors = [_product(f"({printed})", whole)] * (whole > 0) + [f"np.sqrt({printed})"] * half
+        product = "*".join(factors)
+        if power > 0:
+            return f"({product})" if whole else product
+        return f"(1.0/({product}))" if whole else f"(1.0/{product})"
 
     def _print_Rational(self, expr):
         return repr(float(expr))
@@ -55,14 +105,68 @@ class _Printer(PythonCodePrinter):
     def _print_Integer(self, expr):
         return repr(float(expr))
 
+    def _print_NumberSymbol(self, expr):
+        return repr(float(expr))
+
+    _print_Pi = _print_Exp1 = _print_NumberSymbol
+
     def _print_exp(self, expr):
         return f"exponential({self._print(expr.args[0])})"
 
+    def _print_log(self, expr):
+        return f"logarithm({self._print(expr.args[0])})"
+
+    def _print_sin(self, expr):
+        return f"sine({self._print(expr.args[0])}, 0)"
+
+    def _print_cos(self, expr):
+        return f"sine({self._print(expr.args[0])}, 1)"
+
+    def _print_tanh(self, expr):
+        return f"hyperbolic_tangent({self._print(expr.args[0])})"
+
+    def _print_sign(self, expr):
+        return f"sign({self._print(expr.args[0])})"
+
+    def _print_Heaviside(self, expr):
+        return f"(0.5 + 0.5*sign({self._print(expr.args[0])}))"
+
     def _print_Max(self, expr):
+        return self._folded("larger", expr)
+
+    def _print_Min(self, expr):
+        return self._folded("smaller", expr)
+
+    def _folded(self, function, expr):
         first, *rest = (self._print(a) for a in expr.args)
         for other in rest:
-            first = f"larger({first}, {other})"
+            first = f"{function}({first}, {other})"
         return first
+
+
+def _product(factor: str, power: int) -> str:
+    """Source of an integer power: a plain product, squared where that saves much."""
+    if power <= 8:
+        return "*".join([factor] * power)
+    square = f"({_product(factor, power // 2)})"
+    return f"{square}*{square}" + f"*{factor}" * (power % 2)
+
+
+#: what the printer has words for
+_PRINTED = (
+    *(sp.Symbol, sp.Number, sp.NumberSymbol, sp.Add, sp.Mul, sp.Pow, sp.Max, sp.Min, sp.Abs, sp.sign),
+    *(sp.exp, sp.log, sp.sin, sp.cos, sp.tanh, sp.Heaviside, sp.Piecewise, ExprCondPair),
+    *(Relational, BooleanAtom, sp.And, sp.Or, sp.Not),
+)
+
+
+def require_printable(name: str, expression: sp.Expr) -> None:
+    """Raise ValueError for an expression that the compiled code has no words for."""
+    for node in sp.preorder_traversal(expression):
+        if not isinstance(node, _PRINTED):
+            raise _check.refused(
+                name, node, f"made of what the simulator has, it has no {type(node).__name__}"
+            )
 
 
 def _assignments(expressions: dict[str, sp.Expr], indent: str) -> str:
@@ -94,26 +198,6 @@ _HEADER = '''"""Generated by flatmin.theory.sgd.kernels from a landscape and a n
 import numpy as np
 from numba import njit, prange
 from flatmin.theory.sgd.rng import LANES, seed_lanes, standard_normals
-'''
-
-_LARGER = """
-@njit(nogil=True, error_model="numpy", inline="always")
-def larger(a, b):  # a plain select: max() also orders NaNs, which costs a branch
-    return a if a > b else b
-"""
-
-_EXPONENTIAL = '''
-@njit(nogil=True, error_model="numpy", inline="always")
-def exponential(x):
-    """eˣ without the branches of a library's, good to the last digit or two; x is cut at ±708."""
-    x = min(max(x, -708.0), 708.0)
-    # adding 1.5·2⁵² rounds to the nearest integer n and leaves n in the low bits
-    shifted = x * 1.4426950408889634 + 6755399441055744.0
-    n = shifted - 6755399441055744.0
-    r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
-    p = 1.0 + r * {polynomial}
-    power = np.int64((np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52)).view(np.float64)
-    return p * power
 '''
 
 _ADVANCE = """
@@ -172,9 +256,7 @@ def hops({q}, sign, last, count, {h}, t, P):
 
 _RUN = """
 @njit(parallel=True, nogil=True, error_model="numpy", cache=True)
-def run(key, numbers, Q, step, amp, P, bound, steps, burn, batches, every, histogram_every,
-        level, side, stop_early, LOW, INVERSE, BINS,
-        final, life, living, sums, hit, last, count, where, records, counts):
+def run({arguments}):
     for block in prange(numbers.shape[0] // LANES):
         lo = block * LANES
         hi = lo + LANES
@@ -185,11 +267,12 @@ def run(key, numbers, Q, step, amp, P, bound, steps, burn, batches, every, histo
         e = step[lo:hi].copy(); a = amp[lo:hi].copy()
         alive = np.ones(LANES, np.int64); lived = np.zeros(LANES, np.int64)
         {prepare}
-        batch = 0
+        batch = 0; slot = 0
         for t in range(steps):
-            if every > 0 and t % every == 0:
+            if slot < kept.shape[0] and t == kept[slot]:
                 for lane in range(LANES):
-                    {record}
+                    {keep}
+                slot += 1
             {normals}
             advance({q}, {z}, e, a, alive, lived, bound, P)
             {watch}
@@ -203,6 +286,9 @@ def run(key, numbers, Q, step, amp, P, bound, steps, burn, batches, every, histo
                     batch += 1
             if t % 256 == 255 and not np.any(alive{and_unhit}):
                 break
+        for slot in range(slot, kept.shape[0]):  # the end, and what comes after a divergence
+            for lane in range(LANES):
+                {keep_last}
         for lane in range(LANES):
             {finish}
             life[lo + lane] = lived[lane]
@@ -211,71 +297,95 @@ def run(key, numbers, Q, step, amp, P, bound, steps, burn, batches, every, histo
 """
 
 
+#: names that the templates use in the functions into which coordinates and parameters are loaded
+_RESERVED = re.compile(
+    r"(q|z|h|new|sum|value|w_|r_)\d+_?|P|step|amp|alive|life|bound|lane|eta|amplitude|ok|inside|level|side"
+    r"|hit|t|before|crossed|watched|last|count|now|hopped|np|njit|prange|LANES|seed_lanes|standard_normals"
+    r"|advance|observe|passage|hops|run|abs|_|" + "|".join(elementary.SOURCES)
+)
+
+
+def _renamed(landscape: Landscape, expressions):
+    """The landscape and expressions with a new name for each symbol whose own cannot stand in the text."""
+    swap = {}
+    for kind, symbols in (("coordinate", landscape.coordinates), ("parameter", landscape.parameters)):
+        for i, s in enumerate(symbols):
+            if not s.name.isidentifier() or keyword.iskeyword(s.name) or _RESERVED.fullmatch(s.name):
+                swap[s] = sp.Symbol(f"{kind}_{i}", **s.assumptions0)
+    if not swap:
+        return landscape, expressions
+    coordinates, parameters = (
+        tuple(swap.get(s, s) for s in symbols) for symbols in (landscape.coordinates, landscape.parameters)
+    )
+    domain = {words: e.xreplace(swap) for words, e in landscape.domain.items()}
+    other = Landscape(landscape.loss.xreplace(swap), coordinates, parameters, domain=domain)
+    return other, [None if e is None else e.xreplace(swap) for e in expressions]
+
+
 def _source(landscape: Landscape, noise: Noise, observables, passage, hop, histograms) -> str:
     """The text of the module that holds the kernel."""
-    dimension = landscape.dimension
-    normals = noise.normals(landscape)
-    q = [f"q{i}" for i in range(dimension)]
-    pairs = (len(normals) + 1) // 2
-    z = [f"z{i}" for i in range(2 * pairs)]
+    landscape, (passage, hop, *observables) = _renamed(landscape, (passage, hop, *observables))
+    q = [f"q{i}" for i in range(landscape.dimension)]
     names = [c.name for c in landscape.coordinates]
     parameters = "\n".join(f"    {p.name} = P[{i}]" for i, p in enumerate(landscape.parameters)) or "    pass"
     load = "\n".join(f"        {name} = {array}[lane]" for name, array in zip(names, q, strict=True))
     common = {"q": ", ".join(q), "parameters": parameters, "load": load}
-
-    kick = noise.gradient_noise(landscape, normals).subs(SIGMA, _AMPLITUDE**2 / 2)
-    moved = sp.Matrix(landscape.coordinates) - ETA * (landscape.gradient + kick)
-    new = {f"new{i}": e for i, e in enumerate(moved)}
-    load_z = "".join(f"\n        {s.name} = np.float64({s.name}_[lane])" for s in normals)
-    inside = " & ".join(f"(abs(new{i}) <= bound)" for i in range(dimension))
-    advance = _ADVANCE.format(
-        **{**common, "load": load + load_z},
-        z=", ".join(f"{name}_" for name in z) or "_",
-        body=_assignments(new, " " * 8),
-        test="inside = " + inside,
-        store="\n".join(
-            f"        {a}[lane] = new{i} if ok else {n}"
-            for i, (a, n) in enumerate(zip(q, names, strict=True))
-        ),
-    )
-    helpers = {"larger(": _LARGER, "exponential(": _exponential()}
-    parts = [_HEADER, *(text for call, text in helpers.items() if call in advance), advance]
+    pairs = (len(noise.normals(landscape)) + 1) // 2
+    z = [f"z{i}_" for i in range(2 * pairs)]
     sums = [f"sum{k}" for k in range(len(observables))]
+    parts = [_advance_source(landscape, noise, q, z, common)]
     if observables:
-        parts.append(
-            _OBSERVE.format(
-                **common,
-                sums=", ".join(sums),
-                body=_assignments({f"value{k}": e for k, e in enumerate(observables)}, " " * 8),
-                add="\n".join(f"        {s}[lane] += value{k}" for k, s in enumerate(sums)),
-            )
-        )
+        body = _assignments({f"value{k}": e for k, e in enumerate(observables)}, " " * 8)
+        add = "\n".join(f"        {s}[lane] += value{k}" for k, s in enumerate(sums))
+        parts.append(_OBSERVE.format(**common, sums=", ".join(sums), body=body, add=add))
     if passage is not None:
         parts.append(_PASSAGE.format(**common, body=_assignments({"watched": passage}, " " * 8)))
     if hop is not None:
-        h = [f"h{i}" for i in range(dimension)]
+        h = [f"h{i}" for i in range(landscape.dimension)]
         keep = "\n".join(
             f"        {a}[lane] = {n} if hopped else {a}[lane]" for a, n in zip(h, names, strict=True)
         )
-        parts.append(
-            _HOPS.format(**common, h=", ".join(h), keep=keep, body=_assignments({"watched": hop}, " " * 8))
-        )
-    parts.append(_run_source(q, z, pairs, sums, passage is not None, hop is not None, histograms))
-    return "\n".join(parts)
+        body = _assignments({"watched": hop}, " " * 8)
+        parts.append(_HOPS.format(**common, h=", ".join(h), keep=keep, body=body))
+    helpers = elementary.source("\n".join(parts))
+    run = _run_source(q, z, pairs, sums, passage is not None, hop is not None, histograms)
+    return "\n".join([_HEADER, helpers, *parts, run])
 
 
-def _exponential() -> str:
-    """Source of the exponential, its Taylor polynomial to r¹³ nested (remainder 4·10⁻¹⁸ for |r| ≤ ln 2/2)."""
-    nested = repr(1 / math.factorial(13))
-    for k in range(12, 0, -1):
-        nested = f"({1 / math.factorial(k)!r} + r * {nested})"
-    return _EXPONENTIAL.format(polynomial=nested)
+def _advance_source(landscape, noise, q, z, common) -> str:
+    """One step of all lanes; a lane that would leave the bound or the domain stays and is dead."""
+    normals = noise.normals(landscape)
+    kick = noise.gradient_noise(landscape, normals).subs(SIGMA, _AMPLITUDE**2 / 2)
+    moved = sp.Matrix(landscape.coordinates) - ETA * (landscape.gradient + kick)
+    new = {f"new{i}": e for i, e in enumerate(moved)}
+    there = dict(zip(landscape.coordinates, map(sp.Symbol, new), strict=True))
+    domain = {f"domain{k}": e.xreplace(there) for k, e in enumerate(landscape.domain.values())}
+    for e in (*new.values(), *domain.values()):
+        require_printable("landscape", e)
+    load_z = "".join(
+        f"\n        {s.name} = np.float64({array}[lane])" for s, array in zip(normals, z, strict=False)
+    )
+    body = _assignments(new, " " * 8)
+    if domain:
+        body += "\n" + _assignments(domain, " " * 8)
+    inside = [f"(abs({name}) <= bound)" for name in new] + [f"({name} > 0.0)" for name in domain]
+    names = [c.name for c in landscape.coordinates]
+    store = [
+        f"        {a}[lane] = new{i} if ok else {n}" for i, (a, n) in enumerate(zip(q, names, strict=True))
+    ]
+    return _ADVANCE.format(
+        **{**common, "load": common["load"] + load_z},
+        z=", ".join(z) or "_",
+        body=body,
+        test="inside = " + " & ".join(inside),
+        store="\n".join(store),
+    )
 
 
 def _run_source(q, z, pairs, sums, has_passage, has_hops, histograms) -> str:
     """The driver: blocks of lanes in parallel, the step loop, what is watched on the way."""
     hop_state = [f"h{i}" for i in range(len(q))]
-    allocate = [f"{a} = Q[{i}, lo:hi].copy()" for i, a in enumerate(q)]
+    allocate = [f"{a} = begin[{i}, lo:hi].copy()" for i, a in enumerate(q)]
     allocate += [f"{a} = np.zeros(LANES, np.float32)" for a in z]
     allocate += [f"{a} = np.zeros(LANES)" for a in sums]
     prepare, watch, finish_watch = ["pass"], ["pass"], ["pass"]
@@ -295,14 +405,16 @@ def _run_source(q, z, pairs, sums, has_passage, has_hops, histograms) -> str:
     flush = []
     for k, s in enumerate(sums):
         flush += [f"sums[{k}, batch, lo:hi] = {s}", f"{s}[:] = 0.0"]
-    draws = [f"standard_normals(s0, s1, s2, s3, z{2 * k}, z{2 * k + 1})" for k in range(pairs)]
-    record = [f"records[t // every, {i}, lo + lane] = {a}[lane]" for i, a in enumerate(q)]
+    draws = [f"standard_normals(s0, s1, s2, s3, {z[2 * k]}, {z[2 * k + 1]})" for k in range(pairs)]
+    keep = [f"points[slot, {i}, lo + lane] = {a}[lane]" for i, a in enumerate(q)]
     return _RUN.format(
+        arguments=", ".join(f.name for f in fields(Call)),
         q=", ".join(q),
         z=", ".join(z) or "0",
         allocate="\n        ".join(allocate),
         prepare="\n        ".join(prepare),
-        record="\n                    ".join(record),
+        keep="\n                    ".join(keep),
+        keep_last="\n                ".join(keep),
         normals="\n            ".join(draws) or "pass",
         watch="\n            ".join(watch),
         observe=f"observe({', '.join(q + sums)}, P)" if sums else "pass",
@@ -321,9 +433,9 @@ def _histogram_lines(histograms) -> list[str]:
     for number, axes in enumerate(histograms):
         lines.append("bin = 0; within = True")
         for coordinate in axes:
-            lines.append(f"place = (q{coordinate}[lane] - LOW[{axis}]) * INVERSE[{axis}]")
-            lines.append(f"within = within and place >= 0.0 and place < BINS[{axis}]")
-            lines.append(f"bin = bin * BINS[{axis}] + np.int64(place if within else 0.0)")
+            lines.append(f"place = (q{coordinate}[lane] - low[{axis}]) * inverse[{axis}]")
+            lines.append(f"within = within and place >= 0.0 and place < bins[{axis}]")
+            lines.append(f"bin = bin * bins[{axis}] + np.int64(place if within else 0.0)")
             axis += 1
         lines.append(f"if within: counts[{number}][lo + lane, bin] += np.uint32(1)")
     return lines
@@ -342,26 +454,29 @@ def _cache_folder() -> Path:
 
 
 @lru_cache(maxsize=64)
-def _load(text: str):
-    digest = hashlib.sha256((text + inspect.getsource(rng)).encode()).hexdigest()[:20]
-    name = f"flatmin_kernel_{digest}"
-    path = _cache_folder() / f"{name}.py"
-    if not path.exists():
+def _load(text: str, name: str):
+    """The function ``run`` of a generated module, written to the cache folder unless it is there."""
+    sources = text + inspect.getsource(rng)
+    module_name = f"flatmin_kernel_{hashlib.sha256(sources.encode()).hexdigest()[:20]}"
+    path = _cache_folder() / f"{module_name}.py"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if sys.stderr.isatty():  # someone at a terminal; never in a notebook or a log
+            print(f"flatmin: compiling the simulator of {name}, some seconds, once", file=sys.stderr)
         # written aside and renamed, so that a second process never imports half a module
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
         ) as out:
             out.write(text)
         os.replace(out.name, path)
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[module_name] = module
     spec.loader.exec_module(module)
     return module.run
 
 
 def build(landscape: Landscape, noise: Noise, observables, passage, hop, histograms):
-    """The compiled ``run`` of a landscape under a noise.
+    """The compiled ``run`` of a landscape under a noise, to be called with a :class:`Call`.
 
     Parameters
     ----------
@@ -370,6 +485,11 @@ def build(landscape: Landscape, noise: Noise, observables, passage, hop, histogr
     hop : expression or None, watched for its last change of sign
     histograms : tuple of tuples of coordinate numbers
 
+    Raises
+    ------
+    ValueError
+        For an expression with a function that the compiled code does not have.
+
     Notes
     -----
     Only symbols and structure enter the text: the same landscape at other parameter values, and the
@@ -377,7 +497,8 @@ def build(landscape: Landscape, noise: Noise, observables, passage, hop, histogr
     """
     settings = tuple((f.name, getattr(noise, f.name)) for f in fields(noise) if f.name != "sigma")
     key = (landscape.loss, landscape.coordinates, landscape.parameters, type(noise), settings)
+    key += (tuple(landscape.domain.values()),)
     key += (observables, passage, hop, histograms)
     if key not in _SOURCES:  # writing the text of a long expression takes seconds
         _SOURCES[key] = _source(landscape, noise, observables, passage, hop, histograms)
-    return _load(_SOURCES[key])
+    return _load(_SOURCES[key], landscape.name)

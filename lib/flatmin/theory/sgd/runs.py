@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flatmin import _check
 from flatmin.estimate import Estimate
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import Noise
@@ -40,7 +41,7 @@ class Hops:
     position: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Runs:
     """What an ensemble did. Arrays have the shape grid + (trajectories, …).
 
@@ -55,9 +56,9 @@ class Runs:
         already arrived at its first passage).
     diverged : bool array, grid + (trajectories,)
         Whether the trajectory left |θᵢ| ≤ ``bound``.
-    times : int array, (records,)
-        Iterations t of ``trajectories``, when ``record_every`` was given.
-    trajectories : array, grid + (trajectories, records, d)
+    kept : int array, (points,), or None
+        Iterations t of ``trajectories``, when ``keep`` was given.
+    trajectories : array, grid + (trajectories, points, d), or None
     passage_time : masked int array, grid + (trajectories,)
         Steps to the first passage, masked where it did not happen in time.
     hops : Hops or None
@@ -71,12 +72,21 @@ class Runs:
     final: np.ndarray
     lifetime: np.ndarray
     diverged: np.ndarray
-    times: np.ndarray | None
+    kept: np.ndarray | None
     trajectories: np.ndarray | None
     passage_time: np.ma.MaskedArray | None
     hops: Hops | None
     _sums: dict[str, np.ndarray]
     _counts: dict[tuple[str, ...], tuple[tuple[np.ndarray, ...], np.ndarray]]
+
+    def __repr__(self) -> str:
+        grid = f"grid {self.eta.shape} × " if self.eta.ndim else ""
+        steps = "–".join(f"{n}" for n in sorted({int(self.steps.min()), int(self.steps.max())}))
+        return (
+            f"<Runs on {self.landscape.name} with {type(self.noise).__name__}: "
+            f"{grid}{self.diverged.shape[-1]} trajectories, {steps} steps, "
+            f"{self.diverged.sum()} of {self.diverged.size} diverged>"
+        )
 
     @property
     def diverged_fraction(self) -> Estimate:
@@ -85,79 +95,83 @@ class Runs:
         p = self.diverged.mean(axis=-1)
         # the rule-of-succession estimate keeps the error positive where none or all diverged
         shrunk = (p * n + 1) / (n + 2)
-        return Estimate(p, np.sqrt(shrunk * (1 - shrunk) / n), np.full(np.shape(p), n))
+        method = "binomial, rule of succession"
+        return Estimate(p, np.sqrt(shrunk * (1 - shrunk) / n), np.full(np.shape(p), n), method)
 
     def batch_means(self, observable: str) -> np.ma.MaskedArray:
-        """Averages in consecutive batches of time, grid + (trajectories, batches); diverged ones masked."""
-        if observable not in self._sums:
-            raise ValueError(
-                f"observable {observable!r} was not gathered: simulate(observe=…) had {list(self._sums)}"
-            )
-        values = self._sums[observable]
+        """Averages in consecutive batches of time, grid + (trajectories, batches); diverged ones masked.
+
+        ValueError for an observable that was not asked for, or is not a number somewhere on the way.
+        """
+        values = self._sums[_check.choice("observable", observable, self._sums)]
         mask = np.broadcast_to(self.diverged[..., None], values.shape)
-        return np.ma.MaskedArray(np.where(mask, 0.0, values), mask)
+        values = np.where(mask, 0.0, values)
+        if not np.isfinite(values).all():
+            raise _check.refused("observable", observable, "defined wherever the trajectories went")
+        return np.ma.MaskedArray(values, mask)
 
     def time_average(self, observable: str) -> Estimate:
         """⟨observable⟩ after burn-in over the trajectories that did not diverge.
 
         The standard error is that between trajectories where there are at least eight, otherwise that
-        between batches within them. Value and error are NaN-free: a grid point where every trajectory
-        diverged is masked.
+        between batches within them; ``n`` counts the trajectories. A grid point where every trajectory
+        diverged is masked. ValueError as in :meth:`batch_means`.
         """
         batches = self.batch_means(observable)
         means = batches.mean(axis=-1)
         count = means.count(axis=-1)
         if means.shape[-1] >= 8:
-            error = means.std(axis=-1, ddof=1) / np.sqrt(np.maximum(count, 1))
+            error, method = _standard_error(means), "spread between trajectories"
         else:
             flat = batches.reshape(*batches.shape[:-2], -1)
-            error = flat.std(axis=-1, ddof=1) / np.sqrt(np.maximum(flat.count(axis=-1), 1))
-        return Estimate(_plain(means.mean(axis=-1)), _plain(error), count)
+            error, method = _standard_error(flat), "spread between batches of time"
+        return Estimate(_plain(means.mean(axis=-1)), _plain(error), count, method)
 
     def per_trajectory(self, observable: str) -> np.ma.MaskedArray:
-        """Time average of each trajectory, grid + (trajectories,); diverged ones are masked."""
+        """Time average of each trajectory, grid + (trajectories,); diverged ones are masked.
+
+        ValueError as in :meth:`batch_means`.
+        """
         return self.batch_means(observable).mean(axis=-1)
 
     def histogram(self, *coordinates: str) -> Histogram:
         """Stationary density of one coordinate, with a standard error from the spread between trajectories.
 
         Diverged trajectories are left out. The density is per unit of the coordinate and counts what fell
-        outside the range as missing, so it integrates to the fraction inside.
+        outside the range as missing, so it integrates to the fraction inside. The error of one trajectory is
+        masked. ValueError for a coordinate that was not asked for.
         """
-        counts, edges, visits = self._visits(coordinates)
-        if len(edges) != 1:
-            raise ValueError("histogram gives one coordinate; use density_2d for two")
-        per = counts / np.maximum(visits, 1)[..., None] / np.diff(edges[0])
-        keep = np.broadcast_to((~self.diverged)[..., None], per.shape)
-        per = np.ma.MaskedArray(per, ~keep)
-        number = np.maximum(per.count(axis=-2), 1)
-        return Histogram(
-            edges[0], _plain(per.mean(axis=-2)), _plain(per.std(axis=-2, ddof=1) / np.sqrt(number))
-        )
+        counts, (edges,), visits = self._visits(coordinates, 1)
+        per = counts / np.maximum(visits, 1)[..., None] / np.diff(edges)
+        per = np.ma.MaskedArray(per, np.broadcast_to(self.diverged[..., None], per.shape))
+        return Histogram(edges, _plain(per.mean(axis=-2)), _plain(_standard_error(per, axis=-2)))
 
     def density_2d(self, *coordinates: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges along each of two coordinates and the density, grid + (bins_0, bins_1)."""
-        counts, edges, visits = self._visits(coordinates)
-        if len(edges) != 2:
-            raise ValueError("density_2d gives two coordinates; use histogram for one")
-        shape = tuple(len(e) - 1 for e in edges)
-        alive = ~self.diverged
-        total = (counts * alive[..., None]).sum(axis=-2).reshape(*counts.shape[:-2], *shape)
-        number = np.maximum((visits * alive).sum(axis=-1), 1)
-        return (
-            edges[0],
-            edges[1],
-            total / number[..., None, None] / np.outer(np.diff(edges[0]), np.diff(edges[1])),
-        )
+        """Edges along each of two coordinates and the density, grid + (bins_0, bins_1).
 
-    def _visits(self, coordinates):
-        if tuple(coordinates) not in self._counts:
-            asked = [", ".join(k) for k in self._counts]
-            raise ValueError(
-                f"histogram of {coordinates} was not gathered: simulate(histogram=…) had {asked}"
-            )
-        edges, counts, visits = self._counts[tuple(coordinates)]
+        ValueError for coordinates that were not asked for together.
+        """
+        counts, (first, second), visits = self._visits(coordinates, 2)
+        alive = ~self.diverged
+        total = (counts * alive[..., None]).sum(axis=-2)
+        total = total.reshape(*counts.shape[:-2], len(first) - 1, len(second) - 1)
+        number = np.maximum((visits * alive).sum(axis=-1), 1)[..., None, None]
+        return first, second, total / number / np.outer(np.diff(first), np.diff(second))
+
+    def _visits(self, coordinates, number):
+        known = [names for names in self._counts if len(names) == number]
+        if coordinates not in known:
+            asked = " or ".join(", ".join(map(repr, names)) for names in known) or "none was asked for"
+            words = f"a histogram of {number} coordinate{'s' * (number > 1)} asked for in simulate: {asked}"
+            raise _check.refused("coordinates", coordinates, words)
+        edges, counts, visits = self._counts[coordinates]
         return counts, edges, visits
+
+
+def _standard_error(values, axis=-1):
+    """Standard error of the mean of masked values along an axis."""
+    number = np.maximum(values.count(axis=axis), 1)
+    return values.std(axis=axis, ddof=1) / np.sqrt(number)
 
 
 def _plain(values):

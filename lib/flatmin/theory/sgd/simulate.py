@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numba
@@ -16,9 +17,10 @@ import numpy as np
 import sympy as sp
 from tqdm.auto import tqdm
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import Noise
-from flatmin.theory.sgd.kernels import build
+from flatmin.theory.sgd.kernels import Call, build, require_printable
 from flatmin.theory.sgd.rng import LANES, stream_key
 from flatmin.theory.sgd.runs import Hops, Runs
 
@@ -26,17 +28,37 @@ __all__ = ["Passage", "simulate"]
 
 #: results larger than this are refused before memory is asked for
 _LARGEST_RESULT = 4 << 30
+#: a step takes nanoseconds: more would run for weeks
+_MOST_STEPS = 10**12
+_MOST_KEPT = 10**7
 
 
-class Passage(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Passage:
     """First passage to ask for: ``observable`` reaches ``level`` from the side it starts on.
 
-    ``level`` broadcasts over the grid. With ``stop`` a block of trajectories ends when all have arrived.
+    Parameters
+    ----------
+    level : float or array
+        Broadcasts over the grid.
+    observable : text or expression in the landscape's symbols
+    stop : bool
+        A block of trajectories ends when all of it have arrived.
+
+    Raises
+    ------
+    ValueError
+        For a level that is not finite, or what is neither text nor expression.
     """
 
     level: float | np.ndarray
     observable: str | sp.Expr = "x"
     stop: bool = True
+
+    def __post_init__(self):
+        _check.array("level", self.level)
+        _check.instance("observable", self.observable, (str, sp.Expr))
+        _check.flag("stop", self.stop)
 
 
 def simulate(
@@ -51,7 +73,7 @@ def simulate(
     burn_in: int | np.ndarray = 0,
     observe: Sequence[str] = (),
     batches: int = 8,
-    record_every: int = 0,
+    keep: int | Sequence[int] = 0,
     histogram: Mapping[str | tuple[str, ...], tuple] | None = None,
     histogram_every: int = 16,
     passage: Passage | None = None,
@@ -60,11 +82,11 @@ def simulate(
     threads: int | None = None,
     progress: bool = False,
 ) -> Runs:
-    """Run SGD, θ_{t+1} = θ_t − η(∇L(θ_t) + ξ_t), for an ensemble on a landscape.
+    """Run SGD, θ_{t+1} = θ_t − η(∇L(θ_t) + ξ_t) (Y22 S1–S4), for an ensemble on a landscape.
 
     Parameters
     ----------
-    landscape : Landscape with numbers (``.at(...)``).
+    landscape : Landscape with numbers (``.at(...)``)
     noise : Noise
         Its ``sigma`` broadcasts with ``eta`` to the grid.
     eta : float or array > 0
@@ -80,8 +102,9 @@ def simulate(
         order) has the stream number i·trajectories + k.
     observe : sequence of str
         Expressions averaged over time, such as ``("x", "x**2")``; in ``batches`` consecutive batches.
-    record_every : int
-        Keep the points θ_t at t = 0, record_every, 2·record_every, …; 0 keeps none.
+    keep : int or sequence of int
+        How many points θ_t of each trajectory to keep, equally spaced from step 0 to ``steps`` (one: the
+        last), or the steps themselves, increasing.
     histogram : mapping, optional
         ``{"x": (low, high, bins)}`` or ``{("x", "y"): ((low, high, bins), (low, high, bins))}``, sampled
         every ``histogram_every`` iterations after burn-in.
@@ -89,7 +112,8 @@ def simulate(
     hops : str, optional
         Expression whose changes of sign are followed, such as ``"x"`` (≥ 0 is one side).
     bound : float
-        A trajectory with some |θᵢ| > bound is reported as diverged and stays where it was.
+        A trajectory with some |θᵢ| > bound, or outside the landscape's domain, is reported as diverged and
+        stays where it was.
     threads : int, optional
         numba threads; default all it was given.
     progress : bool
@@ -103,116 +127,82 @@ def simulate(
     ------
     ValueError
         Naming the argument: non-positive eta, negative sigma, steps, trajectories or bound below one,
-        unknown names, a start of the wrong length, results too large for memory.
+        unknown names, a start of the wrong length or outside the domain, results too large for memory.
     """
-    landscape.require_numbers()
-    plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, passage, bound, batches)
-    observables = {name: landscape.expression(name) for name in observe}
-    spec = _histogram_spec(landscape, histogram, histogram_every)
-    watched = landscape.expression(passage.observable) if passage else None
-    if passage and passage.stop and (observables or spec.axes or record_every):
-        raise ValueError(
-            "passage with stop=True ends runs early: no observe, histogram or record_every beside it"
-        )
-    _check_counts(record_every=(record_every, 0), batches=(batches, 1), seed=(seed, 0))
+    _check.instance("landscape", landscape, Landscape).require_numbers()
+    progress, threads = _check.flag("progress", progress), _threads(threads)
+    plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
+    wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
     run = build(
-        landscape,
-        noise,
-        tuple(observables.values()),
-        watched,
-        landscape.expression(hops) if hops else None,
-        tuple(tuple(axis.coordinate for axis in axes) for axes in spec.axes),
+        landscape, noise, tuple(wanted.observables.values()), wanted.watched, wanted.hops, wanted.planes
     )
-    gathered = _execute(run, plan, spec, len(observables), record_every, stream_key(seed), threads, progress)
-    return _package(gathered, plan, spec, list(observables), seed, record_every, hops is not None)
+    return _package(_execute(run, plan, wanted, threads, progress), plan, wanted)
 
 
-class _Axis(NamedTuple):
-    coordinate: int
-    low: float
-    high: float
-    bins: int
-
-
-class _HistogramSpec(NamedTuple):
-    names: tuple[tuple[str, ...], ...]
-    axes: tuple[tuple[_Axis, ...], ...]
-    every: int
-
-
-def _check_counts(**arguments: tuple[int, int]):
-    for name, (value, least) in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def _histogram_spec(landscape, histogram, every) -> _HistogramSpec:
-    names, axes = [], []
-    order = [c.name for c in landscape.coordinates]
-    for key, ranges in (histogram or {}).items():
-        key = (key,) if isinstance(key, str) else tuple(key)
-        ranges = (ranges,) if len(key) == 1 and not isinstance(ranges[0], Sequence) else tuple(ranges)
-        entry = []
-        for name, (low, high, bins) in zip(key, ranges, strict=True):
-            if name not in order:
-                raise ValueError(f"histogram of {name!r}: the coordinates are {order}")
-            if not low < high or bins < 1:
-                raise ValueError(
-                    f"histogram range of {name} needs low < high and bins, got {(low, high, bins)}"
-                )
-            entry.append(_Axis(order.index(name), float(low), float(high), int(bins)))
-        names.append(key)
-        axes.append(tuple(entry))
-    if axes:
-        _check_counts(histogram_every=(every, 1))
-    return _HistogramSpec(tuple(names), tuple(axes), every if axes else 0)
+def _threads(threads) -> int:
+    if threads is None:
+        return numba.get_num_threads()
+    return min(_check.integer("threads", threads, least=1), numba.config.NUMBA_NUM_THREADS)
 
 
 class _Plan:
-    """Arguments checked, broadcast to the grid and laid out by trajectory."""
+    """What is run: arguments checked, broadcast to the grid and laid out by trajectory."""
 
-    def __init__(self, landscape, noise, eta, steps, burn_in, start, trajectories, passage, bound, batches):
-        self.landscape, self.noise, self.bound = landscape, noise, float(bound)
-        self.trajectories, self.batches = trajectories, batches
-        _check_counts(trajectories=(trajectories, 1))
-        eta = np.asarray(eta, dtype=float)
-        if not np.all(np.isfinite(eta)) or np.any(eta <= 0):
-            raise ValueError(f"eta must be positive and finite, got {eta!r}")
-        if not self.bound > 0:
-            raise ValueError(f"bound must be positive, got {bound!r}")
-        if len(start) != landscape.dimension:
-            raise ValueError(
-                f"start must have {landscape.dimension} entries, one per coordinate, got {len(start)}"
-            )
-        steps, burn = np.asarray(steps), np.asarray(burn_in)
-        for name, value, least in (("steps", steps, 1), ("burn_in", burn, 0)):
-            if not np.issubdtype(value.dtype, np.integer) or np.any(value < least):
-                raise ValueError(f"{name} must be integers of at least {least}, got {value!r}")
+    def __init__(self, landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound):
+        self.landscape, self.noise = landscape, _check.instance("noise", noise, Noise)
+        self.bound = _check.number("bound", bound, above=0)
+        self.trajectories = _check.integer("trajectories", trajectories, least=1)
+        self.seed, self.key = _check.integer("seed", seed, least=0), stream_key(seed)
+        eta = _check.array("eta", eta, above=0)
+        sigma = np.asarray(noise.sigma, dtype=float)
+        steps = _check.array("steps", steps, least=1, most=_MOST_STEPS, dtype=int)
+        burn = _check.array("burn_in", burn_in, least=0, dtype=int)
+        if passage is not None:
+            _check.instance("passage", passage, Passage)
         level = np.asarray(passage.level if passage else 0.0, dtype=float)
-        self.grid = np.broadcast_shapes(
-            eta.shape, np.shape(noise.sigma), steps.shape, burn.shape, level.shape
-        )
-        self.eta, self.sigma, self.steps, self.burn = (
-            np.broadcast_to(v, self.grid) for v in (eta, np.asarray(noise.sigma, dtype=float), steps, burn)
+        self.grid = _check.together(eta=eta, sigma=sigma, steps=steps, burn_in=burn, level=level)
+        self.require_room(8 * self.size * (2 * landscape.dimension + 8), "trajectories")
+        self.eta, self.sigma, self.steps, self.burn, self.level = (
+            np.broadcast_to(v, self.grid) for v in (eta, sigma, steps, burn, level)
         )
         if np.any(self.burn >= self.steps):
-            raise ValueError(f"burn_in must be below steps, got burn_in={burn_in} of steps={steps}")
-        self.level = np.broadcast_to(level, self.grid)
-        shape = (*self.grid, trajectories)
-        starts = []
-        for name, value in zip(landscape.coordinates, start, strict=True):
-            value = np.asarray(value, dtype=float)
-            if not np.all(np.isfinite(value)) or np.any(np.abs(value) > self.bound):
-                raise ValueError(
-                    f"start of {name} must be finite and within bound={self.bound:g}, got {value!r}"
-                )
-            starts.append(np.broadcast_to(value, shape))
-        self.start = np.stack(starts).reshape(landscape.dimension, -1)
-        self.side = np.zeros(math.prod(shape))
+            raise _check.refused("burn_in", burn_in, f"below steps={steps.tolist()}")
+        self.start = self._starts(start)
+        self.side = np.zeros(self.size)
         self.watches, self.stop = passage is not None, bool(passage and passage.stop)
         if passage:
-            watched = landscape.function(landscape.expression(passage.observable))(*self.start)
+            watched = landscape.function(_expression("passage", landscape, passage.observable))(*self.start)
             self.side = np.sign(watched - self.per_trajectory(self.level))
+
+    def _starts(self, start):
+        """Where each trajectory begins, (d, size)."""
+        names = [c.name for c in self.landscape.coordinates]
+        sequence = isinstance(start, (tuple, list)) or (isinstance(start, np.ndarray) and start.ndim)
+        if not sequence or len(start) != len(names):
+            raise _check.refused("start", start, f"{len(names)} entries, one for each of {', '.join(names)}")
+        shape, starts = (*self.grid, self.trajectories), []
+        for name, value in zip(names, start, strict=True):
+            value = _check.array(f"start of {name}", value, least=-self.bound, most=self.bound)
+            try:
+                starts.append(np.broadcast_to(value, shape))
+            except ValueError:
+                raise _check.refused(
+                    f"start of {name}", value, f"of a shape that broadcasts to {shape}"
+                ) from None
+        begin = np.stack(starts).reshape(len(names), -1)
+        try:
+            self.landscape.require_domain(*begin)
+        except ValueError as outside:
+            raise ValueError(f"start of {outside}") from None
+        return begin
+
+    def require_room(self, size, name):
+        """Raise ValueError before more memory is asked for than a result may take."""
+        if size > _LARGEST_RESULT:
+            raise ValueError(
+                f"{name}: the result would take {size / 2**30:.1f} GiB, at most {_LARGEST_RESULT >> 30} GiB: "
+                "fewer trajectories, kept points, batches or histogram bins"
+            )
 
     @property
     def size(self) -> int:
@@ -230,129 +220,206 @@ class _Plan:
             yield int(steps), int(burn), np.flatnonzero((pair[0] == steps) & (pair[1] == burn))
 
 
-def _execute(run, plan: _Plan, spec, n_observables, record_every, key, threads, progress) -> dict:
+class _Axis(NamedTuple):
+    coordinate: int
+    low: float
+    high: float
+    bins: int
+
+
+class _Wanted:
+    """What is gathered on the way: arguments checked, expressions read."""
+
+    def __init__(self, plan, observe, batches, keep, histogram, histogram_every, passage, hops):
+        names = isinstance(observe, (tuple, list)) and all(isinstance(name, str) for name in observe)
+        if not names:
+            raise _check.refused("observe", observe, 'a sequence of expressions, such as ("x", "x**2")')
+        landscape = plan.landscape
+        self.observables = {name: _expression("observe", landscape, name) for name in observe}
+        self.batches = _check.integer("batches", batches, least=1)
+        self.kept = _kept(keep, plan.steps)
+        self.axes = _histograms(landscape, histogram)
+        every = _check.integer("histogram_every", histogram_every, least=1)
+        self.every = every if self.axes else 0
+        self.watched = _expression("passage", landscape, passage.observable) if passage else None
+        if hops is not None:
+            hops = _expression("hops", landscape, _check.instance("hops", hops, str))
+        self.hops = hops
+        if plan.stop and (self.observables or self.axes or len(self.kept)):
+            raise ValueError(
+                "passage with stop=True ends runs early: must have no observe, histogram or keep beside it"
+            )
+        d, sums = landscape.dimension, len(self.observables) * self.batches
+        bins = sum(math.prod(axis.bins for axis in axes) for axes in self.axes.values())
+        size = 8 * plan.size * (d * (len(self.kept) + 3) + sums + 6) + 4 * plan.size * bins
+        largest = max((8 * d * len(self.kept), "keep"), (8 * sums, "batches"), (4 * bins, "histogram"))
+        plan.require_room(size, f"trajectories={plan.trajectories}, {largest[1]}")
+
+    @property
+    def planes(self) -> tuple[tuple[int, ...], ...]:
+        """Coordinate numbers of each histogram."""
+        return tuple(tuple(axis.coordinate for axis in axes) for axes in self.axes.values())
+
+
+def _expression(argument, landscape, text) -> sp.Expr:
+    try:
+        found = landscape.expression(text)
+    except ValueError as refusal:
+        raise ValueError(f"{argument}: {refusal}") from None
+    require_printable(argument, found)
+    return found
+
+
+def _kept(keep, steps) -> np.ndarray:
+    """The steps at which points are kept, increasing."""
+    last = int(steps.min())
+    if np.ndim(keep):
+        return _check.array("keep", keep, ndim=1, dtype=int, least=0, most=last, increasing=True, empty=True)
+    count = _check.integer("keep", keep, least=0, most=min(last + 1, _MOST_KEPT))
+    if count and last != steps.max():
+        raise _check.refused("keep", keep, "the steps themselves where the grid's runs differ in length")
+    return np.unique(np.linspace(last if count == 1 else 0, last, count).round().astype(int))
+
+
+def _histograms(landscape, histogram) -> dict[tuple[str, ...], tuple[_Axis, ...]]:
+    """The axes of each histogram, by the names of its coordinates."""
+    if histogram is None:
+        return {}
+    _check.instance("histogram", histogram, Mapping)
+    order, found = [c.name for c in landscape.coordinates], {}
+    form = "{'x': (low, high, bins)} or {('x', 'y'): ((low, high, bins), (low, high, bins))}"
+    for key, ranges in histogram.items():
+        names = (key,) if isinstance(key, str) else key
+        ranges = (ranges,) if isinstance(key, str) and np.ndim(ranges) == 1 else ranges
+        try:
+            pairs = [(name, *each) for name, each in zip(names, ranges, strict=True)]
+            entry = [(order.index(name), low, high, bins) for name, low, high, bins in pairs]
+        except (TypeError, ValueError):
+            raise _check.refused("histogram", histogram, f"{form} in the coordinates {order}") from None
+        axes = []
+        for place, low, high, bins in entry:
+            low, high = (_check.number("histogram range", v) for v in (low, high))
+            if not low < high:
+                raise _check.refused("histogram range", (low, high), "low < high")
+            axes.append(_Axis(place, low, high, _check.integer("histogram bins", bins, least=1)))
+        found[tuple(names)] = tuple(axes)
+    return found
+
+
+def _execute(run, plan: _Plan, wanted: _Wanted, threads, progress) -> dict:
     """Call the kernel on each group of trajectories, in pieces if progress is to be shown."""
-    records = -(-int(plan.steps.max()) // record_every) if record_every else 0
-    if record_every and plan.steps.min() != plan.steps.max():
-        raise ValueError("record_every needs the same number of steps at every grid point")
-    out = _allocate(plan, spec, n_observables, records)
-    before = numba.get_num_threads()
-    if threads is not None:
-        _check_counts(threads=(threads, 1))
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    out = _columns(plan, wanted, plan.size)
     pieces = []
     for steps, burn, members in plan.groups():
         # a piece holds a few blocks per thread: enough to share out, small enough to show progress
-        width = 16 * LANES * numba.get_num_threads() if progress else len(members)
+        width = 16 * LANES * threads if progress else len(members)
         pieces += [(steps, burn, members[i : i + width]) for i in range(0, len(members), width)]
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    total = sum(s * len(m) for s, _, m in pieces)
     try:
-        with tqdm(
-            total=sum(s * len(m) for s, _, m in pieces), unit="step", unit_scale=True, disable=not progress
-        ) as bar:
+        with tqdm(total=total, unit="step", unit_scale=True, disable=not progress) as bar:
+            if not run.signatures:
+                bar.set_description("compiling")
             for steps, burn, members in pieces:
-                _run_piece(run, plan, spec, out, n_observables, record_every, key, steps, burn, members)
+                _run_piece(run, plan, wanted, out, steps, burn, members)
+                bar.set_description("")
                 bar.update(steps * len(members))
     finally:
         numba.set_num_threads(before)
     return out
 
 
-def _allocate(plan: _Plan, spec, n_observables, records) -> dict:
-    """Result arrays, one column per trajectory."""
-    n, d = plan.size, plan.landscape.dimension
-    bins = [math.prod(axis.bins for axis in axes) for axes in spec.axes]
-    wanted = 8 * n * (d * (records + 3) + n_observables * plan.batches + 6) + 4 * n * sum(bins)
-    if wanted > _LARGEST_RESULT:
-        raise ValueError(
-            f"the result would take {wanted / 2**30:.1f} GiB (limit {_LARGEST_RESULT >> 30} GiB): "
-            f"fewer trajectories, a larger record_every or fewer histogram bins"
-        )
-    out = _columns(plan, n, n_observables, records)
-    out["counts"] = [np.zeros((n, b), np.uint32) for b in bins]
-    return out
-
-
-def _columns(plan: _Plan, n, n_observables, records) -> dict:
-    """What the kernel fills, one column per trajectory, in the order of its arguments."""
+def _columns(plan: _Plan, wanted: _Wanted, n) -> dict:
+    """What the kernel fills, by the names of :class:`Call`: one column per trajectory (in counts a row)."""
     d = plan.landscape.dimension
     return {
         "final": np.empty((d, n)),
         "life": np.zeros(n, np.int64),
         "living": np.zeros(n, np.int64),
-        "sums": np.zeros((n_observables, plan.batches, n)),
+        "sums": np.zeros((len(wanted.observables), wanted.batches, n)),
         "hit": np.full(n, -1, np.int64),
         "last": np.zeros(n, np.int64),
         "count": np.zeros(n, np.int64),
         "where": np.zeros((d, n)),
-        "records": np.zeros((records, d, n)),
+        "points": np.zeros((len(wanted.kept), d, n)),
+        "counts": tuple(
+            np.zeros((n, math.prod(axis.bins for axis in axes)), np.uint32) for axes in wanted.axes.values()
+        ),
     }
 
 
-def _run_piece(run, plan: _Plan, spec, out, n_observables, every, key, steps, burn, members):
+def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members):
     """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
     n = len(members)
     padded = np.concatenate([members, np.repeat(members[-1:], -n % LANES)])
-    width = len(padded)
-    axes = [axis for group in spec.axes for axis in group]
-    low = np.array([a.low for a in axes] or [0.0])
-    inverse = np.array([a.bins / (a.high - a.low) for a in axes] or [1.0])
-    bins = np.array([a.bins for a in axes] or [1], np.int64)
-    counts = tuple(np.zeros((width, c.shape[1]), np.uint32) for c in out["counts"]) or (
-        np.zeros((1, 1), np.uint32),
-    )
-    piece = _columns(plan, width, n_observables, len(out["records"]))
-    numbers = np.array([plan.landscape.values[p.name] for p in plan.landscape.parameters] or [0.0])
-    run(
-        key, padded, np.ascontiguousarray(plan.start[:, padded]), plan.per_trajectory(plan.eta)[padded],
-        np.sqrt(2 * plan.per_trajectory(plan.sigma)[padded]), numbers, plan.bound,
-        steps, burn, plan.batches, every, spec.every,
-        plan.per_trajectory(plan.level)[padded], plan.side[padded], plan.stop, low, inverse, bins,
-        *piece.values(), counts,
-    )  # fmt: skip
-    lengths = np.diff([burn + (b * (steps - burn)) // plan.batches for b in range(plan.batches + 1)])
-    piece["sums"] /= np.maximum(lengths, 1)[None, :, None]
+    axes = [axis for group in wanted.axes.values() for axis in group]
+    piece = _columns(plan, wanted, len(padded))
+    counts = piece.pop("counts")
+    Call(
+        key=plan.key,
+        numbers=padded,
+        begin=np.ascontiguousarray(plan.start[:, padded]),
+        step=plan.per_trajectory(plan.eta)[padded],
+        amp=np.sqrt(2 * plan.per_trajectory(plan.sigma)[padded]),
+        P=np.array([plan.landscape.values[p.name] for p in plan.landscape.parameters] or [0.0]),
+        bound=plan.bound,
+        steps=steps,
+        burn=burn,
+        batches=wanted.batches,
+        kept=wanted.kept,
+        histogram_every=wanted.every,
+        level=plan.per_trajectory(plan.level)[padded],
+        side=plan.side[padded],
+        stop_early=plan.stop,
+        # an empty list or tuple has no type for the compiler
+        low=np.array([a.low for a in axes] or [0.0]),
+        inverse=np.array([a.bins / (a.high - a.low) for a in axes] or [1.0]),
+        bins=np.array([a.bins for a in axes] or [1], np.int64),
+        **piece,
+        counts=counts or (np.zeros((1, 1), np.uint32),),
+    ).through(run)
+    if wanted.observables:
+        # more batches than steps leave some of them empty
+        edges = np.array([burn + (b * (steps - burn)) // wanted.batches for b in range(wanted.batches + 1)])
+        piece["sums"] /= np.maximum(np.diff(edges), 1)[None, :, None]
     for name, values in piece.items():
         out[name][..., members] = values[..., :n]
-    for kept, values in zip(out["counts"], counts, strict=False):
+    for kept, values in zip(out["counts"], counts, strict=True):
         kept[members] = values[:n]
 
 
-def _package(out, plan: _Plan, spec, observables, seed, record_every, has_hops) -> Runs:
+def _package(out, plan: _Plan, wanted: _Wanted) -> Runs:
     """Raw columns to the shapes of :class:`Runs`."""
     shape = (*plan.grid, plan.trajectories)
 
     def last_axis(values):
         return np.moveaxis(values, 0, -1).reshape(*shape, values.shape[0])
 
-    lifetime = out["life"].reshape(shape)
-    arrived = (out["hit"] >= 0).reshape(shape)
-    steps = np.broadcast_to(plan.steps[..., None], shape)
-    visits = np.maximum(steps - plan.burn[..., None], 0)
-    visits = -(-visits // max(spec.every, 1))
+    visits = np.maximum(np.broadcast_to(plan.steps[..., None], shape) - plan.burn[..., None], 0)
+    visits = np.broadcast_to(-(-visits // max(wanted.every, 1)), shape)
     counts = {}
-    for names, axes, values in zip(spec.names, spec.axes, out["counts"], strict=True):
+    for (names, axes), values in zip(wanted.axes.items(), out["counts"], strict=True):
         edges = tuple(np.linspace(a.low, a.high, a.bins + 1) for a in axes)
-        counts[names] = (edges, values.reshape(*shape, -1), np.broadcast_to(visits, shape))
-    hit = np.ma.MaskedArray(out["hit"].reshape(shape), ~arrived)
-    hop = Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))
-    sums = {
-        name: np.moveaxis(s, 0, -1).reshape(*shape, -1)
-        for name, s in zip(observables, out["sums"], strict=True)
-    }
-    records = np.moveaxis(out["records"], 2, 0).reshape(*shape, -1, plan.landscape.dimension)
+        counts[names] = (edges, values.reshape(*shape, -1), visits)
+    hit, hops = out["hit"].reshape(shape), None
+    if wanted.hops is not None:
+        hops = Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))
+    sums = [np.moveaxis(s, 0, -1).reshape(*shape, -1) for s in out["sums"]]
+    points = np.moveaxis(out["points"], 2, 0).reshape(*shape, -1, plan.landscape.dimension)
     return Runs(
         landscape=plan.landscape,
         noise=plan.noise,
         eta=plan.eta,
         steps=plan.steps,
-        seed=seed,
+        seed=plan.seed,
         final=last_axis(out["final"]),
-        lifetime=lifetime,
+        lifetime=out["life"].reshape(shape),
         diverged=(out["living"] == 0).reshape(shape),
-        times=np.arange(0, int(plan.steps.max()), record_every) if record_every else None,
-        trajectories=records if record_every else None,
-        passage_time=hit if plan.watches else None,
-        hops=hop if has_hops else None,
-        _sums=sums,
+        kept=wanted.kept if len(wanted.kept) else None,
+        trajectories=points if len(wanted.kept) else None,
+        passage_time=np.ma.MaskedArray(hit, hit < 0) if plan.watches else None,
+        hops=hops,
+        _sums=dict(zip(wanted.observables, sums, strict=True)),
         _counts=counts,
     )
