@@ -1,5 +1,6 @@
 """The notebooks: made from their texts, executed in order, and compared by one rule."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,7 +16,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import notebooks
 import rules
+from flatmin.ledger import claims, paths, verdicts
 from flatmin.ledger.claims import approx
+from flatmin.ledger.verdicts import Verdict
 
 HEADER = """---
 jupytext:
@@ -135,6 +138,41 @@ def test_an_edit_in_the_notebook_is_found(chapters):
 def test_a_chapter_without_a_notebook_is_a_problem(chapters):
     (chapters / "src" / "01_a.md").write_text(chapter("# Title"))
     assert notebooks.check("01_a") == ["there is no notebook yet"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: "", lambda text: text[:99], lambda text: "[]", lambda text: "{}"]
+)
+def test_a_damaged_notebook_is_named_with_what_to_do(chapters, damage):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title"))
+    notebooks.update("01_a")
+    path = chapters / "01_a.ipynb"
+    path.write_text(damage(path.read_text("utf8")))
+    (problem,) = notebooks.check("01_a")
+    assert re.fullmatch(r"01_a\.ipynb is damaged \(.*\): delete it and run `make notebooks`", problem)
+    with pytest.raises(ValueError, match=r"01_a\.ipynb is damaged"):
+        notebooks.update("01_a")
+
+
+def test_a_file_of_verdicts_that_the_notebooks_do_not_give_is_a_problem(chapters, monkeypatch):
+    (chapters / "src" / "01_a.md").write_text(chapter("# Title"))
+    monkeypatch.setattr(paths, "data", lambda: chapters)
+    verdict = Verdict("y22-flux", None, "reproduced", measured=1.0, error=0.1, printed=1.0)
+
+    def stored(verdict):
+        output = new_output("display_data", {verdicts.MIME: verdict.sealed()})
+        nbformat.write(executed(("check()", [output])), chapters / "01_a.ipynb")
+
+    stored(verdict)
+    claims.write_verdicts(claims.collect([chapters / "01_a.ipynb"]))
+    assert notebooks.ledger_problems() == []
+    stored(dataclasses.replace(verdict, measured=1.05))
+    assert notebooks.ledger_problems() == [
+        "verdicts.json is not what the notebooks say on y22-flux: `make notebooks` makes it anew"
+    ]
+    stored(dataclasses.replace(verdict, measured=2.0))
+    (problem,) = notebooks.ledger_problems()
+    assert problem.startswith("01_a.ipynb: y22-flux: the verdict reads 'reproduced'")
 
 
 def test_unexecuted_misordered_and_failed_cells_are_found():

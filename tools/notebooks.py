@@ -5,7 +5,8 @@ made from it, never the other way round.
 
     python tools/notebooks.py update              text -> notebook, outputs of unchanged cells kept
     python tools/notebooks.py execute [NAME ...]  run what is stale (or NAME, or --all), keep the outputs
-    python tools/notebooks.py check               say where text and notebook disagree (then exit status 1)
+    python tools/notebooks.py check               say where text, notebook and the file of verdicts disagree
+                                                  (then exit status 1)
 """
 
 import argparse
@@ -26,6 +27,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from flatmin.ledger import claims, scoreboard
+from flatmin.ledger.files import write_bytes
 from rules import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,8 +86,16 @@ def make_notebook(text):
 
 
 def read_notebook(path):
-    """Return the notebook at ``path``, or an empty one where there is none yet."""
-    return nbformat.read(path, as_version=4) if path.exists() else nbformat.v4.new_notebook()
+    """Return the notebook at ``path``, or an empty one where there is none; ValueError for a damaged one."""
+    if not path.exists():
+        return nbformat.v4.new_notebook()
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # nbformat says it in many ways
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:100]
+        raise ValueError(f"{path.name} is damaged ({reason}): delete it and run `make notebooks`") from None
+    return notebook
 
 
 def update(name):
@@ -100,7 +110,7 @@ def update(name):
             cell.outputs = kept[cell.id].outputs
             cell.execution_count = kept[cell.id].execution_count
     nbformat.validate(notebook)
-    nbformat.write(notebook, notebook_path(name))
+    write_bytes(notebook_path(name), nbformat.writes(notebook).encode() + b"\n")
     return notebook
 
 
@@ -148,7 +158,10 @@ def check(name):
     """Return all problems of a chapter's notebook, as a list of sentences."""
     if not notebook_path(name).exists():
         return ["there is no notebook yet"]
-    notebook = read_notebook(notebook_path(name))
+    try:
+        notebook = read_notebook(notebook_path(name))
+    except ValueError as error:
+        return [str(error)]
     return sync_problems(text_path(name).read_text("utf8"), notebook) + execution_problems(notebook)
 
 
@@ -214,10 +227,22 @@ def execute(name):
         if "\r" not in text:  # progress bars rewrite their line; what is left is worth a look
             print(f"{name}: on stderr (not kept): {text.strip()}")
     nbformat.validate(notebook)
-    nbformat.write(notebook, notebook_path(name))
+    write_bytes(notebook_path(name), nbformat.writes(notebook).encode() + b"\n")
     slow = f", over the budget of {TIME_BUDGET} s" if seconds > TIME_BUDGET else ""
     print(f"{name}: {len(code_cells(notebook))} code cells in {seconds:.1f} s{slow}", flush=True)
     return seconds
+
+
+def ledger_problems():
+    """Return where ``data/verdicts.json`` is not what the notebooks say, as a list of sentences."""
+    made = [path for path in map(notebook_path, chapter_names()) if path.exists()]
+    try:
+        found, kept = claims.collect(made), claims.load_verdicts()
+    except ValueError as error:
+        return [str(error)]
+    wrong = sorted(id for id in found.keys() | kept.keys() if found.get(id) != kept.get(id))
+    remedy = "`make notebooks` makes it anew"
+    return [f"verdicts.json is not what the notebooks say on {', '.join(wrong)}: {remedy}"] if wrong else []
 
 
 def write_ledger():
@@ -246,7 +271,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     names = chosen(options.names) or chapter_names()
     if options.command == "check":
-        problems = [f"{name}: {problem}" for name in names for problem in check(name)]
+        problems = [f"{name}: {problem}" for name in names for problem in check(name)] + ledger_problems()
         print(
             "\n".join(problems) or f"{len(names)} notebooks agree with their texts and are executed in order"
         )
@@ -263,4 +288,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"notebooks: {error}")
