@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from flatmin.experiments import logarithmic_passage, logarithmic_stationary
-from flatmin.pictures import logarithmic as demo
 from flatmin.theory.logarithmic.multiplicative import RegressionChain
 
 
@@ -31,20 +30,3 @@ def test_passages_are_those_of_the_chain_and_censoring_is_said():
     assert found["reached"][-1] < 1
     assert np.isnan(found["mean"][-1])
     assert np.all(np.diff(found["reached"]) <= 0)
-
-
-def test_both_clocks_agree_where_the_loss_is_constant_in_the_mean():
-    times = demo.both_clocks(0.05, 1.0, 400, np.random.default_rng(0))
-    assert np.all(times > 0)
-    # every step has L ≥ 1/8
-    assert np.all(times[:, 1] >= times[:, 0] / 8)
-
-
-def test_chain_density_is_the_law():
-    edges = np.array([0, 0.02, 0.1, 0.3])
-    density = demo.chain_density(0.2, edges, steps=200_000, seed=1)
-    law = RegressionChain(0.2).stationary(400)
-    # tail() counts both signs of θ, the density one point of the line
-    exact = -np.diff(law.tail(np.sqrt(edges))) / (2 * np.diff(np.sqrt(edges)))
-    error = density.std(axis=0, ddof=1) / np.sqrt(8)
-    np.testing.assert_allclose(density.mean(axis=0), exact, atol=5 * error.max() + 0.003)

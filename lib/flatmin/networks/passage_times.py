@@ -12,7 +12,6 @@ import numpy as np
 
 from flatmin import _check, fits
 from flatmin.estimate import Estimate
-from flatmin.networks.passages import passage_power
 
 __all__ = ["around", "local_means", "log_time_ratio", "mean_offset", "mean_times", "powers"]
 
@@ -126,7 +125,7 @@ def local_means(local) -> list[tuple[int, np.ndarray, np.ndarray]]:
 
 def _power(table, levels, **where):
     try:
-        return passage_power(table, levels, **where)
+        return fits.passage_power(table, levels, **where)
     except ValueError:
         return None
 

@@ -1,1 +1,1 @@
-"""Pictures with sliders: one module per chapter, each function draws one figure from a few numbers."""
+"""Pictures of the chapters, one module each: every function draws one figure, and computes nothing new."""

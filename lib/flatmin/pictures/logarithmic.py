@@ -1,72 +1,31 @@
-"""Loops and pictures of the chapter on the logarithmic landscape."""
+"""Pictures of chapter 6: the logarithmic landscape, linear regression and the even/odd network."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from numba import njit
 
 from flatmin.ledger import plots
+from flatmin.networks.passage_times import mean_times
 from flatmin.theory.logarithmic.laws import critical_dimension, passage_exponent
+from flatmin.theory.logarithmic.loops import chain_density
 from flatmin.theory.logarithmic.multiplicative import RegressionChain
 
 __all__ = [
     "aligned_figure",
-    "both_clocks",
-    "chain_density",
     "critical_figure",
     "fitted_figure",
     "law_figure",
     "passage_figure",
+    "passages_and_paths",
+    "passages_and_powers",
     "rates_figure",
     "show_regression",
 ]
 
 _BLUES = ("#9ecae1", "#4292c6", "#08306b")
+_MARKERS = "os^Dv"
 _PRINTED = {"color": plots.COLOURS["printed"], "linestyle": plots.LINES["printed"]}
-
-
-@njit(cache=True)
-def both_clocks(eta, temperature, runs, rng):  # pragma: no cover - compiled
-    """First passages from x = −1 to x = 1 in L = 1/8 + (x² − 1)²/4 under noise of covariance 2LT/η.
-
-    ``rng`` is a numpy Generator. Returns (runs, 2): t = η × steps, and τ = Σ η L(x) on the way.
-    """
-    kept = np.empty((runs, 2))
-    scale = np.sqrt(2 * eta * temperature)
-    for run in range(runs):
-        x, t, tau = -1.0, 0.0, 0.0
-        while x < 1.0:
-            loss = 0.125 + (x * x - 1) ** 2 / 4
-            t += eta
-            tau += eta * loss
-            x += -eta * x * (x * x - 1) + scale * np.sqrt(loss) * rng.standard_normal()
-        kept[run] = t, tau
-    return kept
-
-
-@njit(cache=True)
-def _chain_counts(eta, steps, edges, counts, rng):  # pragma: no cover - compiled
-    theta = 0.0
-    for step in range(steps + 10_000):
-        x = rng.standard_normal()
-        theta -= eta * x * (x * theta - rng.standard_normal())
-        if step >= 10_000:
-            place = np.searchsorted(edges, theta * theta, side="right") - 1
-            if 0 <= place < len(counts):
-                counts[place] += 1
-
-
-def chain_density(eta, squares, steps=2_000_000, groups=8, seed=0):
-    """Density of θ by SGD with one fresh Gaussian sample a step, d = 1, in cells of θ² with these edges.
-
-    Returns (density (groups, cells), one row for each independent run).
-    """
-    edges = np.asarray(squares, dtype=float)
-    counts = np.zeros((groups, len(edges) - 1))
-    for row, rng in zip(counts, np.random.default_rng(seed).spawn(groups), strict=True):
-        _chain_counts(eta, steps, edges, row, rng)
-    return counts / steps / (2 * np.diff(np.sqrt(edges)))
 
 
 def show_regression(eta, batch_size, dimension):
@@ -243,5 +202,90 @@ def passage_figure(ratios, curves, exact, live):
         ax.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
         ax.minorticks_off()
         ax.set_xlabel("c = L/L*")
+    plots.label_panels((left, right))
+    return figure
+
+
+def _show_times(ax, levels, series, printed, label, every=4):
+    """Mean first-passage time t_p = ηk against c, log–log; the printed power is a short dashed line through
+    the measurement, named ``label``."""
+    blues = np.array([[0.62, 0.79, 0.88], [0.26, 0.57, 0.78], [0.03, 0.19, 0.42]])
+    position = np.linspace(0, 1, len(series))
+    tones = np.column_stack([np.interp(position, [0, 0.5, 1], part) for part in blues.T])
+    for (name, eta, steps, *models), power, tone, marker in zip(
+        series, printed, tones, _MARKERS, strict=False
+    ):
+        c, mean, error = mean_times(steps, levels)
+        some = slice(1, None, every)
+        ax.errorbar(c[some], eta * mean[some], eta * error[some], fmt=marker, ms=4, color=tone, label=name)
+        for kind, model in zip(("theory", "gld"), models, strict=True):
+            if model is not None:
+                c_line, line, _ = mean_times(model, levels)
+                plots.theory(ax, c_line, eta * line, kind=kind, linewidth=1)
+        middle = np.abs(np.log(mean / 30)).argmin()
+        span = c[middle] * np.array([0.85, 1.18])
+        plots.printed(ax, span, eta * mean[middle] * (span / c[middle]) ** power, None, linewidth=1.6)
+    plots.theory(ax, [], [], "linearised network", linewidth=1)
+    if any(one[4] is not None for one in series):
+        plots.theory(ax, [], [], "M22's model, discrete steps", "gld", linewidth=1)
+    plots.printed(ax, [], [], label)
+    ax.set(xscale="log", yscale="log", xlabel="c = L/L*", ylabel=r"mean first-passage time $t_p=\eta k$")
+    ax.set_xticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
+    ax.minorticks_off()
+    ax.legend(fontsize=8)
+
+
+def _show_paths(ax, path, level, runs=3, around=30):
+    """The loss of the first runs around their first passage of ``level``; ``path`` (R, 2W + 1) in L*."""
+    passed = path[np.isfinite(path[:, path.shape[1] // 2])]
+    centre = path.shape[1] // 2
+    time = np.arange(-around, around + 1)
+    shown = passed[:runs, centre - around : centre + around + 1]
+    for row, style in zip(shown, ("-", "--", ":"), strict=False):
+        ax.plot(time, row, style, color=plots.colour("sgd"), lw=1)
+    with np.errstate(all="ignore"):
+        middle = np.nanmedian(passed[:, centre - around : centre + around + 1], axis=0)
+    plots.theory(ax, time, middle, "median over runs", linewidth=2)
+    ax.axhline(level, color=plots.colour("exact"), lw=1, ls=":")
+    ax.set(xlabel="steps after the passage", ylabel="L/L*", yscale="log")
+    ax.set_yticks([1, 1.5, 2, 3, 4], ["1", "1.5", "2", "3", "4"])
+    ax.minorticks_off()
+    ax.legend(fontsize=8)
+
+
+def _show_powers(ax, groups, ends, lines):
+    """Powers of c against 1/T = B/(ηh): fits as points, the formulas as lines."""
+    for label, kind, marker, places, slopes in groups:
+        kept = [(place, fit.value, fit.error) for place, fit in zip(places, slopes, strict=True) if fit]
+        plots.points(ax, *zip(*kept, strict=True), label, kind, marker=marker, markersize=5)
+    for label, kind, offset in lines:
+        plots.theory(ax, ends, np.asarray(ends) + offset, label, kind, linewidth=1.2)
+    ax.set(xlabel=r"$1/T=B/(\eta h)$", ylabel="power of c", ylim=(0, None))
+    ax.legend(fontsize=8)
+
+
+def passages_and_paths(levels, series, power, paths, level, title):
+    """Left: first-passage times of several networks, with one printed ``power``. Right: the loss around
+    passages of ``level``; ``series`` and ``paths`` as in :func:`passages_and_powers` and of
+    :func:`flatmin.networks.passage_times.around`."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.9))
+    _show_times(left, levels, series, [power] * len(series), "as printed", every=3)
+    _show_paths(right, paths, level)
+    right.set_title(title)
+    plots.label_panels((left, right))
+    return figure
+
+
+def passages_and_powers(levels, series, printed, groups, ends, formulas):
+    """Left: first-passage times of several networks. Right: fitted powers of c against 1/T.
+
+    ``series`` is a list of (label, η, steps (R, C), steps of the tangent model (R', C), those of M22's model
+    with discrete steps or None), ``printed`` M22's power for each of them with n = 9. ``groups`` is a list of
+    (label, kind, marker, [1/T], slopes of :func:`flatmin.networks.passage_times.powers`), ``formulas`` one of
+    (label, kind, offset): power = 1/T + offset between the ``ends``.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4))
+    _show_times(left, levels, series, printed, "as printed, n = 9")
+    _show_powers(right, groups, ends, formulas)
     plots.label_panels((left, right))
     return figure

@@ -1,4 +1,4 @@
-"""The explorer of chapter 1: one valley, one noise, and where SGD ends up."""
+"""Pictures of chapter 1: one valley, one noise, and where SGD ends up."""
 
 from __future__ import annotations
 
@@ -8,31 +8,21 @@ import numpy as np
 from flatmin.ledger import plots
 from flatmin.theory.noise import RandomShift
 from flatmin.theory.sgd.simulate import simulate
-from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
+from flatmin.theory.valleys.near_degenerate import boundary, near_degenerate_valley
 
 __all__ = [
-    "boundary",
     "choose_a_valley",
     "fluctuations",
     "loss_and_flatness",
     "onsets",
     "phase_diagram",
-    "phase_name",
     "search_times",
     "spectrum_and_noise",
     "three_strengths",
 ]
 
 
-def boundary(values, eta):
-    """Δ_S at which x = 0 gives way at learning rate η: (−ε/λ₁)(1 − ηλ₀/2); infinite for λ₁ ≥ 0."""
-    if values["lambda_1"] >= 0:
-        return np.full(np.shape(eta), np.inf)
-    onset = -values["epsilon"] / values["lambda_1"] * (1 - np.asarray(eta) * values["lambda_0"] / 2)
-    return np.maximum(onset, 0.0)
-
-
-def phase_name(runs, values, sigma, eta):
+def _phase(runs, values, sigma, eta):
     """The phase an ensemble shows: III if most of it diverged, else II beyond the boundary, else I."""
     if runs.diverged_fraction.value > 0.5:
         return "III"
@@ -52,10 +42,10 @@ def choose_a_valley(sigma=0.1, eta=0.02, epsilon=0.001, lambda_1=-2.0, lambda_2=
         return
     runs = simulate(
         valley, RandomShift(sigma), eta=eta, steps=40_000, start=(1.5, 1.5), trajectories=64, burn_in=20_000,
-        seed=1, record_every=100, observe=("x", "x**2", "y**2"), histogram={"x": (-2, 2, 80)},
+        seed=1, keep=401, observe=("x", "x**2", "y**2"), histogram={"x": (-2, 2, 80)},
     )  # fmt: skip
     _, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.1))
-    left.plot(runs.times, runs.trajectories[:3, :, 0].T, color=plots.colour("sgd"), linestyle="-", lw=0.8)
+    left.plot(runs.kept, runs.trajectories[:3, :, 0].T, color=plots.colour("sgd"), linestyle="-", lw=0.8)
     left.set(xlabel="iteration t", ylabel="x", ylim=(-2, 2), title="three trajectories")
     if runs.diverged_fraction.value < 1:
         histogram = runs.histogram("x")
@@ -66,7 +56,7 @@ def choose_a_valley(sigma=0.1, eta=0.02, epsilon=0.001, lambda_1=-2.0, lambda_2=
     plots.printed(right, boundary(values, 0.0) / etas, etas, "as printed")
     right.plot([sigma], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black")
     right.set(xscale="log", yscale="log", xlim=(1e-3, 3), ylim=(0.003, 0.25), xlabel="σ", ylabel="η")
-    right.set_title(f"phase {phase_name(runs, values, sigma, eta)}")
+    right.set_title(f"phase {_phase(runs, values, sigma, eta)}")
     right.legend(loc="lower left")
     plt.show()
 
@@ -103,10 +93,8 @@ def three_strengths(runs, first_steps, sigmas):
         line = {"color": plots.colour(kind), "linestyle": "-", "label": f"σ = {sigmas[row]:g}"}
         x, y = first_steps.trajectories[row, 0].T
         left.plot(sign * x, y, lw=0.7, **line)
-        right.plot(runs.times, runs.trajectories[row, 0, :, 0], lw=0.9, **line)
-        right.plot(
-            runs.times, runs.trajectories[row, 1:3, :, 0].T, lw=0.9, color=line["color"], linestyle="-"
-        )
+        right.plot(runs.kept, runs.trajectories[row, 0, :, 0], lw=0.9, **line)
+        right.plot(runs.kept, runs.trajectories[row, 1:3, :, 0].T, lw=0.9, color=line["color"], linestyle="-")
     left.set(xlabel="x (σ = 0.2 mirrored)", ylabel="y", title="first 4,000 iterations")
     right.set(xlabel="iteration t", ylabel="x", title="three runs of each strength")
     for height in (0, 1):

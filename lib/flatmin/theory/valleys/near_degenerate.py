@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import sympy as sp
 
 from flatmin import _check
 from flatmin.theory.landscape import Landscape
 
-__all__ = ["near_degenerate_valley"]
+__all__ = ["boundary", "near_degenerate_valley"]
 
 
 def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lambda_2")) -> Landscape:
@@ -50,3 +51,34 @@ def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lamb
         positive={"λ(x)": curvature, "ε": epsilon + 0 * x},
         name="near-degenerate valley",
     )
+
+
+def boundary(values: Mapping[str, float], eta) -> np.ndarray:
+    """Δ_S at which x = 0 gives way at learning rate η: (−ε/λ₁)(1 − ηλ₀/2), the leading order in ε of
+    :func:`flatmin.theory.continuum.critical.critical_law`; at η = 0 that of Y22 Eq. S34.
+
+    Parameters
+    ----------
+    values : mapping
+        Numbers ``epsilon``, ``lambda_0`` and ``lambda_1``.
+    eta : number or array
+
+    Returns
+    -------
+    array
+        Of the shape of ``eta``; infinite for λ₁ ≥ 0, 0 where the step itself is unstable.
+
+    Raises
+    ------
+    ValueError
+        For parameters that are missing or out of range, or a negative η.
+    """
+    bounds = {"epsilon": {"above": 0}, "lambda_0": {"above": 0}, "lambda_1": {}}
+    missing = [name for name in bounds if name not in values]
+    if missing:
+        raise _check.refused("values", dict(values), f"with {', '.join(missing)}")
+    epsilon, flat, bend = (_check.number(name, values[name], **limits) for name, limits in bounds.items())
+    eta = _check.array("eta", eta, least=0)
+    if bend >= 0:
+        return np.full(eta.shape, np.inf)
+    return np.maximum(-epsilon / bend * (1 - eta * flat / 2), 0.0)

@@ -109,7 +109,7 @@ def distance(density, law) -> Estimate:
         On :func:`edges`.
     """
     x = edges()
-    law = _check.array("law", law, shape=(len(x),), least=0)
+    law = _check.array("law", law, shape=(len(x),))
     density = np.asarray(density)
     if density.ndim < 2 or density.shape[-1] != len(x) - 1 or density.shape[-2] < 2:
         raise _check.refused("density", density, f"of shape (…, groups, {len(x) - 1}), two groups or more")

@@ -1,0 +1,101 @@
+"""How near SGD runs to the edge of stability: what is read off live and recorded runs (W22 Fig. 3 and 4).
+
+``result`` is a recorded result (:func:`flatmin.ledger.record.load`) of the experiment that a function names.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flatmin import _check, fits
+from flatmin.networks import stability
+from flatmin.networks.point import at
+from flatmin.networks.train import train
+
+__all__ = ["at_end", "escape_rates", "gamma_0", "live_edges", "recorded_edges", "series", "slope"]
+
+
+def live_edges(starts, data, eta, batch_size, steps):
+    """Train ``starts`` and return W22's ratio, the exact one and that of descent (see
+    :class:`~flatmin.networks.stability.Edge`) at each of ``steps``, (3, runs, T)."""
+    how = {"eta": eta, "batch_size": batch_size, "steps": int(steps[-1]), "keep": steps}
+    runs = train(starts, "square", data, seed=range(len(starts)), **how)
+    found = [
+        [
+            stability.edge(at(runs.model_at(run, c), "square", data), eta, batch_size)
+            for c in range(len(steps))
+        ]
+        for run in range(len(starts))
+    ]
+    return np.array([[[e.bound, e.exact, e.descent] for e in row] for row in found]).transpose(2, 0, 1)
+
+
+def recorded_edges(result, kind: str, which: int) -> dict[int, np.ndarray]:
+    """{B: the three ratios (3, runs, T)} recorded by stability-training at step size number ``which``."""
+    eta, found = _get(result, kind, "eta")[which], {}
+    names = "frobenius", "mu", "largest_step", "sharpness"
+    norm, mu, largest, sharpness = (_get(result, kind, name)[which] for name in names)
+    for i, size in enumerate(result.batch_sizes):
+        bound = eta * norm[i] * np.sqrt(mu[i] / size)
+        found[int(size)] = np.stack([bound, eta / largest[i], eta * sharpness[i] / 2])
+    return found
+
+
+def at_end(result, kind: str, name: str, which=()) -> tuple[np.ndarray, np.ndarray]:
+    """P and a value at the end of training, (sizes, runs), for the sizes at which no run diverged.
+
+    ``result`` of the experiment stability-size; ``which``: number of the step size, where there are several.
+    """
+    values, size, diverged = (_get(result, kind, n)[which] for n in (name, "parameters", "diverged"))
+    values = values[..., -1] if values.ndim == 3 else values  # the last checkpoint
+    kept = ~diverged.any(1)
+    return size[kept].astype(float), values[kept]
+
+
+def slope(result, kind: str, name: str, which=()) -> fits.Slope:
+    """Slope of log(value at the end) against log P, runs as groups; arguments as :func:`at_end`."""
+    size, values = at_end(result, kind, name, which)
+    return fits.log_log_slope(size.T, values.T)
+
+
+def series(result, kind: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """(label, P, ‖H‖_F, Tr H) for the smallest and the largest step size of one kind of model."""
+    found, etas = [], _get(result, kind, "eta")
+    for which in sorted({0, len(etas) - 1}):
+        size, frobenius = at_end(result, kind, "frobenius", which)
+        found.append((f"η = {etas[which]:g}", size[:, 0], frobenius, at_end(result, kind, "trace", which)[1]))
+    return found
+
+
+def escape_rates(result, kind: str, which: int, cutoff: float = 0.03) -> tuple[float, float, float]:
+    """Log growth of the mean loss a step, its error, and the exact one, averaged over the recorded minima.
+
+    ``result`` of the experiment stability-escape, ``which`` the number of the batch size. Each is fitted over
+    the steps from 0 until the exact mean exceeds ``cutoff``, at least two.
+    """
+    cutoff, found = _check.number("cutoff", cutoff, above=0), []
+    recorded = (_get(result, kind, name)[:, which] for name in ("losses", "mean"))
+    for losses, mean in zip(*recorded, strict=True):
+        last = max(2, int(np.argmax(np.append(mean, np.inf) > cutoff)) - 1)
+        fit = fits.growth_rate(losses, (0, last))
+        exact = np.polyfit(np.arange(last + 1), np.log(mean[: last + 1]), 1)[0]
+        found.append((fit.value, fit.error, exact))
+    value, error, exact = np.array(found).T
+    return value.mean(), np.sqrt(np.square(error).sum()) / len(error), exact.mean()
+
+
+def gamma_0(result, kind: str, which: int, mu: str) -> np.ndarray:
+    """W22's γ₀ = η² μ ‖H‖_F²/B at each recorded minimum; ``mu`` is ``"mu"`` (of the start) or ``"mu_0"``."""
+    scale = _get(result, kind, "eta") * _get(result, kind, "frobenius")
+    return scale**2 * _get(result, kind, _check.choice("mu", mu, ("mu", "mu_0"))) / result.batch_sizes[which]
+
+
+def _get(result, kind, name):
+    """A recorded array by kind of model and name; ValueError where the result has none."""
+    try:
+        return result.arrays[f"{kind}_{name}"]
+    except KeyError:
+        kinds = sorted({key.removesuffix("_parameters") for key in result.arrays if "_parameters" in key})
+        raise _check.refused(
+            "kind, name", (kind, name), f"a kind ({', '.join(kinds)}) and its array"
+        ) from None

@@ -1,0 +1,71 @@
+"""What is read off runs at the edge of stability, on records whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from flatmin.ledger.record import Result
+from flatmin.networks import edges, models
+from flatmin.networks.data import sets as datasets
+
+SIZES = np.array([10.0, 100, 1000])
+
+
+@pytest.fixture
+def record():
+    """Norm ∝ P^½ but for one size that diverges; an escape with the growth e^0.1 a step."""
+    norm = np.tile(np.sqrt(SIZES)[:, None], (1, 4)) * np.random.default_rng(0).lognormal(0, 1e-3, (3, 4))
+    steps = np.arange(21)
+    arrays = {
+        "net_eta": np.array([0.1, 0.2]),
+        "net_parameters": np.tile(SIZES.astype(int)[:, None], (2, 1, 4)),
+        "net_diverged": np.tile([[False], [False], [True]], (2, 1, 4)),
+        "net_frobenius": np.stack([norm, 2 * norm])[..., None],
+        "net_trace": np.stack([norm**2, norm**2])[..., None],
+        "run_losses": np.tile(1e-3 * np.exp(0.1 * steps), (2, 1, 5, 1)),
+        "run_mean": np.tile(1e-3 * np.exp(0.1 * steps), (2, 1, 1)),
+        "run_eta": np.array([0.1, 0.1]),
+        "run_frobenius": np.array([3.0, 3.0]),
+        "run_mu_0": np.array([0.5, 0.7]),
+        "batch_sizes": np.array([2]),
+    }
+    return Result("trial", arrays, {})
+
+
+def test_the_slope_against_size_leaves_out_sizes_that_diverged(record):
+    size, values = edges.at_end(record, "net", "frobenius", 1)
+    assert size[:, 0].tolist() == [10, 100]
+    assert values.shape == (2, 4)
+    slope = edges.slope(record, "net", "frobenius", 1)
+    assert slope.value == pytest.approx(0.5, abs=4 * slope.error)
+    small, large = edges.series(record, "net")
+    assert (small[0], large[0]) == ("η = 0.1", "η = 0.2")
+    np.testing.assert_array_equal(large[2], 2 * small[2])
+    np.testing.assert_array_equal(large[3], small[3])
+
+
+def test_the_growth_of_an_exponential_escape_is_its_rate(record):
+    value, error, exact = edges.escape_rates(record, "run", 0)
+    assert (value, exact) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert error < 1e-12  # all trajectories are the same
+    assert edges.gamma_0(record, "run", 0, "mu_0") == pytest.approx(0.09 * np.array([0.5, 0.7]) / 2)
+
+
+def test_live_ratios_are_those_of_the_edge():
+    data = datasets.gaussian(12, 3, dtype=torch.float32)
+    ratios = edges.live_edges([models.mlp((3, 4, 1), 0), models.mlp((3, 4, 1), 1)], data, 0.05, 2, [0, 5, 20])
+    assert ratios.shape == (3, 2, 3)
+    assert (ratios[1] >= ratios[2] * (1 - 1e-6)).all()  # SGD is never more stable than descent
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda found: edges.slope(found, "cnn", "trace"), "'cnn'"),
+        (lambda found: edges.gamma_0(found, "run", 0, "mu_1"), "did you mean"),
+        (lambda found: edges.escape_rates(found, "run", 0, cutoff=0), "cutoff=0"),
+    ],
+)
+def test_bad_arguments_are_named(record, call, said):
+    with pytest.raises(ValueError, match=said):
+        call(record)

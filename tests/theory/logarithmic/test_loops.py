@@ -1,0 +1,47 @@
+"""Compiled loops of small problems against the laws they illustrate."""
+
+import numpy as np
+import pytest
+
+from flatmin.theory.logarithmic import loops
+from flatmin.theory.logarithmic.multiplicative import RegressionChain
+
+
+def test_both_clocks_agree_where_the_loss_is_constant_in_the_mean():
+    times = loops.both_clocks(0.05, 1.0, 400)
+    assert np.all(times > 0)
+    # every step has L ≥ 1/8
+    assert np.all(times[:, 1] >= times[:, 0] / 8)
+
+
+def test_chain_density_is_the_law():
+    edges = np.array([0, 0.02, 0.1, 0.3])
+    density = loops.chain_density(0.2, edges, steps=200_000, seed=1)
+    law = RegressionChain(0.2).stationary(400)
+    # tail() counts both signs of θ, the density one point of the line
+    exact = -np.diff(law.tail(np.sqrt(edges))) / (2 * np.diff(np.sqrt(edges)))
+    error = density.std(axis=0, ddof=1) / np.sqrt(8)
+    np.testing.assert_allclose(density.mean(axis=0), exact, atol=5 * error.max() + 0.003)
+
+
+def test_a_run_too_long_or_diverged_is_said_and_not_endless():
+    assert np.isnan(loops.both_clocks(0.01, 0.01, 2, steps=1000)).all()  # too cold to get there
+    assert np.isnan(loops.chain_density(50.0, [0.0, 1.0], steps=10, groups=2)).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: loops.both_clocks(0.0, 1.0, 1), "eta=0.0"),
+        (lambda: loops.both_clocks(0.1, -1.0, 1), "temperature=-1.0"),
+        (lambda: loops.both_clocks(0.1, 1.0, 0), "runs=0"),
+        (lambda: loops.both_clocks(0.1, 1.0, 1, seed=-1), "seed=-1"),
+        (lambda: loops.chain_density(float("nan"), [0, 1]), "eta=nan"),
+        (lambda: loops.chain_density(0.1, [1, 0]), "squares="),
+        (lambda: loops.chain_density(0.1, [-1, 0]), "squares="),
+        (lambda: loops.chain_density(0.1, [0, 1], groups=0), "groups=0"),
+    ],
+)
+def test_bad_arguments_are_named(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
