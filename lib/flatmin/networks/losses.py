@@ -33,8 +33,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ from torch.nn import functional
 
 from flatmin import _check
 
-__all__ = ["Bound", "Loss", "SampleLosses", "by_name", "of", "one_hot"]
+__all__ = ["Bound", "Loss", "of", "one_hot"]
 
 _ALL = slice(None)
 #: outputs up to which a loss without a closed form gets a root, from an eigendecomposition a sample
@@ -57,7 +57,7 @@ class Loss:
     Attributes
     ----------
     name : str
-        What it is called in messages: the name, the class of the module, the qualified name of the callable.
+        What it is called in messages: ``"square"``, ``"MSELoss()"``, ``"function(…)"``.
     given
         What was given to :func:`of`.
     """
@@ -117,8 +117,10 @@ class Loss:
             For outputs or targets that are not finite or do not fit, and for a loss that is not a mean over
             samples: one that adds them up, or couples them.
         """
-        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.numel():
-            raise _check.refused("outputs", outputs, "a tensor (n, …) of real numbers, at least one")
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.ndim:
+            raise _check.refused("outputs", outputs, "a tensor (n, …) of real numbers")
+        if not outputs.numel():
+            raise ValueError(f"outputs of shape {tuple(outputs.shape)}: must be at least one number")
         if not torch.isfinite(outputs).all():
             raise ValueError(f"outputs of shape {tuple(outputs.shape)} hold NaN or ∞: must be finite")
         outputs = outputs.detach()
@@ -132,45 +134,31 @@ class Loss:
 
     def batch_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """∂L_r/∂f of R batches at once, (R, B, *s): outputs (R, B, *s), targets (R, B, …) in its own form."""
-        closed = getattr(self._kind, "batch_gradient", None)
-        if closed is not None and isinstance(self.given, str):
-            return closed(outputs, targets) / outputs.shape[1]
+        if isinstance(self.given, str) and outputs.ndim == 3:
+            return self.gradient(outputs, targets) / outputs.shape[1]
         with torch.enable_grad():
             f = outputs.detach().requires_grad_()
             total = sum(self(one, _rows(targets, r)) for r, one in enumerate(f))
             return torch.autograd.grad(total, f)[0]
 
-    # What follows is how passes and training spoke to a loss by name before ``bind``.
-
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """ℓ of each sample, (..., n), of a loss by name."""
-        if self.name == "square":
+        """ℓ of each sample, (..., n), of a loss by name; outputs (..., n, C). Others: TypeError."""
+        if self._named() == "square":
             return 0.5 * (outputs - targets).square().sum(-1)
         at_label = outputs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return torch.logsumexp(outputs, -1) - at_label
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """∂ℓ/∂f of each sample, (..., n, C), of a loss by name."""
-        return self._kind.batch_gradient(outputs, targets)
+        """∂ℓ/∂f of each sample, (..., n, C), of a loss by name; outputs (..., n, C). Others: TypeError."""
+        if self._named() == "square":
+            return outputs - targets
+        slopes, index = torch.softmax(outputs, -1), targets.unsqueeze(-1)
+        return slopes.scatter_add(-1, index, slopes.new_full((1,), -1.0).expand(index.shape))
 
-    def root(self, outputs: Tensor) -> Tensor:
-        """Q of each sample, (n, C, C), of a loss by name."""
-        n, classes = outputs.shape
-        if self.name == "square":
-            return torch.eye(classes, dtype=outputs.dtype, device=outputs.device).expand(n, classes, classes)
-        p = torch.softmax(outputs, -1)
-        return torch.diag_embed(p.sqrt()) - p.unsqueeze(-1) * p.sqrt().unsqueeze(-2)
-
-    def prepared(self, outputs: Tensor) -> Tensor:
-        """What :meth:`curvature_product` needs of the outputs."""
-        return outputs if self.name == "square" else torch.softmax(outputs, -1)
-
-    def curvature_product(self, prepared: Tensor, vectors: Tensor) -> Tensor:
-        """(∂²ℓ/∂f²) v of each sample, for vectors (n, k, C), of a loss by name."""
-        if self.name == "square":
-            return vectors
-        weighted = prepared.unsqueeze(-2) * vectors
-        return weighted - prepared.unsqueeze(-2) * weighted.sum(-1, keepdim=True)
+    def _named(self) -> str:
+        if not isinstance(self.given, str):
+            raise TypeError(f"loss={self.name}: must be bound to its targets first, see Loss.bind")
+        return self.given
 
 
 class Bound:
@@ -223,9 +211,11 @@ class Bound:
         scale = float(values.abs().mean()) + size + 1
         # sums by halves: log2 of their length roundings, a few more in each term
         tolerance = 16 * eps * (4 + math.log2(f.numel() + 1)) * scale
+        if not math.isfinite(float(whole)):
+            raise ValueError(f"loss={self.name} is {float(whole)} at these outputs: must be finite")
         if math.isfinite(mean) and abs(float(whole) - mean) <= tolerance:
             return
-        found = f"loss={self.loss.name}: {float(whole):.6g} is not the mean {mean:.6g} of its samples' losses"
+        found = f"loss={self.name}: {float(whole):.6g} is not the mean {mean:.6g} of its samples' losses"
         if abs(float(whole) - float(values.sum())) <= self.samples * tolerance:
             raise ValueError(f"{found} but their sum: must be divided by the number of samples")
         raise ValueError(
@@ -271,7 +261,7 @@ class _Elementwise(Bound):
 
     def root_product(self, f, rows, vectors):
         """√(w φ″) ∘ z."""
-        return _root_of(self.curvature_diagonal(f, rows), self.loss.name)[:, None] * vectors
+        return _root_of(self.curvature_diagonal(f, rows), self.name)[:, None] * vectors
 
     def curvature_inner(self, f, rows, g, others):
         """Products of the diagonals."""
@@ -294,10 +284,6 @@ class _Square(_Elementwise):
         return one_hot(targets, shape[0], dtype)
 
     convex = True
-
-    @staticmethod
-    def batch_gradient(outputs, targets):
-        return outputs - targets
 
     def _phi(self, f, y, rows):
         return 0.5 * (f - y).square()
@@ -334,7 +320,7 @@ class _Logistic(_Elementwise):
                 return tensor.expand(outputs.shape).reshape(self.samples, -1)
             except RuntimeError:
                 raise ValueError(
-                    f"loss={self.loss.name}: its weights of shape {tuple(tensor.shape)} must fit outputs "
+                    f"loss={self.name}: its weights of shape {tuple(tensor.shape)} must fit outputs "
                     f"{tuple(outputs.shape)}"
                 ) from None
 
@@ -413,17 +399,11 @@ class _CrossEntropy(Bound):
             )
         return targets.long()
 
-    @staticmethod
-    def batch_gradient(outputs, targets):
-        slopes = torch.softmax(outputs, -1)
-        index = targets.unsqueeze(-1)
-        return slopes.scatter_add(-1, index, slopes.new_full((1,), -1.0).expand(index.shape))
-
     def _prepare(self, outputs):
         module, classes = self.loss.given, self.shape[0]
         weight = getattr(module, "weight", None)
         if weight is not None and tuple(weight.shape) != (classes,):
-            raise ValueError(f"loss={self.loss.name}: weight must be one for each of {classes} classes")
+            raise ValueError(f"loss={self.name}: weight must be one for each of {classes} classes")
         self._weight = None if weight is None else weight.detach().to(outputs)
         self._smoothing, self._memo = float(getattr(module, "label_smoothing", 0.0)), None
         if self.targets.is_floating_point():
@@ -440,7 +420,7 @@ class _CrossEntropy(Bound):
         each = counts if self._weight is None else self._weight[labels] * counts
         total = float(each.double().sum())
         if not total > 0:
-            raise ValueError(f"targets: every label is ignored by loss={self.loss.name} or weighs nothing")
+            raise ValueError(f"targets: every label is ignored by loss={self.name} or weighs nothing")
         self._labels = labels.reshape(self.samples, 1, -1)
         self._each, self._valid = (
             (part * (self.samples / total)).reshape(self.samples, 1, -1) for part in (each, counts)
@@ -582,9 +562,11 @@ class _Generic(Bound):
         targets = _rows(self.targets, rows)
         if isinstance(targets, Tensor):
             try:
-                return torch.vmap(alone)(f, targets)
-            except (RuntimeError, ValueError, TypeError, IndexError):
-                pass  # what vmap cannot read, one by one
+                with warnings.catch_warnings():  # operations without a batching rule: slower, and right
+                    warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+                    return torch.vmap(alone)(f, targets)
+            except Exception:
+                pass  # what vmap cannot read, one by one; a fault of the loss itself comes again there
         return torch.stack([alone(one, _rows(targets, i)) for i, one in enumerate(f)])
 
     def verify(self, f):
@@ -595,10 +577,10 @@ class _Generic(Bound):
                 found = self._function(f.reshape(-1, *self.shape), self.targets)
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
-            raise ValueError(f"loss={self.loss.name} fails on {shapes}: {lines[0]}") from error
+            raise ValueError(f"loss={self.name} fails on {shapes}: {lines[0]}") from error
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
             raise ValueError(
-                f"loss={self.loss.name} gives {_check.shown(found)}: must be one number, a mean over samples"
+                f"loss={self.name} gives {_check.shown(found)}: must be one number, a mean over samples"
             )
         super().verify(f)
         few = slice(0, 2)
@@ -607,7 +589,7 @@ class _Generic(Bound):
         bound = 1e3 * torch.finfo(f.dtype).eps * (1 + float(together.abs().max()))
         if not float((apart - together).abs().max()) <= bound:
             raise ValueError(
-                f"loss={self.loss.name}: a sample's slope depends on the other samples: must be a mean over "
+                f"loss={self.name}: a sample's slope depends on the other samples: must be a mean over "
                 "samples that do not act on each other"
             )
 
@@ -616,7 +598,7 @@ class _Generic(Bound):
             f = f.detach().requires_grad_()
             total = self.total(f, rows)
             if not total.requires_grad:
-                raise ValueError(f"loss={self.loss.name} has no gradient: must be computed by torch alone")
+                raise ValueError(f"loss={self.name} has no gradient: must be computed by torch alone")
             return f, torch.autograd.grad(total, f, create_graph=True)[0]
 
     def gradient(self, f, rows=_ALL):
@@ -646,21 +628,17 @@ class _Generic(Bound):
         return found
 
     def root_product(self, f, rows, vectors):
-        """U √Λ z of the eigenvectors U and eigenvalues Λ of each sample."""
-        return self._root(f, rows, vectors, transpose=False)
-
-    def root_transpose(self, f, rows, vectors):
-        """√Λ Uᵀ v."""
-        return self._root(f, rows, vectors, transpose=True)
-
-    def _root(self, f, rows, vectors, transpose):
+        """U √Λ Uᵀ z of each sample's eigenvectors U and eigenvalues Λ: symmetric, its own transpose."""
         if type(self.loss.given) in _ONE_BY_ONE:
-            return _root_of(self.curvature_diagonal(f, rows), self.loss.name)[:, None] * vectors
+            return _root_of(self.curvature_diagonal(f, rows), self.name)[:, None] * vectors
         found = []
         for part, dense in self._dense(f, rows):
             values, basis = torch.linalg.eigh(dense)
-            root = basis * _root_of(values, self.loss.name)[:, None]
-            found.append(vectors[part] @ (root if transpose else root.mT))
+            roots = _root_of(values, self.name)
+            # below rounding it is 0: √ would make much of it
+            none = values <= 16 * self.columns * torch.finfo(f.dtype).eps * values[:, -1:].abs()
+            root = basis * roots.masked_fill(none, 0)[:, None] @ basis.mT
+            found.append(vectors[part] @ root)
         return torch.cat(found)
 
     def curvature_inner(self, f, rows, g, others):
@@ -678,7 +656,7 @@ class _Generic(Bound):
         """Yield chunks of samples and their symmetric ∂²ℓ/∂f²."""
         if self.columns > _ROOT_OUTPUTS:
             raise ValueError(
-                f"loss={self.loss.name} has no closed form: with {self.columns} outputs it has no "
+                f"loss={self.name} has no closed form: with {self.columns} outputs it has no "
                 f"Gauss–Newton root: must be at most {_ROOT_OUTPUTS}; products are not bounded"
             )
         index = torch.arange(self.samples, device=f.device)[rows]
@@ -744,23 +722,30 @@ def of(loss: str | nn.Module | Callable | Loss) -> Loss:
     if not isinstance(loss, nn.Module) and inspect.isfunction(loss) and loss in _FUNCTIONS:
         loss = _FUNCTIONS[loss]()
     if not isinstance(loss, nn.Module):
-        name = getattr(loss, "__qualname__", type(loss).__qualname__)
-        return Loss(name, loss, loss, _Generic)
+        return Loss(f"{getattr(loss, '__qualname__', type(loss).__qualname__)}(…)", loss, loss, _Generic)
     name, reduction = type(loss).__name__, getattr(loss, "reduction", "mean")
     if reduction not in ("mean", "batchmean"):
         raise ValueError(
             f"loss={name}(reduction={reduction!r}): must be a mean over samples, {name}(reduction='mean')"
         )
-    return Loss(name, loss, loss, _CLOSED.get(type(loss), _Generic))
-
-
-def by_name(name) -> Loss:
-    """The same as :func:`of`."""
-    return of(name)
+    return Loss(f"{name}()", loss, loss, _CLOSED.get(type(loss), _Generic))
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Return (n, classes) with a one at each label; ValueError for a label outside 0…classes−1."""
+    """Return (n, classes) with a one at each of the labels (n,).
+
+    Raises ValueError for labels that are not integers in 0…classes−1, or classes outside 1…2²⁰.
+    """
+    classes = _check.integer("classes", classes, least=1, most=2**20)
+    if (
+        not isinstance(labels, Tensor)
+        or labels.ndim != 1
+        or labels.is_floating_point()
+        or labels.is_complex()
+    ):
+        raise _check.refused("labels", labels, "a tensor of integers in one axis")
+    if not isinstance(dtype, torch.dtype):
+        raise _check.refused("dtype", dtype, "a torch.dtype")
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise ValueError(f"labels must lie in 0…{classes - 1}, got {int(labels.min())}…{int(labels.max())}")
     return functional.one_hot(labels.long(), classes).to(dtype)
@@ -818,17 +803,3 @@ def _rows(tree, rows):
     if not isinstance(tree, Tensor):
         raise _check.refused("targets", tree, "a tensor, or a tree of tensors")
     return tree[rows]
-
-
-class SampleLosses:
-    """What every pass knows of its losses, from its ``loss_function``, ``outputs`` and ``targets``."""
-
-    @cached_property
-    def losses(self) -> Tensor:
-        """ℓ_i, (n,)."""
-        return self.loss_function.values(self.outputs, self.targets)
-
-    @property
-    def loss(self) -> float:
-        """L = (1/n) Σ ℓ_i."""
-        return float(self.losses.mean())
