@@ -150,6 +150,7 @@ def test_a_folder_or_a_dangling_link_in_place_of_a_file_is_named(tmp_path, suffi
         (lambda: path.symlink_to("nowhere"), "a link to nowhere"),
     ):
         put()
+        (tmp_path / ".demo.next").unlink(missing_ok=True)
         with pytest.raises(RecordError, match=rf"demo\{suffix} cannot be read: .*{words}"):
             load("demo", tmp_path)
         with pytest.raises(OSError, match=rf"demo\{suffix} cannot be written: .*{words}"):
@@ -235,19 +236,48 @@ def test_nothing_is_ever_unpickled(tmp_path):
         load("demo", tmp_path)
 
 
-def test_a_kill_while_saving_leaves_the_old_result_or_a_refusal(tmp_path, monkeypatch):
-    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("suffix", "runs"), [(".next", 10), (".npz", 10), (".json", 11), (None, 11)])
+def test_a_kill_at_any_step_of_saving_leaves_the_old_result_or_the_new_one(
+    tmp_path, monkeypatch, suffix, runs, first
+):
+    if not first:
+        save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
     write = record.write_bytes
 
-    def killed_before_the_record(path, content):
-        if path.suffix == ".json":
+    def killed(path, content):
+        if path.suffix == suffix:
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(record, "write_bytes", killed_before_the_record)
+    unlink = record.Path.unlink
+
+    def killed_last(path, **options):
+        if path.suffix == ".next" and suffix is None:
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    monkeypatch.setattr(record, "write_bytes", killed)
+    monkeypatch.setattr(record.Path, "unlink", killed_last)
     with pytest.raises(KeyboardInterrupt):
-        save("demo", {"eta": 1}, folder=tmp_path, **ORIGIN)
-    with pytest.raises(RecordError, match="hash differs"):
+        save("demo", ARRAYS | {"runs": 11}, folder=tmp_path, **ORIGIN)
+    monkeypatch.undo()
+    if first and runs == 10:
+        with pytest.raises(RecordError, match="does not exist"):
+            load("demo", tmp_path)
+    else:
+        assert load("demo", tmp_path).runs == runs
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    assert load("demo", tmp_path).runs == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "demo.npz"]
+
+
+def test_a_record_left_by_a_kill_is_no_way_around_the_seal(tmp_path):
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    (tmp_path / ".demo.next").write_bytes((tmp_path / "demo.json").read_bytes())
+    save("other", ARRAYS | {"runs": 11}, folder=tmp_path, **ORIGIN)
+    (tmp_path / "demo.npz").write_bytes((tmp_path / "other.npz").read_bytes())
+    with pytest.raises(RecordError, match=r"demo\.npz is not the file that demo\.json describes"):
         load("demo", tmp_path)
 
 

@@ -6,6 +6,7 @@ refuses one that was changed or put together from two, :func:`provenance_table` 
 :func:`sweep` computes the points of a grid.
 """
 
+import contextlib
 import datetime
 import html
 import json
@@ -116,8 +117,11 @@ def save(
     record = json.loads(_checked_json(record))
     text = _checked_json(record | {"seal": seal(record)})
     folder = paths.results(to_write=True) if folder is None else Path(folder)
-    write_bytes(folder / f"{name}.npz", content)
-    write_bytes(folder / f"{name}.json", text.encode())
+    npz, record_file, pending = _files(folder, name)
+    write_bytes(pending, text.encode())  # a kill between the two files leaves what fits the arrays
+    write_bytes(npz, content)
+    write_bytes(record_file, text.encode())
+    pending.unlink(missing_ok=True)
     return Result(name, unpacked(content), record["provenance"])
 
 
@@ -136,17 +140,32 @@ def load(name, folder=None):
     """
     _require_name(name)
     folder = paths.results() if folder is None else Path(folder)
-    npz, record_file = folder / f"{name}.npz", folder / f"{name}.json"
-    contents = [_content(record_file), _content(npz)]
-    record = _record(record_file, contents[0])
+    npz, record_file, pending = _files(folder, name)
+    try:
+        return _fitting(name, record_file, npz)
+    except RecordError:
+        if pending.exists():  # a kill came between the two files: these fit, or nothing does
+            with contextlib.suppress(RecordError):
+                return _fitting(name, pending, npz)
+        raise
+
+
+def _files(folder, name):
+    """Return the files of a result: the arrays, their record, and the record while it is being written."""
+    return folder / f"{name}.npz", folder / f"{name}.json", folder / f".{name}.next"
+
+
+def _fitting(name, record_file, npz):
+    """Return the Result of two files; RecordError unless they belong together and to that name."""
+    record, content = _record(record_file, _content(record_file)), _content(npz)
     if record["name"] != name:
         raise RecordError(f"{_shown(record_file)} is the record of {record['name']!r}, not of {name!r}")
-    if sha256(contents[1]) != record["sha256"]:
+    if sha256(content) != record["sha256"]:
         raise RecordError(
             f"{_shown(npz)} is not the file that {record_file.name} describes: its hash differs"
         )
     try:
-        return Result(name, unpacked(contents[1]), record["provenance"])
+        return Result(name, unpacked(content), record["provenance"])
     except Exception as error:  # what was sealed is no npz file, or holds pickles
         raise RecordError(f"{_shown(npz)} holds something else than arrays: {error}") from None
 
