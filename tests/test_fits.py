@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from flatmin.fits import common_slope, half_lost, half_slopes, halves, log_log_slope, onset, peak
+from flatmin.fits import (
+    common_slope,
+    half_lost,
+    half_slopes,
+    halves,
+    log_log_slope,
+    onset,
+    passage_power,
+    peak,
+)
 
 
 def test_an_exact_power_law_is_found_without_error():
@@ -133,3 +142,28 @@ def test_a_bend_shows_in_the_slopes_of_the_two_halves():
     assert half_slopes(losses[:, :20], bent[:, :20], (0, 0.045)) is None
     kept = (losses[0] > 0.045) | (losses[0] < 0.003)  # the upper half is crossed at one leap
     assert half_slopes(losses[:, kept], bent[:, kept], (0, 0.045)) is None
+
+
+def test_power_of_known_passages_and_its_error():
+    rng, levels = np.random.default_rng(0), np.geomspace(1.1, 3, 20)
+    found = []
+    for _ in range(200):
+        factors = rng.exponential(size=(100, 1)) + np.zeros((1, 20))
+        factors[:, 10:] = rng.exponential(size=(100, 1))  # two groups of levels that share their runs
+        found.append(passage_power(100 * factors * levels**4, levels, between=(1.0, 9.0), resamples=100))
+    values, errors = np.array([(one.value, one.error) for one in found]).T
+    assert abs(values.mean() - 4) < 4 * values.std() / np.sqrt(200)
+    assert errors.mean() == pytest.approx(values.std(), rel=0.2)
+    exact = passage_power(np.ones((5, 1)) * 10 * levels**3, levels, times=(20, 100))
+    assert exact.value == pytest.approx(3)
+    assert exact.error < 1e-9
+    assert exact.window[0] >= 2 ** (1 / 3)
+
+
+def test_power_refuses_levels_that_were_not_reached():
+    levels, steps = np.geomspace(1.1, 3, 20), np.full((4, 20), 7)
+    steps[0, 15:] = -1
+    assert passage_power(steps, levels, between=(1.0, levels[14])).value == pytest.approx(0)
+    for arguments in ({"between": (1, 9)}, {"times": (8, 9)}, {}, {"times": (1, 9), "between": (1, 9)}):
+        with pytest.raises(ValueError, match=r"between|times"):
+            passage_power(steps, levels, **arguments)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flatmin import _check
+
 __all__ = ["Estimate", "bootstrap_error"]
 
 
@@ -56,8 +58,23 @@ def bootstrap_error(
     statistic : callable
         Maps positions (n,), drawn with replacement from 0…n−1, to a number or an array.
     n : int
-        How many independent groups there are.
+        How many independent groups there are, at least 1.
+    resamples : int
+        At least 2.
+    seed : int
+
+    Returns
+    -------
+    float or array
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
     """
-    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    spread = np.std([statistic(draw) for draw in draws], axis=0, ddof=1)
+    _check.instance("statistic", statistic, Callable)
+    n = _check.integer("n", n, least=1, most=10**9)
+    resamples = _check.integer("resamples", resamples, least=2, most=10**6)
+    rng = np.random.default_rng(_check.integer("seed", seed, least=0))
+    spread = np.std([statistic(draw) for draw in rng.integers(n, size=(resamples, n))], axis=0, ddof=1)
     return spread if np.ndim(spread) else float(spread)

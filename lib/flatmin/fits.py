@@ -18,6 +18,7 @@ __all__ = [
     "halves",
     "log_log_slope",
     "onset",
+    "passage_power",
     "peak",
 ]
 
@@ -53,6 +54,12 @@ def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Sl
         the points of one network are not independent. Points that are not positive are left out.
     window : (low, high), optional
         Keeps low ≤ x ≤ high.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Slope
 
     Raises
     ------
@@ -66,8 +73,11 @@ def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Sl
         raise ValueError(f"x holds {len(groups)} groups: must be at least two independent ones")
     # sums of 1, u, v, u², uv of each group: a resample is a sum of rows
     sums = np.array([[len(u), u.sum(), v.sum(), u @ u, u @ v] for u, v in groups])
-    value, intercept = _line(sums.sum(0))
-    error = bootstrap_error(lambda draw: _line(sums[draw].sum(0))[0], len(groups), resamples, seed)
+    with np.errstate(all="ignore"):
+        value, intercept = _line(sums.sum(0))
+        error = bootstrap_error(lambda draw: _line(sums[draw].sum(0))[0], len(groups), resamples, seed)
+    if not np.isfinite([value, intercept, error]).all():
+        raise ValueError("x, window: must leave different values of x in each group")
     return _slope(value, error, intercept, groups, "least squares of the logarithms, bootstrap over groups")
 
 
@@ -83,6 +93,10 @@ def common_slope(x, y, window=None) -> Slope:
     window : (low, high), optional
         Keeps low ≤ x ≤ high; runs that leave fewer than two points in it do not count.
 
+    Returns
+    -------
+    Slope
+
     Raises
     ------
     ValueError
@@ -94,6 +108,8 @@ def common_slope(x, y, window=None) -> Slope:
         allowed = f"wide enough to leave three points more than runs, not {count} in {len(groups)}"
         raise _check.refused("window", window, allowed)
     squares = sum(((u - u.mean()) ** 2).sum() for u, _ in groups)
+    if not squares > 0:
+        raise ValueError("x, window: must leave different values of x in a run")
     slope = float(sum(((u - u.mean()) * v).sum() for u, v in groups) / squares)
     rest = sum(((v - v.mean() - slope * (u - u.mean())) ** 2).sum() for u, v in groups)
     error = float(np.sqrt(rest / (count - len(groups) - 1) / squares))
@@ -106,7 +122,8 @@ def halves(x, window, span: float = 10.0):
 
     Parameters
     ----------
-    x : (runs, points), positive
+    x : (runs, points)
+        Positive; one run may have another length than the next.
     window : (low, high)
         The range; it ends at the least x of the run that reaches least far.
     span : float
@@ -116,9 +133,15 @@ def halves(x, window, span: float = 10.0):
     -------
     ((middle, high), (low, middle)) or None
         None where the runs do not span the range.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
     """
-    (low, high), span = _window(window), _check.number("span", span, above=1)
-    low = max(low, *(float(_check.array("x", run, ndim=1, infinite=True).min()) for run in x))
+    low, high = _check.array("window", window, shape=(2,), least=0, increasing=True).tolist()
+    span = _check.number("span", span, above=1)
+    low = max(low, *(float(_check.array("x", run, ndim=1, above=0).min()) for run in _sequence("x", x)))
     if high < span * low * (1 - 1e-9):
         return None
     middle = (low * high) ** 0.5
@@ -129,8 +152,10 @@ def half_slopes(x, y, window, span: float = 10.0) -> list[Slope] | None:
     """:func:`common_slope` of y against x in the two :func:`halves` of a range; None if the runs do not tell.
 
     They do not if they do not span the range, or leave too few points for a slope in one of its halves.
+    Arguments and errors as there.
     """
     windows = halves(x, window, span)
+    _groups(x, y, None)  # what is wrong with the numbers themselves is said
     if windows is None:
         return None
     try:
@@ -148,6 +173,13 @@ def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: in
         One row a trajectory; whole trajectories are resampled for the error.
     window : (first, last)
         Steps that the line is fitted to, both included.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Slope
+        ``window`` in steps.
 
     Raises
     ------
@@ -156,11 +188,10 @@ def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: in
         not finite and positive there.
     """
     losses = _check.array("losses", losses, shape=(None, None), infinite=True)
-    first, last = (_check.integer("window", each, least=0, most=losses.shape[1] - 1) for each in window)
-    if not first < last:
-        raise _check.refused("window", window, "two increasing steps")
-    if len(losses) < 2:
-        raise ValueError(f"losses hold {len(losses)} trajectory: must be at least two")
+    last = losses.shape[1] - 1
+    steps = _check.array("window", window, shape=(2,), dtype=int, least=0, most=last, increasing=True)
+    first, last = map(int, steps)
+    runs = _runs("losses", losses)
     part = losses[:, first : last + 1]
     if not np.isfinite(part).all():
         raise _check.refused("window", window, "one that ends before a run diverges")
@@ -173,9 +204,60 @@ def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: in
 
     whole = np.arange(len(part))
     middle = float(np.log(part.mean(0)).mean() - rate(whole) * (first + last) / 2)
-    error = bootstrap_error(rate, len(part), resamples, seed)
+    error = bootstrap_error(rate, runs, resamples, seed)
     method = "least squares of the logarithm of the mean, bootstrap over trajectories"
-    return Slope(rate(whole), error, len(part), method, middle, part.shape[1], (first, last))
+    return Slope(rate(whole), error, runs, method, middle, part.shape[1], (first, last))
+
+
+def passage_power(steps, levels, *, times=None, between=None, resamples: int = 400, seed: int = 0) -> Slope:
+    """Power x of t_p ∝ c^x: least-squares slope of log mean first-passage time against log c.
+
+    The points along c come from the same runs, so whole runs are resampled for the error.
+
+    Parameters
+    ----------
+    steps : (R, C)
+        First-passage steps of R independent runs, −1 where a run did not reach a level.
+    levels : (C,)
+        c, positive and increasing.
+    times, between : (low, high)
+        Exactly one is given: the levels used are those whose mean time lies in ``times``, or those that lie
+        in ``between``. ``window`` of the result is in c.
+
+    Returns
+    -------
+    Slope
+
+    Raises
+    ------
+    ValueError
+        If runs did not reach a level used, or fewer than three levels or two runs are left.
+    """
+    levels = _check.array("levels", levels, ndim=1, above=0, increasing=True)
+    steps = _check.array("steps", steps, shape=(None, len(levels)))
+    if (times is None) == (between is None):
+        raise ValueError(f"times={times}, between={between}: exactly one of them is to be given")
+    name, given = ("between", between) if times is None else ("times", times)
+    low, high = _window(given, name)
+    reached = (steps >= 0).all(0)
+    mean = np.where(reached, steps.mean(0), np.inf)
+    scale = levels if times is None else mean
+    used = np.flatnonzero((scale >= low) & (scale <= high))
+    if len(used) < 3 or not (reached & (mean > 0))[used].all():
+        raise ValueError(
+            f"{name}={(low, high)}: must leave at least three levels, all reached by every run in steps; it "
+            f"leaves {len(used)}, {int(reached[used].sum())} of them reached"
+        )
+    logs, kept = np.log(levels[used]), steps[:, used]
+
+    def power(rows):
+        return np.polyfit(logs, np.log(kept[rows].mean(0)), 1)
+
+    value, intercept = map(float, power(slice(None)))
+    error = bootstrap_error(lambda rows: power(rows)[0], _runs("steps", kept), resamples, seed)
+    method = "least squares of the logarithm of the mean, bootstrap over runs"
+    ends = (float(levels[used[0]]), float(levels[used[-1]]))
+    return Slope(value, error, len(steps), method, intercept, len(used), ends)
 
 
 def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0) -> Estimate:
@@ -188,16 +270,26 @@ def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0)
 
     Parameters
     ----------
-    control : array, (n,), positive
-    squares : array, (n, trajectories)
+    control : (n,)
+        Δ, positive.
+    squares : (n, trajectories)
         s of each trajectory, such as its time average of x². Each trajectory is resampled as a whole.
-    window : (low, high), applied to the mean of s
+    window : (low, high)
+        Applied to the mean of s.
     degree : int
+        Of the polynomial.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
     ValueError
-        If fewer than ``degree`` + 2 points fall into the window, or for numbers that are not finite.
+        If fewer than ``degree`` + 2 points fall into the window, for one trajectory, or for numbers that are
+        not finite.
     """
     control = _check.array("control", control, ndim=1, above=0)
     squares = _check.array("squares", squares, shape=(len(control), None))
@@ -213,10 +305,13 @@ def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0)
         means = per[:, rows].mean(axis=1)
         return 1 / np.polynomial.Polynomial.fit(means, inverse, degree)(0.0)
 
-    runs = per.shape[1]
-    error = bootstrap_error(at_zero, runs, resamples, seed)
+    runs = _runs("squares", per.T)
+    with np.errstate(all="ignore"):
+        error = bootstrap_error(at_zero, runs, resamples, seed)
+        value = float(at_zero(np.arange(runs)))
+    _check.finite((value, error), control=control, squares=squares, window=window)
     method = f"polynomial of degree {degree} in the square, bootstrap over trajectories"
-    return Estimate(float(at_zero(np.arange(runs))), error, runs, method)
+    return Estimate(value, error, runs, method)
 
 
 def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
@@ -224,22 +319,34 @@ def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
 
     Parameters
     ----------
-    control : array, (n,), positive
-    times : array, (n, trajectories), positive
+    control : (n,)
+        Positive and increasing.
+    times : (n, trajectories)
+        Positive.
     half_width : int
         Points on either side of the highest that the parabola is fitted to.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
     ValueError
-        If the highest mean lies within ``half_width`` of an end, or numbers are not positive.
+        If the highest mean lies within ``half_width`` of an end, or is none, for one trajectory, or numbers
+        that are not positive.
     """
-    logs = np.log(_check.array("control", control, ndim=1, above=0))
+    logs = np.log(_check.array("control", control, ndim=1, above=0, increasing=True))
     times = _check.array("times", times, shape=(len(logs), None), above=0)
     half_width = _check.integer("half_width", half_width, least=1)
     top = int(times.mean(axis=-1).argmax())
     if not half_width <= top < len(logs) - half_width:
-        raise ValueError(f"control: the maximum (point {top} of {len(logs)}) is too near an end")
+        raise ValueError(
+            f"control, times, half_width={half_width}: the maximum (point {top} of {len(logs)}) is too near "
+            "an end"
+        )
     near = slice(top - half_width, top + half_width + 1)
 
     def vertex(rows):
@@ -247,11 +354,11 @@ def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
         curve, slope, _ = np.polyfit(logs[near] - logs[top], np.log(means), 2)
         return np.exp(logs[top] - slope / (2 * curve))
 
-    runs = times.shape[1]
-    error = bootstrap_error(vertex, runs, resamples, seed)
-    return Estimate(
-        float(vertex(np.arange(runs))), error, runs, "parabola of the logarithms, bootstrap over trajectories"
-    )
+    runs = _runs("times", times.T)
+    with np.errstate(all="ignore"):
+        error, value = bootstrap_error(vertex, runs, resamples, seed), float(vertex(np.arange(runs)))
+    _check.finite((value, error), control=control, times=times)
+    return Estimate(value, error, runs, "parabola of the logarithms, bootstrap over trajectories")
 
 
 def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
@@ -262,8 +369,15 @@ def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
 
     Parameters
     ----------
-    control : array, (n,), increasing and positive
-    lost : bool array, (n, trajectories)
+    control : (n,)
+        Increasing and positive.
+    lost : (n, trajectories) of bool
+    resamples, seed : int
+        Draws from the posterior.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
@@ -275,31 +389,54 @@ def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
     fraction = lost.mean(axis=1)
     if fraction[0] >= 0.5 or fraction.max() < 0.5:
         raise ValueError(
-            f"control: the fraction lost runs from {fraction[0]:g} to {fraction.max():g}, not across ½"
+            f"control, lost: the fraction lost runs from {fraction[0]:g} to {fraction.max():g}, not across ½"
         )
 
     def crossing(values):
-        first = max(int(np.argmax(values >= 0.5)), 1)
-        share = (0.5 - values[first - 1]) / (values[first] - values[first - 1])
+        # a draw that never crosses ½ does so at an end
+        first = max(int(np.argmax(values >= 0.5)), 1) if values.max() >= 0.5 else len(values) - 1
+        share = np.clip((0.5 - values[first - 1]) / (values[first] - values[first - 1]), 0, 1)
         return np.exp(control[first - 1] + share * (control[first] - control[first - 1]))
 
-    rng, n = np.random.default_rng(seed), lost.shape[1]
+    resamples = _check.integer("resamples", resamples, least=2, most=10**6)
+    rng, n = np.random.default_rng(_check.integer("seed", seed, least=0)), lost.shape[1]
     drawn = rng.beta(lost.sum(axis=1) + 0.5, n - lost.sum(axis=1) + 0.5, (resamples, len(control)))
     error = float(np.std([crossing(row) for row in drawn], ddof=1))
     return Estimate(float(crossing(fraction)), error, n, "logarithmic interpolation, Jeffreys posterior")
 
 
-def _window(window) -> tuple[float, float]:
+def _window(window, name="window") -> tuple[float, float]:
     """(low, high) of a window, checked; everything for None."""
     if window is None:
         return _EVERYTHING
-    ends = _check.array("window", window, shape=(2,), infinite=True, increasing=True)
+    ends = _check.array(name, window, shape=(2,), infinite=True, increasing=True)
     return float(ends[0]), float(ends[1])
+
+
+def _runs(name, rows) -> int:
+    """How many runs there are along the first axis; a single one has no spread."""
+    if len(rows) < 2:
+        raise ValueError(f"{name}: holds {len(rows)} run, must be at least two independent ones for an error")
+    return len(rows)
+
+
+def _sequence(name, value):
+    """A sequence of groups; its members are still to be checked."""
+    if (
+        isinstance(value, (str, bytes, dict))
+        or not getattr(value, "shape", (1,))
+        or not hasattr(value, "__len__")
+    ):
+        raise _check.refused(name, value, "a sequence of groups of numbers")
+    if not len(value):
+        raise _check.refused(name, value, "a sequence of at least one group")
+    return value
 
 
 def _groups(x, y, window):
     """(ln x, ln y) of each group, of the points that are positive and within the window."""
     (low, high), groups = _window(window), []
+    x, y = _sequence("x", x), _sequence("y", y)
     if len(x) != len(y):
         raise ValueError(f"x holds {len(x)} groups and y {len(y)}: must be as many")
     for one_x, one_y in zip(x, y, strict=True):

@@ -42,7 +42,7 @@ class Sampling(StrEnum):
         B may be any real number from 1 on (up to n unless drawn with replacement), so that a boundary in the
         (η, B) plane can be drawn as a line. Raises ValueError outside.
         """
-        samples = _check.integer("samples", samples, least=1)
+        samples = _check.integer("samples", samples, least=1, most=10**15)  # n − 1 exact in a double
         most = None if self is Sampling.REPLACEMENT else samples
         size = _check.number("batch_size", batch_size, least=1, most=most)
         if self is Sampling.REPLACEMENT:
@@ -55,7 +55,7 @@ class Sampling(StrEnum):
         The result depends on the arguments only. Raises ValueError for a batch size outside 1…n, or a
         negative seed or epoch.
         """
-        samples = _check.integer("samples", samples, least=1)
+        samples = _check.integer("samples", samples, least=1, most=10**9)
         batch_size = _check.integer("batch_size", batch_size, least=1, most=samples)
         seed, epoch = _check.integer("seed", seed, least=0), _check.integer("epoch", epoch, least=0)
         rng, count = np.random.default_rng([seed, epoch]), samples // batch_size

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import sympy as sp
-from fuzz import Case, check, uncovered
 
 from flatmin.theory.continuum import critical, escape, fokker_planck, reduction, slow
 from flatmin.theory.continuum.critical import critical_law
@@ -12,6 +11,7 @@ from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.continuum.slow import SlowEquation, variance_growth
 from flatmin.theory.noise import RandomShift
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
+from fuzz import Case, check, uncovered
 
 X = sp.Symbol("x", real=True)
 VALLEY = near_degenerate_valley().at(epsilon=0.02, lambda_0=8, lambda_1=-2, lambda_2=1)
@@ -32,17 +32,37 @@ def plane(x, y):
 
 
 CASES = [
-    Case(variance_growth, {"curvature_mean": 2.0, "curvature_square": 5.0, "slope_square": 1.0, "eta": 0.1, "sigma": 0.5}),
+    Case(
+        variance_growth,
+        {"curvature_mean": 2.0, "curvature_square": 5.0, "slope_square": 1.0, "eta": 0.1, "sigma": 0.5},
+    ),
     Case(SlowEquation, {"coordinate": X, "drift": -X, "diffusion": 1 + X**2, "convention": "ito"}),
     Case(WELL.read_as, {"convention": "isothermal"}),
     Case(WELL.converted, {"convention": "isothermal"}),
     Case(WELL.density, {"x": LINE}),
-    Case(escape.mean_passage_time, {"equation": WELL, "start": -1.0, "target": 1.0, "far": -3.0, "panels": 40}),
+    Case(
+        escape.mean_passage_time, {"equation": WELL, "start": -1.0, "target": 1.0, "far": -3.0, "panels": 40}
+    ),
     Case(escape.escape_rate, {"equation": WELL, "target": 1.0, "far": -3.0, "panels": 40}),
-    Case(escape.kramers_rate, {"temperature": 0.1, "barrier": 1.0, "hessian": np.diag([2.0, 1.0]), "saddle_hessian": np.diag([-1.0, 1.0])}),
+    Case(
+        escape.kramers_rate,
+        {
+            "temperature": 0.1,
+            "barrier": 1.0,
+            "hessian": np.diag([2.0, 1.0]),
+            "saddle_hessian": np.diag([-1.0, 1.0]),
+        },
+    ),
     Case(
         escape.plane_passage_time,
-        {"potential": plane, "temperatures": (0.2, 0.2), "start": (-1, 0), "target": 1.0, "box": ((-2, 1.5), (-1, 1)), "cells": (20, 8)},
+        {
+            "potential": plane,
+            "temperatures": (0.2, 0.2),
+            "start": (-1, 0),
+            "target": 1.0,
+            "box": ((-2, 1.5), (-1, 1)),
+            "cells": (20, 8),
+        },
     ),
     Case(noise_root, {"landscape": VALLEY, "noise": RandomShift()}),
     Case(convention_drift, {"root": sp.Matrix([[1 + X**2]]), "coordinates": (X,), "convention": "ito"}),
@@ -50,7 +70,11 @@ CASES = [
     Case(Equation, {"landscape": VALLEY, "noise": RandomShift(), "convention": "ito", "region": SMALL}),
     Case(EQUATION.operator, {"delta_s": 0.1}),
     Case(EQUATION.stationary, {"delta_s": 0.012}),
-    Case(LEAKING.solve_source, {"delta_s": 0.012, "source": np.ones(LEAKING.basis.dx.shape)}, name="Equation.solve_source"),
+    Case(
+        LEAKING.solve_source,
+        {"delta_s": 0.012, "source": np.ones(LEAKING.basis.dx.shape)},
+        name="Equation.solve_source",
+    ),
     Case(DENSITY.mean, {"expression": "x**2"}),
     Case(DENSITY.flux, {"x": POINTS, "y": POINTS}),
     Case(DENSITY.__call__, {"x": POINTS, "y": POINTS}),
@@ -66,7 +90,7 @@ CASES = [
     Case(LAW.delta_s, {"w": 1.0}),
     Case(LAW.w, {"delta_s": 0.01}),
     Case(LAW.density, {"xi": POINTS, "w": 1.0}),
-]  # fmt: skip
+]
 SKIP = {
     "Density": "made by Equation.stationary",
     "CriticalLaw": "made by critical_law",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.experiments.logarithmic_stationary import SAMPLING
 from flatmin.theory.logarithmic.regression import Regression
 
 ETA, BATCH_SIZE = 0.1, 1
@@ -22,7 +23,7 @@ def measure(point, seed):
         RATIOS,
         runs=point["runs"],
         steps=point["steps"],
-        order=point["order"],
+        sampling=SAMPLING[point["order"]],
         seed=seed + 1,
     )
     reached = (hits >= 0).mean(axis=0)

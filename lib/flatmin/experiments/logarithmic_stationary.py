@@ -6,6 +6,8 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.theory.logarithmic.laws import fit_exponent, fit_histogram
 from flatmin.theory.logarithmic.regression import Regression
 
+#: the words of the recorded points, from which their seeds are made
+SAMPLING = {"independent": "replacement", "shuffled": "epoch"}
 ETAS = (0.01, 0.1, 1.0)
 BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -18,8 +20,14 @@ def measure(point, seed):
     ``square`` = ⟨L/L* − 1⟩ and ``highest``, the largest L/L* met. nan where a fit is not possible.
     """
     data = Regression(point["samples"], 1, seed % 2**63)
-    delta = data.record(
-        point["eta"], point["batch_size"], point["records"], order=point["order"], seed=seed + 1
+    keep = point["records"]
+    delta = data.run(
+        point["eta"],
+        point["batch_size"],
+        100 * keep,
+        keep=keep,
+        sampling=SAMPLING[point["order"]],
+        seed=seed + 1,
     )[:, 0]
     scale = data.hessian[0, 0] / (2 * data.lowest_loss)
     ratios = 1 + scale * delta**2

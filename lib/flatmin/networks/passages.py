@@ -15,19 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numba import njit
-from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from flatmin import fits
+from flatmin import _check
 from flatmin.networks import curvature
 from flatmin.networks.data.sets import Data
-from flatmin.networks.gradient_noise import batch_factor
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.point import at
 from flatmin.sampling import Sampling
-from flatmin.theory.logarithmic.multiplicative import kesten_exponent
 
-__all__ = ["Passages", "decoupled_passages", "first_passages", "passage_power", "tail_exponent"]
+__all__ = ["Passages", "first_passages"]
 
 _TILE = 1024  # samples at a time: their pre-activations stay in the second-level cache
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep their meaning
@@ -37,11 +34,21 @@ _FAST = {"reassoc", "contract", "nsz"}  # sums may be reordered; infinities keep
 class Passages:
     """First passages of R runs through C thresholds.
 
-    ``levels`` (C,): thresholds c in units of ``reference`` = L*; ``steps`` (R, C): the first step after
-    which the loss of all samples exceeded c · L*, −1 where that did not happen; ``taken`` (R,): the steps of
-    each run, which ends when it has passed every level; ``losses`` (R, T): the loss at ``times`` (T,), NaN
-    after the end; ``parameters`` (R, S, P): θ at the first passage of each level in ``snapshots`` (S,), NaN
-    where there was none (S = 0 for the linearised network).
+    Attributes
+    ----------
+    levels : (C,)
+        Thresholds c in units of ``reference``.
+    reference : float
+        L*, the loss at the start.
+    steps : (R, C)
+        The first step after which the loss of all samples exceeded c · L*, −1 where that did not happen.
+    taken : (R,)
+        Steps of each run, which ends when it has passed every level.
+    times, losses : (T,), (R, T)
+        The loss at some steps, NaN after the end of a run.
+    snapshots, parameters : (S,), (R, S, P)
+        θ at the first passage of each of these levels, NaN where there was none (S = 0 for the linearised
+        network).
     """
 
     levels: np.ndarray
@@ -189,7 +196,8 @@ class _Linearised:
     """The tangent model f(θ*) + ∇f·(θ − θ*) in function space."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor):
-        passed = at(model, "square", Data(inputs, targets)).passed
+        with torch.enable_grad():  # the point tries its derivatives
+            passed = at(model, "square", Data(inputs, targets)).passed
         if passed.outputs.shape[1] != 1:
             raise ValueError(f"model must have one output, got {passed.outputs.shape[1]}")
         self.gram = curvature.gram(passed).float().numpy()
@@ -233,36 +241,65 @@ def first_passages(
 ) -> Passages:
     """Run SGD from the parameters of ``model`` and note when the loss first exceeds each level c · L*.
 
-    Square loss, one output; the loss of all of ``data`` is computed after every step, in float32. L* is the
-    loss at the start. Each seed is one run of at most ``steps`` steps; its batches are those of
-    :func:`flatmin.networks.train.train`. All levels are read off one run: their passages are correlated.
-    ``linearised``: run the tangent model at the start instead, to which every network is close nearby.
-    ``snapshots``: levels at whose first passage θ is kept. Divergence passes every level.
-    Raises ValueError for levels that do not increase or do not lie above 1, a step size, number of steps or
-    batch size out of range, snapshots of the linearised model, or a network that is not
-    inputs – hidden ReLU layer – one output in float32 (any network of one output if linearised).
+    All levels are read off one run: their passages are correlated. Divergence passes every level.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Inputs – one hidden ReLU layer – one output, in float32; any network of one output if linearised.
+    data : Data
+        One real target a sample, square loss. The loss of all of it is computed after every step, in float32.
+    levels : (C,)
+        c, increasing and above 1, in units of the loss L* at the start.
+    eta, batch_size, sampling
+        As for :func:`flatmin.networks.train.train`, whose batches these are.
+    steps : int
+        Length of the longest run.
+    seeds : sequence of int
+        One for each run.
+    linearised : bool
+        Run the tangent model at the start instead, to which every network is close nearby.
+    snapshots : sequence of float
+        Levels at whose first passage θ is kept.
+    keep_every : int
+        Steps between kept losses.
+
+    Returns
+    -------
+    Passages
+
+    Raises
+    ------
+    ValueError
+        For arguments out of range, snapshots of the linearised model, or a network or data of another form.
     """
-    levels, kept_levels = np.asarray(levels, float), np.asarray(sorted(snapshots), float)
-    for name, values in (("levels", levels), ("snapshots", kept_levels)):
-        if values.ndim != 1 or not (values > 1).all() or not (np.diff(values) > 0).all():
-            raise ValueError(f"{name} must increase and lie above 1, the start, got {values}")
-    if not len(levels) or not eta > 0 or steps < 1 or keep_every < 1:
-        raise ValueError(
-            f"levels must not be empty, eta, steps and keep_every positive, got {len(levels)} levels, {eta}, "
-            f"{steps} and {keep_every}"
-        )
-    if linearised and len(kept_levels):
-        raise ValueError(f"snapshots must be empty for the linearised network, got {snapshots}")
-    batch_factor(len(data), batch_size, replacement=False)  # 1 ≤ B ≤ n
-    targets = data.targets.float().reshape(len(data), -1)
-    if targets.shape[1] != 1:
-        raise ValueError(f"data must have one real target a sample, got {tuple(data.targets.shape)}")
-    chain = (_Linearised if linearised else _Network)(model, data.inputs.float(), targets)
-    plan = (np.float32(eta / batch_size), batch_size, steps, sampling, keep_every)
+    _check.instance("model", model, nn.Module)
+    inputs, targets = _one_target(_check.instance("data", data, Data))
+    levels = _check.array("levels", levels, ndim=1, above=1, increasing=True)
+    kept_levels = _check.array("snapshots", snapshots, ndim=1, above=1, empty=True)
+    kept_levels = _check.array("snapshots", np.sort(kept_levels), increasing=True, empty=True)
+    if _check.flag("linearised", linearised) and len(kept_levels):
+        raise _check.refused("snapshots", snapshots, "empty for the linearised network")
+    eta = _check.number("eta", eta, above=0, most=float(np.finfo(np.float32).max))
+    batch_size = _check.integer("batch_size", batch_size, least=1, most=len(data))
+    steps, keep_every = (
+        _check.integer(*pair, least=1, most=10**9) for pair in (("steps", steps), ("keep_every", keep_every))
+    )
+    seeds = _check.array("seeds", seeds, ndim=1, dtype=int, least=0)
+    chain = (_Linearised if linearised else _Network)(model, inputs, targets)
+    plan = (np.float32(eta / batch_size), batch_size, steps, Sampling.of(sampling), keep_every)
     runs = [_one_run(chain, len(data), levels, kept_levels, seed, *plan) for seed in seeds]
     hit, taken, losses, parameters = (np.stack(part) for part in zip(*runs, strict=True))
     times = np.arange(0, steps + 1, keep_every)
     return Passages(levels, chain.loss, hit, taken, times, losses, kept_levels, parameters)
+
+
+def _one_target(data: Data) -> tuple[Tensor, Tensor]:
+    """Inputs, and targets (n, 1), in float32."""
+    targets = data.targets.float().reshape(len(data), -1)
+    if targets.shape[1] != 1:
+        raise ValueError(f"data must have one real target a sample, got {tuple(data.targets.shape)}")
+    return data.inputs.float(), targets
 
 
 def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps, sampling, keep_every):
@@ -271,7 +308,7 @@ def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps
     losses, passed, highest = [np.array([chain.loss])], np.full(len(levels), -1), chain.loss
     parameters, taken, epoch = [], 0, 0
     while taken < steps and highest <= levels[-1] * chain.loss:
-        order = Sampling.of(sampling).draw(samples, batch_size, int(seed), epoch)[: steps - taken]
+        order = sampling.draw(samples, batch_size, int(seed), epoch)[: steps - taken]
         epoch += 1
         while len(order) and highest <= levels[-1] * chain.loss:
             stops = np.append(kept_levels[len(parameters) :], levels[-1]) * chain.loss
@@ -290,104 +327,3 @@ def _one_run(chain, samples, levels, kept_levels, seed, scale, batch_size, steps
     path = np.concatenate(losses)[::keep_every]
     path = np.pad(path, (0, steps // keep_every + 1 - len(path)), constant_values=np.nan)
     return passed, taken, path, np.array(parameters + missing).reshape(len(kept_levels), size)
-
-
-def tail_exponent(
-    curvatures: Tensor, eta: float, batch_size: int, draws: int = 200_000, seed: int = 0
-) -> float:
-    """x with P(L > c) ∝ c^−x, and t_p ∝ c^x, for the recursion δ ← (1 − ηĥ)δ + noise along one direction v.
-
-    ``curvatures`` (n,): (∇fᵢ·v)², so that ĥ, the mean over a batch (drawn with replacement), is the batch's
-    own curvature. Kesten's theorem: P(|δ| > s) ∝ s^−κ with E|1 − ηĥ|^κ = 1, and L − L* ∝ δ² gives x = κ/2.
-    ∞ if no batch expands, 0 if E log|1 − ηĥ| ≥ 0: then there is no stationary state. The expectations are
-    over ``draws`` batches. Raises ValueError for negative curvatures or an η that is not positive.
-    """
-    values = curvatures.double().numpy()
-    if values.ndim != 1 or not (values >= 0).all() or not eta > 0:
-        raise ValueError(f"curvatures must be non-negative (n,) and eta positive, got {curvatures} and {eta}")
-    rng = np.random.default_rng(seed)
-    batch = np.zeros(draws)
-    for _ in range(batch_size):
-        batch += values[rng.integers(len(values), size=draws)]
-    logs = np.log(np.maximum(np.abs(1 - eta * batch / batch_size), 1e-300))
-
-    def growth(kappa):
-        return logsumexp(kappa * logs) - np.log(draws)
-
-    if logs.mean() >= 0:
-        return 0.0
-    if logs.max() <= 0:
-        return np.inf
-    return kesten_exponent(growth) / 2
-
-
-def decoupled_passages(
-    curvatures: Sequence[float],
-    levels: Sequence[float],
-    *,
-    eta: float,
-    batch_size: int,
-    steps: int,
-    runs: int,
-    seed: int = 0,
-) -> np.ndarray:
-    """First steps at which L > c · L*, (runs, levels), in M22's model with its steps kept discrete.
-
-    A quadratic minimum with the eigenvalues ``curvatures`` h_i (k,) and Gaussian noise of covariance 2LH/B
-    (M22 Eq. 6): in units x_i = δ_i √(h_i/2L*) of a loss L = L*(1 + |x|²) a step does
-    x_i ← (1 − ηh_i)x_i + ηh_i √((1 + |x|²)/B) ξ_i. −1 where a level is not reached within ``steps``.
-    Raises ValueError for curvatures that are not positive or levels that do not increase from above 1.
-    """
-    h, levels = np.asarray(curvatures, float), np.asarray(levels, float)
-    if h.ndim != 1 or not (h > 0).all():
-        raise ValueError(f"curvatures must be positive (k,), got {curvatures}")
-    if not (levels > 1).all() or not (np.diff(levels) > 0).all():
-        raise ValueError(f"levels must increase and lie above 1, the start, got {levels}")
-    rng = np.random.default_rng(seed)
-    x, ratio, highest = np.zeros((runs, len(h))), np.ones(runs), np.ones(runs)
-    passed, alive = np.full((runs, len(levels)), -1), np.arange(runs)
-    for step in range(1, steps + 1):
-        noise = rng.standard_normal(x.shape) * np.sqrt(ratio / batch_size)[:, None]
-        x += eta * h * (noise - x)
-        ratio = 1 + np.square(x).sum(1)
-        for run in np.flatnonzero(ratio > highest):
-            new = slice(*np.searchsorted(levels, [highest[run], ratio[run]]))
-            passed[alive[run], new] = step
-        highest = np.maximum(highest, ratio)
-        kept = highest <= levels[-1]
-        if not kept.all():
-            x, ratio, highest, alive = x[kept], ratio[kept], highest[kept], alive[kept]
-            if not len(alive):
-                break
-    return passed
-
-
-def passage_power(
-    steps, levels, *, times=None, between=None, resamples: int = 400, seed: int = 0
-) -> fits.Slope:
-    """Power x of t_p ∝ c^x: least-squares slope of log mean first-passage time against log c.
-
-    ``steps`` (R, C) of R independent runs, ``levels`` (C,); the levels used are those whose mean time lies in
-    ``times`` = (low, high), or those in ``between`` = (low, high); exactly one is given. The points along c
-    come from the same runs: the error is the spread over resampled runs. The result's ``window`` is in c.
-    Raises ValueError if runs did not reach a level used, or if fewer than three levels are left.
-    """
-    steps, levels = np.asarray(steps, float), np.asarray(levels, float)
-    if (times is None) == (between is None):
-        raise ValueError(f"times={times}, between={between}: exactly one of them is to be given")
-    reached = (steps >= 0).all(0)
-    mean = np.where(reached, steps.mean(0), np.inf)
-    low, high = between if times is None else times
-    scale = levels if times is None else mean
-    used = np.flatnonzero((scale >= low) & (scale <= high))
-    if len(used) < 3 or not reached[used].all():
-        raise ValueError(
-            f"{'between' if times is None else 'times'}={(low, high)}: must leave at least three levels, all "
-            f"reached by every run; it leaves {len(used)}, {int(reached[used].sum())} of them reached"
-        )
-    logs, rng = np.log(levels[used]), np.random.default_rng(seed)
-    slope, intercept = np.polyfit(logs, np.log(mean[used]), 1)
-    draws = rng.integers(len(steps), size=(resamples, len(steps)))
-    spread = np.polyfit(logs, np.log(steps[draws][:, :, used].mean(1)).T, 1)[0]
-    window = tuple(float(levels[i]) for i in used[[0, -1]])
-    return fits.Slope(float(slope), float(spread.std()), float(intercept), len(steps), len(used), window)

@@ -249,7 +249,7 @@ def test_bad_input_is_named():
         SlowEquation(X, X, X, "it")
     with pytest.raises(ValueError, match="convention='it'"):
         SlowEquation(X, X, X, "ito").converted("it")
-    with pytest.raises(ValueError, match="x=.*increasing"):
+    with pytest.raises(ValueError, match=r"x=.*increasing"):
         SlowEquation(X, -X, 1 + X**2, "ito").density([1, 0, 2])
     with pytest.raises(ValueError, match="without numbers"):
         Reduction(VALLEY).slow_equation().density(np.linspace(-1, 1, 5))

@@ -74,6 +74,36 @@ def test_mean_log_ratio_against_quadrature(phi, beyond):
     assert logarithmic.mean_log_ratio(phi, 1, beyond) == pytest.approx(weights[1] / weights[0], rel=2e-5)
 
 
+@pytest.mark.parametrize("phi", [1e3, 0.9e6, 1.1e6, 1e12, 1e30])
+@pytest.mark.parametrize("dimension", [1, 4])
+def test_mean_log_ratio_keeps_its_digits_for_narrow_minima(phi, dimension):
+    # ⟨log L/L*⟩ = n/2φ (1 + (n/2 + 1)/2φ + O(φ⁻²)); a difference of two ψ has an error of eps log φ
+    half, error = dimension / 2, 8 * np.finfo(float).eps * np.log(phi) if phi < 1e6 else 0.0
+    expected = half / phi * (1 + (half + 1) / (2 * phi))
+    found = logarithmic.mean_log_ratio(phi, dimension)
+    assert found == pytest.approx(expected, rel=10 / phi**2 + 1e-12, abs=error)
+
+
+def test_arguments_out_of_range_are_named():
+    for eta in (-0.1, 0, np.nan, 1j, "0.1"):
+        for function in (
+            logarithmic.temperature,
+            logarithmic.stationary_exponent,
+            logarithmic.critical_dimension,
+            logarithmic.passage_exponent,
+        ):
+            with pytest.raises(ValueError, match="eta="):
+                function(eta, 1)
+    with pytest.raises(ValueError, match="dimension=-1"):
+        logarithmic.stationary_exponent(0.1, 1, dimension=-1)
+    with pytest.raises(ValueError, match=r"eta \(2,\), batch_size \(3,\)"):
+        logarithmic.temperature(np.ones(2), np.ones(3))
+    with pytest.raises(ValueError, match="beyond=2: must be 1 unless dimension is 1"):
+        logarithmic.mean_log_ratio(5.0, 3, 2.0)
+    with pytest.raises(ValueError, match=r"mean_log: mean of log L/L\* is 0.01"):
+        logarithmic.exponent_of(0.01, 1, 1.5)
+
+
 @pytest.mark.parametrize("dimension", [1, 4])
 def test_fit_recovers_the_exponent(dimension):
     # a Student vector with ν = 2φ − n degrees of freedom has density ∝ (1 + |z|²)^(−φ)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flatmin.theory.logarithmic.multiplicative import RegressionChain
+from flatmin.theory.logarithmic.multiplicative import RegressionChain, kesten_exponent
 
 
 def steps(eta, batch, dimension, theta, number, seed):
@@ -60,6 +60,28 @@ def test_small_steps_have_the_tail_of_rare_large_ones():
         assert chain.tail_exponent * 0.002 == pytest.approx(1.795, rel=0.01)
 
 
+@pytest.mark.parametrize("eta", [1e-4, 1e-6, 1e-8])
+def test_the_tail_of_very_small_steps_is_found(eta):
+    # κ of κ(log 2κ − 1) = 1/2 is 1.7955607…; the correction is of the order of η
+    assert RegressionChain(eta).tail_exponent * eta == pytest.approx(1.79556, rel=eta + 5e-6)
+
+
+def test_a_recursion_without_a_tail_is_refused():
+    with pytest.raises(ValueError, match="log_moment: must rise above 0"):
+        kesten_exponent(lambda kappa: -kappa)
+    with pytest.raises(ValueError, match="log_moment: must fall below 0"):
+        kesten_exponent(lambda kappa: kappa)
+    with pytest.raises(ValueError, match="log_moment=nan"):
+        kesten_exponent(lambda kappa: np.nan)
+
+
+def test_a_law_does_not_answer_beyond_its_grid():
+    law = RegressionChain(0.5).stationary(100, highest=5.0)
+    assert 0 < law.tail(4.8) < law.tail(1.0) < law.tail(0.0) <= 1
+    with pytest.raises(ValueError, match="at=6"):
+        law.tail(6.0)
+
+
 def test_passage_time_against_direct_simulation():
     eta, ratio, runs = 0.3, 2.0, 4000
     rng, theta = np.random.default_rng(3), np.zeros((runs, 3))
@@ -91,6 +113,8 @@ def test_refusals():
         _ = RegressionChain(0.1, 1, 19).mean_square
     with pytest.raises(ValueError, match="ratio=1"):
         RegressionChain(0.1).passage_time(1)
+    with pytest.raises(ValueError, match=r"eta must not be so small"):
+        _ = RegressionChain(1e-300).tail_exponent
     with pytest.raises(ValueError, match="increase from 0"):
         RegressionChain(0.1).matrix([0.1, 0.2])
     with pytest.raises(ValueError, match="its window"):

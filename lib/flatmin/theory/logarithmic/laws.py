@@ -7,12 +7,15 @@ minimum, h the curvature there and n the number of directions that count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, digamma
 
+from flatmin import _check
 from flatmin.theory.continuum.escape import kramers_rate
 
 __all__ = [
@@ -29,52 +32,103 @@ __all__ = [
 ]
 
 
-def _positive(**arguments):
-    for name, value in arguments.items():
-        values = np.asarray(value, dtype=float)
-        if not np.all(np.isfinite(values)) or np.any(values <= 0):
-            raise ValueError(f"{name}={value!r}: must be positive and finite")
-
-
 def temperature(eta, batch_size, curvature=1.0):
-    """T = ηh/B, the temperature of the motion on log L (M22 §4); numbers or arrays, all positive."""
-    _positive(eta=eta, batch_size=batch_size, curvature=curvature)
-    return np.asarray(eta, dtype=float) * curvature / batch_size
+    """T = ηh/B, the temperature of the motion on log L (M22 §4).
+
+    ``eta``, ``batch_size`` and ``curvature`` are numbers or arrays, all positive; ValueError otherwise.
+    """
+    given = {"eta": eta, "batch_size": batch_size, "curvature": curvature}
+    given = {name: _check.array(name, value, above=0) for name, value in given.items()}
+    _check.together(**given)
+    with np.errstate(all="ignore"):
+        found = given["eta"] * given["curvature"] / given["batch_size"]
+        return _check.finite(np.where(found > 0, found, np.nan)[()], **given)
 
 
 def stationary_exponent(eta, batch_size, curvature=1.0, dimension=1):
     """φ = 1 + B/(ηh) of the stationary density P ∝ L^(−φ) (M22 Eq. 17).
 
-    Raises ValueError where L^(−φ) cannot be normalised around a quadratic minimum of ``dimension`` n, which
-    takes φ > n/2: there is no stationary state.
+    Parameters
+    ----------
+    eta, batch_size, curvature : number or array
+        As for :func:`temperature`.
+    dimension : number or array
+        n, the number of directions that count, positive.
+
+    Returns
+    -------
+    number or array
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range, and where L^(−φ) cannot be normalised around a quadratic minimum of n
+        directions, which takes φ > n/2: there is no stationary state.
     """
-    phi = 1 + 1 / temperature(eta, batch_size, curvature)
-    if np.any(phi <= np.asarray(dimension) / 2):
+    phi = 1 + _inverse(eta, batch_size, curvature)
+    dimension = _dimension(dimension, phi)
+    if np.any(phi <= dimension / 2):
+        found = f"eta={_check.shown(eta)}, batch_size={_check.shown(batch_size)}"
         raise ValueError(
-            f"eta={eta!r}, batch_size={batch_size!r}, curvature={curvature!r}: no stationary state in "
-            f"dimension={dimension!r}, φ = 1 + B/(ηh) = {phi!r} must exceed n/2"
+            f"{found}, curvature={_check.shown(curvature)}: no stationary state in dimension="
+            f"{_check.shown(dimension)}, φ = 1 + B/(ηh) = {_check.shown(phi)} must exceed n/2"
         )
     return phi
 
 
 def critical_dimension(eta, batch_size, curvature=1.0):
-    """n_c = 2(B/(ηh) + 1), above which M22 Eq. 18 calls a minimum unstable."""
-    return 2 * (1 / temperature(eta, batch_size, curvature) + 1)
+    """n_c = 2(B/(ηh) + 1), above which M22 Eq. 18 calls a minimum unstable.
+
+    Arguments and errors as for :func:`temperature`.
+    """
+    return 2 * (_inverse(eta, batch_size, curvature) + 1)
 
 
 def passage_exponent(eta, batch_size, curvature=1.0, dimension=1, *, covariance="loss"):
     """Power of c in the mean time to reach c·L* around an isotropic quadratic minimum, c → ∞.
 
-    ``covariance`` "loss": Σ = 2LH/B, which gives B/(ηh) + 1 − n/2 (M22 Eq. 16); "gaussian inputs":
-    Σ = (2LH + ∇L∇Lᵀ)/B (W22 Prop. 2.3), which gives B/(2ηh) + (3 − n)/4. Both are exponents of the
-    diffusion; that of the updates is half of :meth:`multiplicative.RegressionChain.tail_exponent`.
+    Both are exponents of the diffusion; that of the updates is half of
+    :attr:`.multiplicative.RegressionChain.tail_exponent`.
+
+    Parameters
+    ----------
+    eta, batch_size, curvature : number or array
+        As for :func:`temperature`.
+    dimension : number or array
+        n, positive.
+    covariance : {"loss", "gaussian inputs"}
+        Σ = 2LH/B, which gives B/(ηh) + 1 − n/2 (M22 Eq. 16), or Σ = (2LH + ∇L∇Lᵀ)/B (W22 Prop. 2.3), which
+        gives B/(2ηh) + (3 − n)/4.
+
+    Returns
+    -------
+    number or array
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range or another covariance.
     """
-    inverse = 1 / temperature(eta, batch_size, curvature)
+    _check.choice("covariance", covariance, ("loss", "gaussian inputs"))
+    inverse = _inverse(eta, batch_size, curvature)
+    dimension = _dimension(dimension, inverse)
     if covariance == "loss":
-        return inverse + 1 - np.asarray(dimension) / 2
-    if covariance == "gaussian inputs":
-        return inverse / 2 + (3 - np.asarray(dimension)) / 4
-    raise ValueError(f"covariance={covariance!r}: allowed are 'loss' and 'gaussian inputs'")
+        return inverse + 1 - dimension / 2
+    return inverse / 2 + (3 - dimension) / 4
+
+
+def _inverse(eta, batch_size, curvature):
+    """1/T = B/(ηh), checked."""
+    with np.errstate(over="ignore"):
+        found = 1 / temperature(eta, batch_size, curvature)
+    return _check.finite(found, eta=eta, batch_size=batch_size, curvature=curvature)
+
+
+def _dimension(dimension, other):
+    """n, of a shape that goes together with what it is compared with."""
+    dimension = _check.array("dimension", dimension, above=0)
+    _check.together(dimension=dimension, temperature=other)
+    return dimension
 
 
 def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
@@ -84,9 +138,18 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
 
     Parameters
     ----------
-    temperature : T = ηh/B > 0, number or array
-    minimum, saddle : L* and L_s, 0 < L* < L_s
-    hessian, saddle_hessian : numbers for n = 1, or (n, n) matrices; the second has one negative eigenvalue
+    temperature : number or array
+        T = ηh/B > 0.
+    minimum : float
+        L* > 0.
+    saddle : number or array
+        L_s > L*.
+    hessian, saddle_hessian : number or (n, n)
+        Of L at the minimum and at the saddle; numbers for n = 1. The second has one negative eigenvalue.
+
+    Returns
+    -------
+    number or array
 
     Raises
     ------
@@ -94,35 +157,64 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
         For a loss that is not positive at the minimum (the clock of the time change would stand still), a
         saddle that is not above it, or Hessians of the wrong signature.
     """
+    temperature = _check.array("temperature", temperature, above=0)
+    minimum, saddle = _check.number("minimum", minimum), _check.array("saddle", saddle)
     if not minimum > 0:
         raise ValueError(
             f"minimum={minimum!r}: the loss must be positive at the minimum, or the time change stands still"
         )
-    if not np.all(np.asarray(saddle) > minimum):
-        raise ValueError(f"saddle={saddle!r}: must lie above the loss of the minimum, {minimum!r}")
-    # the rate per unit of τ on U = log L, whose Hessians are those of L over L, times L* for the unit of t
-    n = len(np.atleast_2d(hessian))
-    ratio = np.asarray(saddle, dtype=float) / minimum
-    return kramers_rate(temperature, np.log(ratio), hessian, saddle_hessian) * ratio ** (n / 2 - 1)
+    with np.errstate(over="ignore"):
+        ratio = saddle / minimum
+        if not np.all(ratio > 1) or not np.all(ratio < np.inf):
+            raise ValueError(
+                f"saddle={_check.shown(saddle)}: must lie above the loss of the minimum={minimum!r}"
+            )
+        _check.together(temperature=temperature, saddle=saddle)
+        # the rate per τ on U = log L, whose Hessians are those of L over L, times L* for the unit of t
+        per_tau = kramers_rate(temperature, np.log(ratio), hessian, saddle_hessian)
+        rate = per_tau * ratio ** (len(np.atleast_2d(hessian)) / 2 - 1)
+    return _check.finite(rate, minimum=minimum, saddle=saddle, temperature=temperature)
 
 
 def aligned_factor(loss, curvature, ratio, minimum, saddle):
     """Rate with noise of another strength across the path, over that with isotropic noise; T → 0.
 
-    The path from ``minimum`` to ``saddle`` is straight, along x; ``loss`` (x) is L on it, ``curvature`` (x)
-    the second derivative of L across it, and ``ratio`` = T_y/T_x. With the quasi-potential log L/T_x + ½wy²
-    and W = T_y w the Hamilton–Jacobi equation gives ½U'(W' − ratio·u') = W(u − W), u = curvature/L, and the
-    rate gains exp ∫(u − W)/U' dx. For noise aligned with the Hessian the ratio is h_y/h_x. Several directions
-    multiply. Not in M22, whose App. C has 1 here.
+    With the quasi-potential log L/T_x + ½wy² and W = T_y w the Hamilton–Jacobi equation gives
+    ½U'(W' − ratio·u') = W(u − W), u = curvature/L, and the rate gains exp ∫(u − W)/U' dx. For noise aligned
+    with the Hessian the ratio is h_y/h_x. Several directions multiply. Not in M22, whose App. C has 1 here.
 
-    Raises ValueError for a ratio that is not positive, or a path on which the loss does not rise.
+    Parameters
+    ----------
+    loss, curvature : callable
+        L on the straight path along x, and the second derivative of L across it, as functions of x (n,).
+    ratio : float
+        T_y/T_x, from 10⁻³ to 10³.
+    minimum, saddle : float
+        The ends of the path in x.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For a ratio out of range, or a path on which the loss does not rise.
     """
-    _positive(ratio=ratio)
+    _check.instance("loss", loss, Callable)
+    _check.instance("curvature", curvature, Callable)
+    ratio = _check.number("ratio", ratio, above=0, least=1e-3, most=1e3)
+    minimum, saddle = _check.number("minimum", minimum), _check.number("saddle", saddle)
     span, tiny = saddle - minimum, 1e-4
-    x = minimum + span * np.linspace(0, 1, 2001)
-    height, across = np.asarray(loss(x), dtype=float), np.asarray(curvature(x) + 0 * x, dtype=float)
-    if np.any(height <= 0) or np.any(np.diff(height) <= 0):
-        raise ValueError("loss: must be positive and rise all the way from minimum to saddle")
+    with np.errstate(all="ignore"):
+        x = minimum + span * np.linspace(0, 1, 2001)
+        height, across = (np.broadcast_to(np.asarray(f(x), float), x.shape) for f in (loss, curvature))
+        rises = np.all((height > 0) & (height < np.inf)) and np.all(np.diff(height) > 0)
+    ends = f"from minimum={minimum:g} to saddle={saddle:g}"
+    if not rises:
+        raise ValueError(f"loss: must be positive, finite and rise all the way {ends}")
+    if not np.isfinite(across).all():
+        raise ValueError(f"curvature: must be finite all the way {ends}")
     u = CubicSpline(np.linspace(0, 1, 2001), across / height)
     potential = CubicSpline(np.linspace(0, 1, 2001), np.log(height))
 
@@ -133,43 +225,122 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
         return [(ratio - 1) * u(s, 1) - 2 * (u(s) + gap) * gap / slope, -gap / slope]
 
     solution = solve_ivp(equation, (tiny, 1 - tiny), [0.0, 0.0], method="Radau", rtol=1e-8, atol=1e-12)
-    return float(np.exp(solution.y[1, -1]))
+    factor = float(np.exp(solution.y[1, -1])) if solution.success else np.nan
+    return _check.finite(factor, ratio=ratio, minimum=minimum, saddle=saddle)
 
 
 def fit_exponent(ratios, dimension=1, beyond=1.0):
     """Maximum-likelihood φ of P(θ) ∝ (L/L*)^(−φ) from samples of L/L* at a quadratic minimum.
 
-    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩. ``beyond`` > 1 uses only samples with
-    L/L* > beyond and the density conditioned on that (n = 1 only): the exponent of the tail.
+    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩.
 
-    Raises ValueError for ratios below 1, for too few (10) of them, or for none above 1.
+    Parameters
+    ----------
+    ratios : array
+        Samples of L/L* ≥ 1, of any shape.
+    dimension : float
+        n, positive.
+    beyond : float
+        Above 1: only samples with L/L* > beyond are used, and the density conditioned on that (n = 1 only),
+        which gives the exponent of the tail.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For ratios below 1, too few (10) of them above ``beyond``, or so close to it that no φ fits.
     """
-    ratios = np.ravel(np.asarray(ratios, dtype=float))
+    ratios = _check.array("ratios", ratios).ravel()
+    dimension, beyond = _tail(dimension, beyond)
     if np.any(ratios < 1 - 1e-9):
         raise ValueError(f"ratios: the smallest is {ratios.min():.6g}, but L/L* cannot be below 1")
-    if beyond > 1 and dimension != 1:
-        raise ValueError(f"beyond={beyond!r}: tails are fitted for dimension=1 only, got {dimension!r}")
     kept = ratios[ratios > beyond]
     if len(kept) < 10:
-        raise ValueError(f"ratios: {len(kept)} lie above {beyond!r}, a fit needs at least 10")
-    return exponent_of(
-        float(np.log(np.maximum(ratios if beyond <= 1 else kept, 1)).mean()), dimension, beyond
-    )
+        raise ValueError(f"ratios: {len(kept)} lie above beyond={beyond:g}, a fit needs at least 10")
+    mean_log = float(np.log(np.maximum(ratios if beyond == 1 else kept, 1)).mean())
+    return _solved("ratios", mean_log, dimension, beyond)
 
 
 def exponent_of(mean_log, dimension=1, beyond=1.0):
-    """Return the φ whose law (L/L*)^(−φ), where L/L* > ``beyond``, has the given mean of log L/L*."""
+    """Return the φ whose law (L/L*)^(−φ), where L/L* > ``beyond``, has the given mean of log L/L*.
+
+    The other arguments are those of :func:`mean_log_ratio`. Raises ValueError where there is none.
+    """
+    dimension, beyond = _tail(dimension, beyond)
+    return _solved("mean_log", _check.number("mean_log", mean_log, above=0), dimension, beyond)
+
+
+def _solved(name, mean_log, dimension, beyond):
+    """The exponent of a mean logarithm that came in as ``name``."""
 
     def excess(log_phi):
-        return mean_log_ratio(dimension / 2 + np.exp(log_phi), dimension, beyond) - mean_log
+        return _mean_log_ratio(dimension / 2 + np.exp(log_phi), dimension, beyond) - mean_log
 
-    return dimension / 2 + float(np.exp(brentq(excess, -12, 25, xtol=1e-12)))
+    low, high = _LOG_PHI
+    with np.errstate(all="ignore"):
+        most, least = excess(low), excess(high)
+        if not least < 0 < most:
+            raise ValueError(
+                f"{name}: mean of log L/L* is {mean_log:.6g}, must lie between {least + mean_log:.3g} and "
+                f"{most + mean_log:.3g} for an exponent in dimension={dimension:g}, beyond={beyond:g}"
+            )
+        return dimension / 2 + float(np.exp(brentq(excess, low, high, xtol=1e-12)))
+
+
+#: range of log(φ − n/2) in which an exponent is looked for
+_LOG_PHI = (-12, 25)
 
 
 def mean_log_ratio(phi, dimension=1, beyond=1.0):
-    """⟨log L/L*⟩ where L/L* > ``beyond`` under P(θ) ∝ (L/L*)^(−φ), θ of ``dimension`` entries, φ > n/2."""
-    if beyond <= 1:
-        return float(digamma(phi) - digamma(phi - dimension / 2))
+    """⟨log L/L*⟩ where L/L* > ``beyond`` under P(θ) ∝ (L/L*)^(−φ), θ of ``dimension`` entries.
+
+    Parameters
+    ----------
+    phi : float
+        φ, above n/2.
+    dimension : float
+        n, positive; 1 if ``beyond`` is above 1.
+    beyond : float
+        At least 1.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    dimension, beyond = _tail(dimension, beyond)
+    phi = _check.number("phi", phi)
+    if not phi > dimension / 2:
+        raise _check.refused("phi", phi, f"above half of dimension={dimension:g}")
+    with np.errstate(all="ignore"):
+        return _check.finite(
+            _mean_log_ratio(phi, dimension, beyond), phi=phi, dimension=dimension, beyond=beyond
+        )
+
+
+def _tail(dimension, beyond):
+    dimension, beyond = (
+        _check.number("dimension", dimension, above=0),
+        _check.number("beyond", beyond, least=1),
+    )
+    if beyond > 1 and dimension != 1:
+        raise ValueError(f"beyond={beyond:g}: must be 1 unless dimension is 1, it is dimension={dimension:g}")
+    return dimension, beyond
+
+
+def _mean_log_ratio(phi, dimension, beyond):
+    half = dimension / 2
+    if beyond == 1:
+        if phi - half > 1e6:  # the difference of two large ψ loses its digits; next term of the series 1/φ³
+            return float(-np.log1p(-half / phi) + half / (2 * phi) / (phi - half))
+        return float(digamma(phi) - digamma(phi - half))
 
     def log_mass(phi):  # with s = L*/L the mass is ½ ∫₀^{1/beyond} s^{φ−3/2} (1−s)^{−1/2} ds
         a, b = phi - 0.5, 0.5
@@ -186,14 +357,40 @@ def mean_log_ratio(phi, dimension=1, beyond=1.0):
 def fit_histogram(theta, ratios_of, bins=60, least=10):
     """φ from a histogram: least squares of log counts against log L/L* over bins with ``least`` counts.
 
-    ``theta`` (samples,) in one dimension, ``ratios_of`` maps places to L/L*. The bins are equal and span the
-    samples. Returns (φ, (lowest, highest L/L* used)). Raises ValueError when fewer than three bins are left.
+    Parameters
+    ----------
+    theta : (samples,)
+        Positions, in one dimension.
+    ratios_of : callable
+        Maps positions to L/L*.
+    bins : int
+        How many equal bins span the samples, at least 3.
+    least : int
+        Counts that a bin must hold to be used, at least 1.
+
+    Returns
+    -------
+    (float, (float, float))
+        φ, and the lowest and highest L/L* used.
+
+    Raises
+    ------
+    ValueError
+        When fewer than three bins are left, or L/L* is not positive and different in them.
     """
-    counts, edges = np.histogram(np.ravel(theta), bins=bins)
+    theta = _check.array("theta", theta).ravel()
+    bins, least = _check.integer("bins", bins, least=3, most=10**6), _check.integer("least", least, least=1)
+    _check.instance("ratios_of", ratios_of, Callable)
+    with np.errstate(all="ignore"):
+        span = _check.finite(np.ptp(theta), theta=theta)
+    counts, edges = np.histogram(theta, bins=bins) if span else (np.array([len(theta)]), theta[:2])
     centres = (edges[1:] + edges[:-1]) / 2
     kept = counts >= least
     if kept.sum() < 3:
-        raise ValueError(f"least={least!r}: leaves {kept.sum()} of {bins} bins, a fit needs three")
-    logs = np.log(ratios_of(centres[kept]))
+        raise ValueError(f"least={least!r}: leaves {kept.sum()} of {bins} bins of theta, must be three")
+    with np.errstate(all="ignore"):
+        logs = np.log(np.asarray(ratios_of(centres[kept]), dtype=float))
+    if logs.shape != (kept.sum(),) or not np.isfinite(logs).all() or np.ptp(logs) == 0:
+        raise ValueError("ratios_of: must map positions theta to ratios that are positive and differ")
     slope = np.polyfit(logs, np.log(counts[kept]), 1)[0]
     return -float(slope), (float(np.exp(logs.min())), float(np.exp(logs.max())))

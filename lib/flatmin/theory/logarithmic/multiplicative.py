@@ -13,6 +13,7 @@ where E A^α = 1 (Kesten 1973, Goldie 1991). The loss is L = ½(1 + r²), so c =
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,33 +22,77 @@ from numba import njit
 from scipy.optimize import brentq
 from scipy.special import gammaln
 
+from flatmin import _check
 from flatmin.theory.logarithmic.laws import exponent_of
 
 __all__ = ["RegressionChain", "StationaryLaw", "kesten_exponent"]
 
 #: nodes for v and ξ, and for the directions across θ
 _NODES = (64, 40, 16)
+#: how many nodes a quadrature may have: 8 bytes each, in a few arrays
+_MOST = 20_000_000
+#: numbers beyond this have squares that exceed a double
+_LARGE = 1e150
 
 
 def kesten_exponent(log_moment) -> float:
-    """The κ > 0 with E A^κ = 1, from ``log_moment`` (κ) = log E A^κ, which falls from 0 and rises again.
+    """The κ > 0 with E A^κ = 1.
 
     A stationary law of a recursion with the random factor A has the tail P(|δ| > u) ~ u^(−κ) (Kesten 1973).
+
+    Parameters
+    ----------
+    log_moment : callable
+        log E A^κ as a function of κ, which falls from 0 and rises again.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For a function that does not rise above 0 up to κ = 10¹², or is not below 0 down to κ = 10⁻¹².
     """
+    _check.instance("log_moment", log_moment, Callable)
+    low, high = _bracket(log_moment)
+    return float(brentq(log_moment, low, high, xtol=1e-10))
+
+
+def _bracket(log_moment):
+    """(κ where it is below 0, κ where it is not)."""
     high = 0.5
-    while log_moment(high) < 0:
+    while _check.number("log_moment", log_moment(high), infinite=True) < 0:
         high *= 1.5
+        if high > 1e12:
+            raise ValueError("log_moment: must rise above 0, it is below up to κ = 1e12")
     low = high
     while log_moment(low) >= 0:
         low /= 1.5
-    return float(brentq(log_moment, low, high, xtol=1e-10))
+        if low < 1e-12:
+            raise ValueError("log_moment: must fall below 0 first, it is not below down to κ = 1e-12")
+    return low, high
 
 
 @dataclass(frozen=True)
 class StationaryLaw:
-    """Stationary law of r = |θ| on a grid: ``r`` (points,) from 0, ``mass`` (points,) of its hat functions.
+    """Stationary law of r = |θ| on a grid.
 
-    ``width`` (points,) is the integral of each hat function, so mass/width is the density of r ≥ 0.
+    Parameters
+    ----------
+    r : (points,)
+        Increasing from 0.
+    mass : (points,)
+        Probability of each point's hat function.
+    width : (points,)
+        Integral of each hat function, so that mass/width is the density of r ≥ 0.
+    dimension : int
+        d, of θ.
+
+    Raises
+    ------
+    ValueError
+        For arrays of different lengths, or numbers out of range.
     """
 
     r: np.ndarray
@@ -55,35 +100,62 @@ class StationaryLaw:
     width: np.ndarray
     dimension: int
 
+    def __post_init__(self):
+        points = _grid("r", self.r).shape
+        _check.array("mass", self.mass, shape=points, least=0)
+        _check.array("width", self.width, shape=points, above=0)
+        _check.integer("dimension", self.dimension, least=1)
+
     @property
     def density(self) -> np.ndarray:
         """Density of r, (points,)."""
         return self.mass / self.width
 
     def tail(self, at) -> np.ndarray:
-        """P(|θ| > r) at the places ``at`` ≥ 0, interpolated in its logarithm."""
+        """P(|θ| > r) at the places ``at`` ≥ 0, interpolated in its logarithm.
+
+        Raises ValueError for places that are negative or beyond the last point with any mass above it.
+        """
         above = np.concatenate([np.cumsum(self.mass[::-1])[::-1][1:] + self.mass[:-1] / 2, [0.0]])
         keep = above > 0
+        at = _check.array("at", at, least=0, most=self.r[keep][-1])
         return np.exp(np.interp(at, self.r[keep], np.log(above[keep])))
 
     def local_exponent(self, ratios, width: float = 0.06) -> np.ndarray:
-        """−d log P(θ)/d log L at ratios c = L/L* > 1: the φ that a narrow window of the density would show.
+        """−d log P(θ)/d log L at ratios c = L/L*: the φ that a narrow window of the density would show.
 
-        P(θ) is the density in ℝᵈ. The slope is that of a parabola fitted where |log(L/cL*)| ≤ ``width``.
-        Raises ValueError for ratios whose window reaches beyond the law's own grid or below 1.
+        P(θ) is the density in ℝᵈ.
+
+        Parameters
+        ----------
+        ratios : number or array
+            c, above 1.
+        width : float
+            The slope is that of a parabola fitted where |log(L/cL*)| ≤ width.
+
+        Returns
+        -------
+        array of the shape of ratios
+
+        Raises
+        ------
+        ValueError
+            For ratios whose window reaches beyond the law's own grid or below 1.
         """
+        ratios, width = _check.array("ratios", ratios, least=1), _check.number("width", width, above=0)
         inside = (self.r > 0) & (self.mass > 0)
         log_p = np.log(self.density[inside]) - (self.dimension - 1) * np.log(self.r[inside])
         logs = np.log1p(self.r[inside] ** 2)
         slopes = []
-        for centre in np.log(np.ravel(ratios).astype(float)):
+        for centre in np.log(ratios.ravel()):
             near = np.abs(logs - centre) <= width
             if near.sum() < 5 or not logs[0] < centre - width < centre + width < logs[-1]:
                 raise ValueError(
-                    f"ratios={np.exp(centre):.4g}: its window has fewer than five points of the law"
+                    f"ratios={np.exp(centre):.4g}, width={width:g}: its window must hold five points of the "
+                    "law and lie within it"
                 )
             slopes.append(-np.polyfit(logs[near] - centre, log_p[near], 2)[1])
-        return np.reshape(slopes, np.shape(ratios))
+        return np.reshape(slopes, ratios.shape)
 
     def fitted_exponent(self) -> float:
         """φ that maximum likelihood finds in infinitely many samples of this law."""
@@ -92,9 +164,21 @@ class StationaryLaw:
 
 @dataclass(frozen=True)
 class RegressionChain:
-    """The chain of r = |θ| at learning rate ``eta``, batch size ``batch_size`` and ``dimension`` d.
+    """The chain of r = |θ|.
 
-    Raises ValueError for arguments that are not positive, or integers where they must be.
+    Parameters
+    ----------
+    eta : float
+        Learning rate, positive.
+    batch_size : int
+        B, fresh samples in a batch.
+    dimension : int
+        d, of θ.
+
+    Raises
+    ------
+    ValueError
+        For arguments that are not positive, or no integers where they must be.
     """
 
     eta: float
@@ -102,47 +186,53 @@ class RegressionChain:
     dimension: int = 1
 
     def __post_init__(self):
-        if not self.eta > 0:
-            raise ValueError(f"eta={self.eta!r}: must be positive")
+        _check.number("eta", self.eta, above=0, most=1e100)
         for name in ("batch_size", "dimension"):
-            if getattr(self, name) < 1 or getattr(self, name) != int(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be an integer of at least 1")
+            _check.integer(name, getattr(self, name), least=1, most=10**6)
 
     # ------------------------------------------------------------------ far out: the factor A
     @cached_property
     def _factors(self):
         """A on a grid of quadrature nodes, and the logarithms of their weights.
 
-        The nodes reach √(12B/η) beyond the bulk: E A^α = 1 is a balance of the bulk with steps of ηv ≈ 4.6.
+        The nodes for v reach √(12B/η) beyond the bulk: E A^α = 1 is a balance of the bulk with steps of
+        ηv ≈ 4.6. Either is a peak of width one in √(Bv), which a panel of ten nodes resolves up to a width of
+        three. The steps across θ stay in their bulk.
         """
-        log_a, log_w = np.zeros(1), np.zeros(1)
         nodes, weights = np.polynomial.legendre.leggauss(10)
+        panels, far = 61 if self.dimension > 1 else 401, np.sqrt(12 * self.batch_size / self.eta)
+        tops = [np.sqrt(self.batch_size) + 12 + far, np.sqrt(self.dimension) + 12 + min(far, 30.0)]
+        edges = [np.linspace(0, top, max(panels, int(top / 3) + 2)) for top in tops if top < _MOST]
+        if len(edges) < 2 or 100 * len(edges[0]) * (len(edges[1]) if self.dimension > 1 else 1) > _MOST:
+            raise ValueError(
+                f"{self}: eta must not be so small, with this batch_size and dimension, that the quadrature "
+                f"takes more than {_MOST} nodes"
+            )
 
-        def chi(freedom, scale):
-            """Nodes of √(χ²/scale) and log weights, far into its tail."""
-            top = np.sqrt(freedom) + 12 + np.sqrt(12 * self.batch_size / self.eta)
-            edges = np.linspace(0, top, 61 if self.dimension > 1 else 401)
+        def chi(freedom, scale, edges):
+            """Nodes of √(χ²/scale) and log weights."""
             x = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
             w = np.repeat(np.diff(edges), 10) / 2 * np.tile(weights, len(edges) - 1)
             log_density = (freedom - 1) * np.log(x) - x**2 / 2 - (freedom / 2 - 1) * np.log(2)
             return x / np.sqrt(scale), np.log(w) + log_density - gammaln(freedom / 2)
 
-        u, log_w = chi(self.batch_size, self.batch_size)
+        u, log_w = chi(self.batch_size, self.batch_size, edges[0])
         square = (1 - self.eta * u**2) ** 2
         if self.dimension > 1:
-            across, log_across = chi(self.dimension - 1, 1)
+            across, log_across = chi(self.dimension - 1, 1, edges[1])
             square = square[:, None] + (self.eta * u[:, None] * across) ** 2 / self.batch_size
             log_w = log_w[:, None] + log_across
-        with np.errstate(divide="ignore"):
-            log_a = np.log(square) / 2
-        return log_a.ravel(), log_w.ravel()
+        # a node that hits A = 0 must not turn A⁰ into a NaN
+        return np.log(np.maximum(square, 1e-300)).ravel() / 2, log_w.ravel()
 
     def log_moment(self, power: float) -> float:
-        """log E A^power."""
+        """log E A^power; ValueError unless power is above −1, or where the moment exceeds a double."""
+        power = _check.number("power", power, above=-1)
         log_a, log_w = self._factors
-        terms = power * log_a + log_w
-        top = terms.max()
-        return float(top + np.log(np.exp(terms - top).sum()))
+        with np.errstate(all="ignore"):
+            terms = power * log_a + log_w
+            top = terms.max()
+            return _check.finite(float(top + np.log(np.exp(terms - top).sum())), power=power)
 
     @property
     def lyapunov(self) -> float:
@@ -174,14 +264,28 @@ class RegressionChain:
 
     # ------------------------------------------------------------------ everywhere: the transfer operator
     def matrix(self, grid, nodes=_NODES):
-        """P[i, j] = E[hat_j(r')] from r = grid[i]: (points, points), and what leaves the grid, (points,).
+        """P[i, j] = E[hat_j(r')] from r = grid[i], and what leaves the grid.
 
-        ``grid`` increases from 0; hat functions are linear between its points. ``nodes``: quadrature nodes
-        for √v, ξ and χ_{d−1}.
+        Parameters
+        ----------
+        grid : (points,)
+            Increasing from 0; hat functions are linear between its points.
+        nodes : (int, int, int)
+            Quadrature nodes for √v, ξ and χ_{d−1}.
+
+        Returns
+        -------
+        (points, points) array, (points,) array
+
+        Raises
+        ------
+        ValueError
+            For a grid that does not increase from 0, or numbers of nodes out of range.
         """
-        grid = np.asarray(grid, dtype=float)
-        if grid[0] != 0 or not np.all(np.diff(grid) > 0):
-            raise ValueError(f"grid={grid}: must increase from 0")
+        grid, nodes = (
+            _grid("grid", grid),
+            _check.array("nodes", nodes, shape=(3,), dtype=int, least=2, most=2000),
+        )
         u, w_u = _chi_nodes(self.batch_size, nodes[0])
         xi, w_xi = _legendre(-8.0, 8.0, nodes[1])
         w_xi = w_xi * np.exp(-(xi**2) / 2) / np.sqrt(2 * np.pi)
@@ -196,37 +300,84 @@ class RegressionChain:
     def stationary(
         self, points: int = 500, highest: float | None = None, nodes=(160, 80, 20)
     ) -> StationaryLaw:
-        """Stationary law of r on ``points`` points, even near 0 and in geometric progression far out.
+        """Stationary law of r on a grid that is even near 0 and in geometric progression far out.
 
-        ``highest`` is the last point (default: where the tail is negligible); what would jump beyond it
-        stays there. The entries are right relative to themselves, however small (GTH elimination). Raises
-        ValueError where there is no stationary state.
+        The entries are right relative to themselves, however small (GTH elimination).
+
+        Parameters
+        ----------
+        points : int
+            Of the grid, from 3 to 10⁴.
+        highest : float, optional
+            The last point (default: where the tail is negligible); what would jump beyond it stays there.
+        nodes : (int, int, int)
+            As for :meth:`matrix`.
+
+        Returns
+        -------
+        StationaryLaw
+
+        Raises
+        ------
+        ValueError
+            Where there is no stationary state, or for numbers out of range.
         """
+        points = _check.integer("points", points, least=3, most=10_000)
+        if highest is not None:
+            highest = _check.number("highest", highest, above=0, most=_LARGE)
         alpha = self.tail_exponent
         core = np.sqrt(self.eta * self.dimension / self.batch_size)
         if highest is None:
             highest = 12 * core * max(1.0, 10 ** min(8 / alpha, 4))
         bend = core / 2
         grid = bend * np.sinh(np.linspace(0, np.arcsinh(highest / bend), points))
+        if not np.all(np.diff(grid) > 0):
+            raise _check.refused("highest", highest, f"large enough for {points} different points")
         matrix, beyond = self.matrix(grid, nodes)
         matrix[:, -1] += beyond
         hats = np.zeros(points)
         hats[1:] += np.diff(grid) / 2
         hats[:-1] += np.diff(grid) / 2
-        return StationaryLaw(grid, _perron(matrix), hats, self.dimension)
+        mass = _check.finite(_perron(matrix), highest=highest, points=points, nodes=nodes)
+        return StationaryLaw(grid, mass, hats, self.dimension)
 
     def passage_time(self, ratio: float, points: int = 160, nodes=_NODES) -> float:
         """Mean number of steps from θ = 0 until L first exceeds ``ratio``·L*.
 
-        Raises ValueError for a ratio at or below 1, where the run starts.
+        Parameters
+        ----------
+        ratio : float
+            c, above 1, where the run starts.
+        points : int
+            Of the grid, from 3 to 10⁴.
+        nodes : (int, int, int)
+            As for :meth:`matrix`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            For numbers out of range, or a time that exceeds a double.
         """
-        if not ratio > 1:
-            raise ValueError(f"ratio={ratio!r}: must exceed 1, where the run starts")
+        ratio = _check.number("ratio", ratio, above=1, most=_LARGE)
+        points = _check.integer("points", points, least=3, most=10_000)
         reach = np.sqrt(ratio - 1)
         bend = min(reach, np.sqrt(self.eta * self.dimension / self.batch_size) / 2)
         grid = bend * np.sinh(np.linspace(0, np.arcsinh(reach / bend), points))
         matrix, beyond = self.matrix(grid, nodes)
-        return float(_absorption(matrix, beyond))
+        time = float(_absorption(matrix, beyond))
+        return _check.finite(time, ratio=ratio, points=points, nodes=nodes)
+
+
+def _grid(name, values):
+    """Checked points that increase from 0."""
+    grid = _check.array(name, values, ndim=1, increasing=True, most=_LARGE)
+    if len(grid) < 2 or grid[0] != 0:
+        raise _check.refused(name, values, "two or more points that increase from 0")
+    return grid
 
 
 def _legendre(low, high, number):

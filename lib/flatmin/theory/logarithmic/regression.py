@@ -13,16 +13,31 @@ from functools import cached_property
 import numpy as np
 from numba import njit
 
+from flatmin import _check
+from flatmin.sampling import Sampling
+
 __all__ = ["Regression"]
 
-_ORDERS = ("independent", "shuffled")
+#: how large a learning rate, a number of steps and a level may be
+_LARGE, _MANY = 1e100, 10**12
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A data set of ``samples`` pairs (x, y), x of ``dimension`` entries, drawn from ``seed``.
+    """A data set of pairs (x, y) of independent standard normal numbers.
 
-    Raises ValueError for a dimension below one or fewer than 2·dimension + 2 samples.
+    Parameters
+    ----------
+    samples : int
+        N, at least 2·dimension + 2.
+    dimension : int
+        Entries of x.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
     """
 
     samples: int
@@ -30,12 +45,11 @@ class Regression:
     seed: int = 0
 
     def __post_init__(self):
-        if self.dimension < 1:
-            raise ValueError(f"dimension={self.dimension!r}: must be at least 1")
-        if self.samples < 2 * self.dimension + 2:
-            raise ValueError(
-                f"samples={self.samples!r}: must be at least 2·dimension + 2 = {2 * self.dimension + 2}"
-            )
+        _check.integer("dimension", self.dimension, least=1, most=10_000)
+        _check.integer("seed", self.seed, least=0)
+        if _check.integer("samples", self.samples, most=10**9) < 2 * self.dimension + 2:
+            allowed = f"at least 2·dimension + 2 = {2 * self.dimension + 2}"
+            raise _check.refused("samples", self.samples, allowed)
 
     @cached_property
     def _drawn(self):
@@ -72,35 +86,73 @@ class Regression:
         """η beyond which a batch of one sample can increase |δ|: 2/max |x|². Below it δ stays bounded."""
         return float(2 / (self.inputs**2).sum(axis=1).max())
 
-    def record(
-        self, eta: float, batch_size: int, records: int, *, every: int = 100, order="independent", seed=0
-    ):
-        """δ after every ``every`` steps of one run from the minimum, (records, dimension).
+    def run(
+        self, eta: float, batch_size: int, steps: int, *, keep: int, sampling="replacement", seed: int = 0
+    ) -> np.ndarray:
+        """δ along one run of SGD that starts at the minimum.
 
-        ``order``: "independent" batches with replacement, or "shuffled" epochs without. Raises ValueError
-        for arguments out of range and for a batch larger than the data.
+        Parameters
+        ----------
+        eta : float
+            Learning rate, positive.
+        batch_size : int
+            From 1 to the number of samples.
+        steps : int
+            Length of the run, a multiple of ``keep``.
+        keep : int
+            How many δ are kept, equally spaced, the last at the end.
+        sampling : {"replacement", "epoch"}
+            How batches are drawn, see :mod:`flatmin.sampling`.
+        seed : int
+
+        Returns
+        -------
+        (keep, dimension) array
+            Infinite or NaN from where the run diverges.
+
+        Raises
+        ------
+        ValueError
+            For arguments out of range.
         """
-        _check(self, eta, batch_size, order)
-        if records < 1 or every < 1:
-            raise ValueError(f"records={records!r}, every={every!r}: must be at least 1")
-        return _record(
-            self.inputs, self.residuals, eta, batch_size, records, every, order == "shuffled", _state(seed)
-        )
+        eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
+        keep = _check.integer("keep", keep, least=1, most=10**9)
+        steps = _check.integer("steps", steps, least=1, most=_MANY)
+        if steps % keep:
+            raise _check.refused("steps", steps, f"a multiple of keep={keep}")
+        state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+        return _run(self.inputs, self.residuals, eta, batch_size, keep, steps // keep, shuffled, state)
 
     def passage_steps(
-        self, eta: float, batch_size: int, ratios, *, runs: int, steps: int, order="independent", seed=0
-    ):
-        """First step at which L exceeds c·L*, for all c = ``ratios`` at once; (runs, ratios), −1 if never.
+        self, eta: float, batch_size: int, ratios, *, runs: int, steps: int, sampling="replacement", seed=0
+    ) -> np.ndarray:
+        """First step at which L exceeds c·L*, for all levels c at once.
 
         Every run starts at the minimum and ends after ``steps`` steps, or when all levels were exceeded.
-        Raises ValueError for ratios that do not increase from above 1.
+
+        Parameters
+        ----------
+        eta, batch_size, sampling, seed
+            As for :meth:`run`.
+        ratios : (C,)
+            Levels c, increasing and above 1.
+        runs, steps : int
+            How many runs, and the length of the longest.
+
+        Returns
+        -------
+        (runs, C) array of int
+            −1 where a level was not exceeded; a run that diverges exceeds them all.
+
+        Raises
+        ------
+        ValueError
+            For arguments out of range.
         """
-        _check(self, eta, batch_size, order)
-        ratios = np.asarray(ratios, dtype=float)
-        if ratios.ndim != 1 or ratios[0] <= 1 or not np.all(np.diff(ratios) > 0):
-            raise ValueError(f"ratios={ratios}: must increase and lie above 1, where the runs start")
-        if runs < 1 or steps < 1:
-            raise ValueError(f"runs={runs!r}, steps={steps!r}: must be at least 1")
+        eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
+        ratios = _check.array("ratios", ratios, ndim=1, above=1, most=_LARGE, increasing=True)
+        runs = _check.integer("runs", runs, least=1, most=10**9)
+        steps = _check.integer("steps", steps, least=1, most=_MANY)
         levels = (ratios - 1) * self.lowest_loss
         states = np.random.SeedSequence(seed).generate_state(runs, np.uint64)
         hits = np.full((runs, len(ratios)), -1, np.int64)
@@ -108,22 +160,18 @@ class Regression:
         for state, row in zip(states, hits, strict=True):
             _passages(
                 self.inputs, self.residuals, turned, self.hessian, eta, batch_size, levels, steps,
-                order == "shuffled", state, row,
+                shuffled, state, row,
             )  # fmt: skip
         return hits
 
-
-def _check(data, eta, batch_size, order):
-    if not eta > 0:
-        raise ValueError(f"eta={eta!r}: must be positive")
-    if not 1 <= batch_size <= data.samples:
-        raise ValueError(f"batch_size={batch_size!r}: must be from 1 to samples={data.samples}")
-    if order not in _ORDERS:
-        raise ValueError(f"order={order!r}: allowed are {', '.join(_ORDERS)}")
-
-
-def _state(seed):
-    return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+    def _checked(self, eta, batch_size, sampling, seed):
+        """Learning rate, batch size, whether in epochs, and seed."""
+        return (
+            _check.number("eta", eta, above=0, most=_LARGE),
+            _check.integer("batch_size", batch_size, least=1, most=self.samples),
+            Sampling.of(sampling, ("replacement", "epoch")) is Sampling.EPOCH,
+            _check.integer("seed", seed, least=0),
+        )
 
 
 @njit(cache=True, inline="always")
@@ -159,7 +207,7 @@ def _drawn_error(order, place, shuffled, state, inputs, residuals, delta):  # pr
 
 
 @njit(cache=True)
-def _record(inputs, residuals, eta, batch, records, every, shuffled, state):  # pragma: no cover - compiled
+def _run(inputs, residuals, eta, batch, records, every, shuffled, state):  # pragma: no cover - compiled
     samples, dimension = inputs.shape
     delta, gradient = np.zeros(dimension), np.zeros(dimension)
     kept = np.empty((records, dimension))
@@ -206,7 +254,7 @@ def _passages(
             excess += delta[a] * slope[a] / 2
         if step % 1000 == 0:  # keep rounding errors of the updates from adding up
             slope[:] = hessian @ delta
-        while excess > levels[level]:
+        while not excess <= levels[level]:  # NaN, too: the run has diverged
             hits[level] = step
             level += 1
             if level == len(levels):
