@@ -9,9 +9,10 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.parity_network import parity_data
 from flatmin.networks import curvature, models, parameters
 from flatmin.networks.passage_times import around
-from flatmin.networks.passages import decoupled_passages, first_passages
+from flatmin.networks.passages import first_passages
 from flatmin.networks.point import at
 from flatmin.networks.train import train
+from flatmin.theory.logarithmic.passages import decoupled_passages, kesten_tail
 from flatmin.theory.stability import threshold as stability
 
 PRETRAINING = {"eta": 0.01, "batch_size": 100}  # M22 §5.3, then B = 10
@@ -71,7 +72,7 @@ def at_start(point, seed):
 
     ``values`` (100,) largest first, ``dimension`` = 1/Σp², :func:`sharpest`; ``threshold`` (SHARP,): largest
     η stable in mean square, in the so many sharpest directions; ``tail`` (ETAS,):
-    :func:`~flatmin.networks.passages.tail_exponent` along v.
+    :func:`~flatmin.theory.logarithmic.passages.kesten_tail` along v.
     """
     data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
     values = curvature.gauss_newton_spectrum(model, data, "square")
@@ -81,12 +82,12 @@ def at_start(point, seed):
     rows = [part @ pairs.vectors for part in output_gradients(model, data)]
     modes = torch.cat(rows).double().numpy() / np.sqrt(len(data) * tops)
     sharp = [stability.Minimum(tops[:k], modes[:, :k]) for k in SHARP]
-    along = torch.from_numpy(found.pop("along"))
+    along = found.pop("along")
     return found | {
         "values": values[:100].numpy(),
         "dimension": curvature.effective_dimension(values.clamp(min=0)),
         "threshold": [stability.largest_step(minimum, BATCH_SIZE) for minimum in sharp],
-        "tail": [passages.tail_exponent(along, eta, BATCH_SIZE) for eta in ETAS],
+        "tail": [kesten_tail(along, eta, BATCH_SIZE) for eta in ETAS],
     }
 
 
