@@ -37,7 +37,8 @@ def digest(thing) -> str:
 
     Arrays count with type, shape and content; modules with their types, attributes, buffers, hooks, mode,
     parts in order and the shapes (with the content where frozen) of parameters; functions, and the classes of
-    modules that are not torch's, with their source (or bytecode where there is none) and what they enclose.
+    modules that are not torch's, with their source (bytecode for a lambda, and where there is none) and what
+    they enclose.
     What a function takes from globals does not count.
     """
     found = hashlib.sha256()
@@ -121,7 +122,8 @@ def _add_class(update, kind):
 
 def _add_function(update, function, seen):
     update(_name(function).encode())
-    source = _source(function)
+    # the lines of a lambda may hold two of them
+    source = b"" if function.__name__ == "<lambda>" else _source(function)
     update(source)
     if not source:
         _add(update, function.__code__, seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from flatmin.networks import losses
-from flatmin.networks.data.samples import Samples, mapped
+from flatmin.networks.data.samples import Samples, leaves, mapped
 
 __all__ = ["Objective"]
 
@@ -43,7 +43,7 @@ class Objective:
             targets = targets.reshape(len(targets), *shape)
         few = slice(0, max(2, _ENTRIES // shape.numel()))
         some = mapped(lambda tensor: tensor[few], targets)
-        self.loss.bind(self.output.expand(len(samples.rows(few)), *shape).contiguous(), some)
+        self.loss.bind(self.output.expand(len(leaves(some)[0]), *shape).contiguous(), some)
         return self.loss.targets(targets, shape, self.output.dtype)
 
     def divisor(self, samples: int) -> int:
