@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.theory.logarithmic import laws, multiplicative, passages, regression
+from flatmin.theory.logarithmic import laws, loops, multiplicative, passages, regression
 from flatmin.theory.logarithmic.multiplicative import RegressionChain, StationaryLaw, kesten_exponent
 from flatmin.theory.logarithmic.regression import Regression
 from fuzz import Case, check, uncovered
@@ -14,7 +14,8 @@ LAW = CHAIN.stationary(60)
 DATA = Regression(50, 2)
 RATIOS = 1 + np.random.default_rng(0).standard_normal(200) ** 2
 NODES = {"nodes": (20, 12, 8)}
-DIVERGES = {"eta": {"10**30": "a run that diverges is reported as it is"}}
+_SAID = dict.fromkeys(("1e308", "10**30"), "a run that diverges is reported as it is")
+DIVERGES = {"eta": _SAID}
 BOUNDED = {"curvatures": {"shorter": "no batch expands: the exponent is infinite"}}
 
 
@@ -77,6 +78,16 @@ CASES = [
         },
     ),
     Case(
+        loops.both_clocks,
+        {"eta": 0.1, "temperature": 1.0, "runs": 3, "steps": 1000},
+        right={**DIVERGES, "temperature": _SAID},
+    ),
+    Case(
+        loops.chain_density,
+        {"eta": 0.1, "squares": np.array([0.0, 0.1]), "steps": 500, "groups": 2},
+        right=DIVERGES,
+    ),
+    Case(
         passages.kesten_tail,
         {"curvatures": np.array([0.5, 2.4]), "eta": 1.0, "batch_size": 1, "draws": 999},
         right=BOUNDED,
@@ -90,4 +101,4 @@ def test_bad_values_are_refused_by_name(case):
 
 
 def test_every_public_name_has_a_case():
-    assert not uncovered(CASES, laws, multiplicative, passages, regression)
+    assert not uncovered(CASES, laws, loops, multiplicative, passages, regression)

@@ -19,7 +19,8 @@ def both_clocks(
     ``steps`` or diverges. Raises ValueError for an η or T that is not positive, or no runs.
     """
     eta, temperature = _check.number("eta", eta, above=0), _check.number("temperature", temperature, above=0)
-    runs, steps = _check.integer("runs", runs, least=1), _check.integer("steps", steps, least=1)
+    runs = _check.integer("runs", runs, least=1, most=10**9)
+    steps = _check.integer("steps", steps, least=1, most=10**12)
     kept = np.empty((runs, 2))
     _clocks(eta, temperature, steps, kept, np.random.default_rng(_check.integer("seed", seed, least=0)))
     return kept
@@ -54,9 +55,10 @@ def chain_density(eta: float, squares, steps: int = 2_000_000, groups: int = 8, 
     (groups, cells)
         NaN for a run that diverged.
     """
-    eta, steps = _check.number("eta", eta, above=0), _check.integer("steps", steps, least=1)
+    eta = _check.number("eta", eta, above=0)
+    steps = _check.integer("steps", steps, least=1, most=10**12)
     edges = _check.array("squares", squares, ndim=1, least=0, increasing=True)
-    counts = np.zeros((_check.integer("groups", groups, least=1), len(edges) - 1))
+    counts = np.zeros((_check.integer("groups", groups, least=1, most=10**6), len(edges) - 1))
     rngs = np.random.default_rng(_check.integer("seed", seed, least=0)).spawn(len(counts))
     for row, rng in zip(counts, rngs, strict=True):
         if not np.isfinite(_chain_counts(eta, steps, edges, row, rng)):
