@@ -98,9 +98,9 @@ def train(
     device : str or torch.device, optional
         Where to train, see :func:`flatmin.networks.device.choose`. Batches and noise are the same everywhere.
     threads : int
-        Threads of torch during the call. Sums over other numbers of threads are rounded otherwise: with one
-        and the same number a call gives the same numbers whatever the machine's cores. One is fastest for
-        small networks; a large network, or many runs of one, may gain from more.
+        Threads of torch during the call. Sums over several threads are rounded otherwise, and their number
+        may be cut by the machine: with one, the same call gives the same bits on every machine with the same
+        kind of processor. One is also fastest for small networks; a large one, or many runs, gain from more.
 
     Returns
     -------
