@@ -63,7 +63,7 @@ def test_every_eigenvalue_comes_with_its_multiplicity(name, which):
     assert (left.numpy() <= atol).all()
     gram = pairs.vectors.T @ pairs.vectors - torch.eye(k, dtype=torch.float64)
     assert gram.abs().max() < 1e-10
-    assert pairs.missed <= 1e-3
+    assert pairs.missed <= 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -74,10 +74,10 @@ def test_multiplicities_at_the_default_tolerance_in_single_and_double_precision(
 
 
 def test_a_double_eigenvalue_is_found_from_every_start():
-    """Two hundred starts, each with a chance of 1e-3 to miss: more than four misses have one of 3e-6."""
+    """Two hundred starts, each with a chance of at most 1 % to miss: ten misses have one of 3e-5."""
     matrix = matrix_with(np.r_[3.0, 3.0, 2.0, 1.5, bulk(120)])
     found = [solve(matrix, 2, 1e-3, seed, fresh=1000 + seed).values for seed in range(200)]
-    assert sum(float(values[1]) < 2.9 for values in found) <= 4
+    assert sum(float(values[1]) < 2.9 for values in found) <= 9
 
 
 def test_without_the_fresh_chain_copies_are_missed():

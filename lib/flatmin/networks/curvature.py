@@ -1,4 +1,10 @@
-"""Curvature of the loss of a network: the exact Hessian, its spectrum, flatness as each paper defines it."""
+"""Curvature of the loss of a network: the exact Hessian, its spectrum, flatness as each paper defines it.
+
+``here`` is a checked point, as :func:`flatmin.networks.point.at` makes it; ``layer`` a parameter's name, or a
+number (2: the second weight matrix, without bias, the block of Y26), None for all parameters. What comes back
+lies on the CPU. Memory: two products at least hold a few vectors of P numbers; temporary arrays hold up to
+``_ENTRIES`` numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flatmin.networks.data.sets import Data
-from flatmin.networks.device import choose
-from flatmin.networks.eigen import Eigenpairs, lanczos, tridiagonal
-from flatmin.networks.losses import Loss
-from flatmin.networks.parameters import parameter_slice
+from flatmin import _check
+from flatmin.estimate import Estimate
+from flatmin.networks import eigen
+from flatmin.networks.eigen import Eigenpairs
 from flatmin.networks.passes.dense import DensePass
-from flatmin.networks.passes.generic import AutogradPass, linearise
+from flatmin.networks.passes.generic import AutogradPass
 
 __all__ = [
     "Density",
-    "Estimate",
+    "diagonal",
     "effective_dimension",
     "eigenpairs",
     "flatness",
@@ -27,41 +32,43 @@ __all__ = [
     "gauss_newton",
     "gauss_newton_spectrum",
     "gauss_newton_trace",
+    "gram",
     "hessian",
     "spectral_density",
     "trace",
 ]
 
 _MATRICES = ("hessian", "gauss-newton")
-
 #: columns of one block of products, and entries of one temporary array
 _COLUMNS, _ENTRIES = 50, 2**25
 #: entries of a temporary array that should stay in cache
 _CACHED = 2**20
+#: largest fully connected block whose eigenpairs come from the dense matrix
+_SMALL = 600
+#: multiplications and numbers kept up to which the norm of a fully connected network is exact
+_EXACT_WORK, _EXACT_ENTRIES = 2**38, 2**26
+
+_UNITS = "exact, column by column"
 
 
-def hessian(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    layer: int | str | None = None,
-    device: str | torch.device | None = None,
-) -> Tensor:
-    """Exact Hessian of the mean loss, dense: (P, P), symmetric, in the dtype of the model.
+def hessian(here, layer: int | str | None = None) -> Tensor:
+    """Exact Hessian of the mean loss, dense: (P, P), symmetric, in the dtype of the point.
 
-    With ``layer`` (2: the second weight matrix, or a parameter's name) only that block. Fully connected
-    networks: sums of Kronecker-like products over samples, a few matrix products for each pair of layers;
-    other networks: one backward pass a column. Use a float64 model where a spectrum is compared with theory.
-    Memory: P² numbers. Raises ValueError as :func:`~flatmin.networks.passes.generic.linearise`, or for an
-    unknown layer.
+    Fully connected networks: sums of Kronecker-like products over samples, a few matrix products for each
+    pair of layers; others: one product a column. Use ``here.double()`` where a spectrum is compared with
+    theory. Raises ValueError for an unknown layer, or a matrix of more than 8 GiB.
     """
-    block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss, choose(device, model))
-    if layer is None and isinstance(passed, DensePass):
-        return _dense_hessian(passed).cpu()
+    block = here.dense_block(layer)
+    return _hessian(here.passed, block).cpu()
+
+
+def _hessian(passed, block: slice) -> Tensor:
     index = _layer_index(passed, block)
-    found = _columns_of(passed, block) if index is None else kronecker_block(passed, index)
-    return found.cpu()
+    if index is not None:
+        return _kronecker_block(passed, index)
+    if isinstance(passed, DensePass) and block == slice(0, passed.parameters):
+        return _dense_hessian(passed)
+    return _columns_of(passed, block, "hessian")
 
 
 def _layer_index(passed, block: slice) -> int | None:
@@ -71,33 +78,45 @@ def _layer_index(passed, block: slice) -> int | None:
     return next((i for i, one in enumerate(passed.layers) if one.weight_slice == block), None)
 
 
-def _columns_of(passed, block: slice) -> Tensor:
-    size = block.stop - block.start
+def _columns_of(passed, block: slice, matrix: str) -> Tensor:
+    size, product = block.stop - block.start, _product(passed, block, matrix)
     out = passed.outputs.new_empty(size, size)
     for start in range(0, size, _COLUMNS):
         stop = min(start + _COLUMNS, size)
-        unit = passed.outputs.new_zeros(stop - start, passed.parameters)
-        unit[:, block.start + start : block.start + stop].fill_diagonal_(1)
-        out[start:stop] = passed.hessian_product(unit)[:, block]
+        unit = passed.outputs.new_zeros(stop - start, size)
+        unit[:, start:stop].fill_diagonal_(1)
+        out[start:stop] = product(unit)
     return (out + out.T) / 2
 
 
-def kronecker_block(passed: DensePass, index: int) -> Tensor:
+def _curvatures(passed: DensePass, rows: slice) -> list[Tensor]:
+    """M_ll of every layer of some samples, (r, h_l, h_l)."""
+    return [*passed.hidden_curvatures(rows), passed.loss_function.curvature(passed.outputs[rows], rows)]
+
+
+def _sample_chunks(passed: DensePass):
+    """Chunks of samples whose M_ll and ∂a/∂z fit into a temporary array."""
+    widths = [len(layer.weight) for layer in passed.layers]
+    return passed.chunks(2 * sum(widths) ** 2)
+
+
+def _kronecker_block(passed: DensePass, index: int) -> Tensor:
     """Hessian of one layer's weights, (1/n) Σ M_i ⊗ a_i a_iᵀ, (h·d, h·d), exact.
 
     M_i = ∂²ℓ_i/∂z² is h×h and a_i the layer's input, so only one product of the distinct entries of the two
     symmetric matrices is needed: h(h+1)/2 · d(d+1)/2 · n multiplications.
     """
-    a, curvature = passed.inputs[index], passed.curvatures[index]
-    (n, d), h = a.shape, curvature.shape[1]
+    a = passed.inputs[index]
+    (n, d), h = a.shape, len(passed.layers[index].weight)
     rows, columns = torch.triu_indices(h, h, device=a.device)
-    outer = curvature[:, rows, columns].T.contiguous() / n
     first, second = torch.triu_indices(d, d, device=a.device)
-    pairs = a.new_empty(len(rows), len(first))
-    step = max(1, _ENTRIES // n)
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        pairs[:, part] = outer @ (a[:, first[part]] * a[:, second[part]])
+    pairs = a.new_zeros(len(rows), len(first))
+    for chunk in _sample_chunks(passed):
+        outer = _curvatures(passed, chunk)[index][:, rows, columns].T.contiguous() / n
+        step = max(1, _ENTRIES // outer.shape[1])
+        for start in range(0, len(first), step):
+            part = slice(start, start + step)
+            pairs[:, part] += outer @ (a[chunk][:, first[part]] * a[chunk][:, second[part]])
     place_h, place_d = _pair_index(h, a.device), _pair_index(d, a.device)
     full = pairs[:, place_d.reshape(-1)].view(len(rows), d, d)[place_h.reshape(-1)]
     return full.view(h, h, d, d).transpose(1, 2).reshape(h * d, h * d)
@@ -113,14 +132,17 @@ def _pair_index(size, device):
 
 
 def _dense_hessian(passed: DensePass) -> Tensor:
-    out = passed.outputs.new_empty(passed.parameters, passed.parameters)
+    out = passed.outputs.new_zeros(passed.parameters, passed.parameters)
     places = [_augmented_places(layer) for layer in passed.layers]
-    for lower in range(len(passed.layers)):
-        slopes = passed.input_slopes(lower)
-        for upper in range(lower, len(passed.layers)):
-            block = _pair_block(passed, lower, upper, slopes[upper])
-            out[places[upper][:, None], places[lower]] = block
-            out[places[lower][:, None], places[upper]] = block.T
+    for chunk in _sample_chunks(passed):
+        curvatures = _curvatures(passed, chunk)
+        for lower in range(len(passed.layers)):
+            slopes = passed.input_slopes(lower, chunk)
+            for upper in range(lower, len(passed.layers)):
+                block = _pair_block(passed, lower, upper, curvatures[upper], slopes[upper], chunk)
+                out[places[upper][:, None], places[lower]] += block
+                if upper > lower:
+                    out[places[lower][:, None], places[upper]] += block.T
     return out
 
 
@@ -135,19 +157,18 @@ def _augmented_places(layer):
     return torch.cat([weight, bias], 1).reshape(-1)
 
 
-def _augmented(passed, index):
-    a = passed.inputs[index]
+def _augmented(passed, index, rows):
+    a = passed.inputs[index][rows]
     return a if passed.layers[index].bias is None else torch.cat([a, torch.ones_like(a[:, :1])], 1)
 
 
-def _pair_block(passed: DensePass, lower: int, upper: int, slope: Tensor | None) -> Tensor:
-    """Block of layers (upper, lower) in the order [W b] of both.
+def _pair_block(passed: DensePass, lower: int, upper: int, mixed: Tensor, slope, rows: slice) -> Tensor:
+    """What the samples in ``rows`` add to block (upper, lower) of H, in the order [W b] of both.
 
     ∂²ℓ/∂W_m[i,j]∂W_l[p,q] = (M_ml[i,p] a_{m−1}[j] + δ_m[i] A[j,p]) a_{l−1}[q], with A = ∂a_{m−1}/∂z_l and
     M_ml = M_mm W_m A; the second term exists only for m > l and not in the bias of layer m.
     """
-    inputs, low = _augmented(passed, upper), _augmented(passed, lower)
-    mixed = passed.curvatures[upper]
+    inputs, low = _augmented(passed, upper, rows), _augmented(passed, lower, rows)
     if upper > lower:
         mixed = (mixed @ passed.layers[upper].weight) @ slope
     n, h, p = mixed.shape
@@ -159,24 +180,19 @@ def _pair_block(passed: DensePass, lower: int, upper: int, slope: Tensor | None)
         inner = mixed[:, part, None, :] * inputs[:, None, :, None]
         if upper > lower:
             width = slope.shape[1]
-            inner[:, :, :width] += passed.deltas[upper][:, part, None, None] * slope[:, None]
+            inner[:, :, :width] += passed.deltas[upper][rows][:, part, None, None] * slope[:, None]
         out[part] = (inner.reshape(n, -1).T @ low).view(-1, d, p, q)
-    return out.view(h * d, p * q) / n
+    return out.view(h * d, p * q) / passed.samples
 
 
-def gauss_newton(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    layer: int | str | None = None,
-    device: str | torch.device | None = None,
-) -> Tensor:
+def gauss_newton(here, layer: int | str | None = None) -> Tensor:
     """Gauss–Newton matrix G = (1/n) Σ Jᵢᵀ (∂²ℓ/∂f²) Jᵢ, dense: (P, P) or one layer's block.
 
-    For the square loss G = (1/n) Σ ∇f ∇fᵀ, the Fisher matrix of W22 §1 and M22 Eq. 43.
+    For the square loss G = (1/n) Σ ∇f ∇fᵀ, the Fisher matrix of W22 §1 and M22 Eq. 43. Raises ValueError as
+    :func:`hessian`, and for a loss whose ∂²ℓ/∂f² is not positive semi-definite.
     """
-    block = parameter_slice(model, layer)
-    return _gauss_newton(linearise(model, data, loss, choose(device, model)), block).cpu()
+    block = here.dense_block(layer)
+    return _gauss_newton(here.passed, block).cpu()
 
 
 def _gauss_newton(passed, block: slice) -> Tensor:
@@ -191,18 +207,23 @@ def _root_chunks(passed) -> Iterator[Tensor]:
     """Rows of the Gauss–Newton root in chunks, (rows · C, P)."""
     step = max(1, _ENTRIES // (passed.parameters * passed.outputs.shape[1]))
     for start in range(0, passed.samples, step):
-        yield passed.sample_roots(slice(start, start + step)).flatten(0, 1)
+        yield passed.sample_roots(slice(start, min(start + step, passed.samples))).flatten(0, 1)
 
 
-def gauss_newton_spectrum(
-    model: nn.Module, data: Data, loss: str | Loss, device: str | torch.device | None = None
-) -> Tensor:
+def gauss_newton_spectrum(here) -> Tensor:
     """All min(P, n·C) largest eigenvalues of the Gauss–Newton matrix, exact, largest first.
 
     The smaller of G (P, P) and the Gram matrix of its root (n·C, n·C) is formed; they share their spectrum.
+    Raises ValueError where both have more than 20 000 rows.
     """
-    passed = linearise(model, data, loss, choose(device, model))
-    if passed.parameters <= passed.samples * passed.outputs.shape[1]:
+    passed = here.passed
+    size = min(passed.parameters, passed.outputs.numel())
+    if size > 20_000:
+        raise ValueError(
+            f"here: {passed.parameters} parameters and {passed.outputs.numel()} outputs are too many for a "
+            'dense spectrum: one must be at most 20000; take eigenpairs(matrix="gauss-newton")'
+        )
+    if size == passed.parameters:
         matrix = _gauss_newton(passed, slice(0, passed.parameters))
     else:
         matrix = gram(passed) / passed.samples
@@ -213,55 +234,68 @@ def gram(passed: DensePass | AutogradPass) -> Tensor:
     """Gram matrix of the Gauss–Newton root, K = R Rᵀ, (n·C, n·C); sample by sample, output by output.
 
     Fully connected networks: K = Σ_l (ã_i·ã_j) (S_i·S_j), a sum of elementwise products of layer Grams;
-    nothing of the size of P is formed. Other networks: one product of the roots, kept when they fit.
+    nothing of the size of P is formed. Other networks: products of the roots, in chunks.
     """
     if isinstance(passed, DensePass):
-        return root_products(passed, passed.roots, slice(None))
-    rows = torch.cat(list(_root_chunks(passed)))
-    return rows @ rows.T
-
-
-def root_products(passed: DensePass, left: list[Tensor], rows: slice) -> Tensor:
-    """Inner products of parameter-space rows with the Gauss–Newton root, (rows · c, n · C).
-
-    ``left`` holds for each layer what the rows carry in z_l: (rows, c, h_l) for several of a sample, (rows,
-    h_l) for one.
-    """
-    n, classes = passed.outputs.shape
-    total = None
-    for inner, one, root in zip(passed.input_products, left, passed.roots, strict=True):
-        one = one if one.ndim == 3 else one[:, None]
-        count, c, h = one.shape
-        part = (one.reshape(count * c, h) @ root.reshape(n * classes, h).T).view(count, c, n, classes)
-        part *= inner[rows][:, None, :, None]
-        total = part if total is None else total.add_(part)
-    return total.view(count * c, n * classes)
+        return passed.root_products(passed.roots, slice(None))
+    if passed.outputs.numel() * passed.parameters <= _ENTRIES:
+        rows = passed.sample_roots(slice(None)).flatten(0, 1)
+        return rows @ rows.T
+    return torch.cat(
+        [torch.cat([left @ right.T for right in _root_chunks(passed)], 1) for left in _root_chunks(passed)]
+    )
 
 
 def eigenpairs(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
+    here,
     k: int = 10,
     layer: int | str | None = None,
     matrix: str = "hessian",
+    which: str = "largest",
     tolerance: float = 1e-3,
+    steps: int = 5000,
     seed: int = 0,
-    device: str | torch.device | None = None,
 ) -> Eigenpairs:
-    """The k largest eigenpairs of the Hessian (or ``matrix="gauss-newton"``), or of one layer's block, by
-    Lanczos.
+    """k eigenpairs at one end of the spectrum of the Hessian, each as often as its multiplicity.
 
-    ``tolerance`` bounds every residual |Hv − λv| in units of its own |λ|; see
-    :func:`~flatmin.networks.eigen.lanczos`. Raises ValueError for an unknown matrix or layer, or k outside
-    1…P.
+    Blocks of up to 600 parameters of fully connected networks, and small ones of others: by dense linear
+    algebra. Else by Lanczos chains, see :func:`~flatmin.networks.eigen.lanczos`.
+
+    Parameters
+    ----------
+    here : Point
+    k : int, 1…P
+    layer : int or str, optional
+        One parameter's block.
+    matrix : "hessian" or "gauss-newton"
+    which : "largest", "smallest" (algebraic ends) or "magnitude"
+    tolerance : float
+        Bounds every residual |Hv − λv| in units of its own |λ|.
+    steps : int
+        Products allowed.
+    seed : int
+        Of the starting vectors.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range, or where ``steps`` products do not suffice; it says how far they came.
     """
-    if matrix not in _MATRICES:
-        raise ValueError(f"matrix must be one of {_MATRICES}, got {matrix!r}")
-    block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss, choose(device, model))
-    (start,) = probes_like(passed.outputs, block.stop - block.start, seed)
-    return lanczos(_product(passed, block, matrix), start, k, tolerance)
+    _check.choice("matrix", matrix, _MATRICES)
+    block = here.block(layer)
+    size, passed = block.stop - block.start, here.passed
+    k = _check.integer("k", k, least=1, most=size)
+    seed = _check.integer("seed", seed, least=0)
+    _check.choice("which", which, eigen.ENDS)
+    how = (_check.number("tolerance", tolerance, above=0), _check.integer("steps", steps, least=1))
+    if isinstance(passed, DensePass) and size <= _SMALL:
+        make = _hessian if matrix == "hessian" else _gauss_newton
+        return eigen.dense(make(passed, block), k, which)
+    if size <= 4 * k + 20:
+        return eigen.dense(_columns_of(passed, block, matrix), k, which)
+    product = _product(passed, block, matrix)
+    (start,) = probes_like(passed.outputs, size, seed)
+    return eigen.lanczos(lambda v: product(v[None])[0], start, k, *how, which, seed + 1)
 
 
 def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterator[Tensor]:
@@ -272,159 +306,185 @@ def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterat
 
 
 def _product(passed, block: slice, matrix: str):
-    """The map v ↦ A v on the entries ``block`` of θ."""
+    """The map v ↦ A v on the entries ``block`` of θ, for rows v (k, size)."""
     index = _layer_index(passed, block)
     if index is not None and matrix == "hessian":
         return _block_product(passed, index)
     apply = passed.hessian_product if matrix == "hessian" else passed.gauss_newton_product
     if block == slice(0, passed.parameters):
-        return lambda v: apply(v[None])[0]
+        return apply
 
     def padded(v):
-        whole = v.new_zeros(1, passed.parameters)
-        whole[0, block] = v
-        return apply(whole)[0, block]
+        whole = v.new_zeros(len(v), passed.parameters)
+        whole[:, block] = v
+        return apply(whole)[:, block]
 
     return padded
 
 
 def _block_product(passed: DensePass, index: int):
     """Product with one layer's Hessian: forward through a, across M, back through a."""
-    a, n = passed.inputs[index], passed.samples
-    shape = passed.layers[index].weight.shape
-    roots = passed.roots[index] if passed.piecewise_linear else None
-    curvature = None if passed.piecewise_linear else passed.curvatures[index]
+    a, (h, d) = passed.inputs[index], passed.layers[index].weight.shape
+    widths = sum(len(layer.weight) for layer in passed.layers[index:])
 
     def product(v):
-        moved = (a @ v.view(shape).T)[:, :, None]
-        back = curvature @ moved if roots is None else roots.transpose(1, 2) @ (roots @ moved)
-        return (back[:, :, 0].T @ a).reshape(-1) / n
+        k, total = len(v), 0.0
+        for rows in passed.chunks(4 * k * widths):
+            moved = (a[rows] @ v.view(k * h, d).T).view(-1, k, h)
+            back = passed.curvature_product(index, rows, moved)
+            total = total + (back.reshape(-1, k * h).T @ a[rows]).view(k, h * d)
+        return total / passed.samples
 
     return product
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its standard error (0 where it is exact); ``probes`` random vectors were used."""
+def diagonal(here, layer: int | str | None = None, probes: int = 100, seed: int = 0) -> Estimate:
+    """Diagonal of the Hessian, (P,) or that of one layer's block, numpy float64.
 
-    value: float
-    error: float
-    probes: int
-
-
-def trace(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    layer: int | str | None = None,
-    probes: int = 100,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> Estimate:
-    """Trace of the Hessian. Exact for fully connected networks, Hutchinson's estimate for others.
-
-    Exact: Tr H = Σ_l (1/n) Σ_i |ã_{l−1,i}|² Tr M_ll,i. With piecewise linear activations Tr M_ll = |S_l|² and
-    one backward pass with C columns is all; Tr H is then also the trace of the Gauss–Newton matrix.
+    Fully connected networks: exact, ∂²L/∂W_pq² = (1/n) Σ_i M_pp,i a_q,i² layer by layer, at the cost of a
+    gradient. Others: the mean of z ∘ Hz over ``probes`` vectors of random signs (Bekas, Kokiopoulou & Saad
+    2007), with a standard error for each entry; or exact, column by column, where that takes no more
+    products. Raises ValueError for an unknown layer or fewer than two probes.
     """
-    block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss, choose(device, model))
-    index = _layer_index(passed, block)
-    if isinstance(passed, DensePass) and (layer is None or index is not None):
-        layers = range(len(passed.layers)) if index is None else [index]
-        norms = passed.input_norms() if index is None else [a.square().sum(1) for a in passed.inputs]
-        total = sum(float((norms[i] * _inner_trace(passed, i)).sum()) for i in layers)
-        return Estimate(total / passed.samples, 0.0, 0)
-    values = [float(z @ product) for z, product in _probe(passed, block, probes, seed)]
-    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(probes)), probes)
+    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    exact = _exact_diagonal(here.passed, block, probes)
+    if exact is not None:
+        return exact
+    total, squares = 0.0, 0.0
+    for z, product in _probe(here.passed, block, probes, seed):
+        found = (z * product).double()
+        total, squares = total + found.sum(0), squares + found.square().sum(0)
+    mean = total / probes
+    variance = ((squares - probes * mean.square()) / (probes - 1)).clamp(min=0)
+    return Estimate(mean.cpu().numpy(), (variance / probes).sqrt().cpu().numpy(), probes, "random signs")
 
 
-def gauss_newton_trace(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    chunk: int = 1000,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> Estimate:
-    """Estimate Tr G = (1/n) Σ |Qᵢᵀ Jᵢ|², ``chunk`` samples at a time, from one random sign vector a sample.
+def _exact_diagonal(passed, block: slice, probes: int) -> Estimate | None:
+    size = block.stop - block.start
+    if isinstance(passed, DensePass):
+        parts = []
+        for layer, a, curved in zip(passed.layers, passed.inputs, passed.curvature_diagonals, strict=True):
+            parts.append((curved.T @ a.square()).reshape(-1))
+            if layer.bias is not None:
+                parts.append(curved.sum(0))
+        whole = torch.cat(parts)[block].double() / passed.samples
+        return Estimate(whole.cpu().numpy(), np.zeros(size), 0, "exact, layer by layer")
+    if size <= probes:
+        found = _columns_of(passed, block, "hessian").diagonal().double().cpu().numpy()
+        return Estimate(found, np.zeros(size), 0, _UNITS)
+    return None
 
-    E |Jᵢᵀ Qᵢ z|² over signs z is sample i's share, so one pass over the data does, in the memory of one
-    chunk. ``error``, from the scatter over samples, is above that of the signs alone. Raises ValueError for a
-    chunk below 1.
+
+def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0) -> Estimate:
+    """Trace of the Hessian, or of one layer's block.
+
+    Fully connected networks: exact, Tr H = Σ_l (1/n) Σ_i |ã_{l−1,i}|² Tr M_ll,i, the sum of the
+    :func:`diagonal`; with piecewise linear activations it is the trace of the Gauss–Newton matrix too.
+    Others: Hutchinson's mean of zᵀHz over ``probes`` vectors of random signs, with its standard error; exact
+    where the block has no more than ``probes`` parameters. Raises ValueError as :func:`diagonal`.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be positive, got {chunk}")
-    device, shares = choose(device, model), []
-    generator = torch.Generator("cpu").manual_seed(seed)
-    for start in range(0, len(data), chunk):
-        passed = linearise(model, data.subset(slice(start, start + chunk)), loss, device)
-        signs = random_signs(passed.outputs, passed.outputs.shape, generator)
+    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    exact = _exact_diagonal(here.passed, block, probes)
+    if exact is not None:
+        return Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
+    values = torch.cat(
+        [(z * product).double().sum(1) for z, product in _probe(here.passed, block, probes, seed)]
+    )
+    return Estimate(float(values.mean()), float(values.std()) / probes**0.5, probes, "random signs")
+
+
+def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
+    """Tr G = (1/n) Σ |Qᵢᵀ Jᵢ|² over samples, Q Qᵀ = ∂²ℓ/∂f².
+
+    Exact, in one pass over the data for each output, where there are no more outputs than ``probes``; else
+    with ``probes`` vectors of random signs z for each sample: E |Jᵢᵀ Qᵢ z|² is the sample's share. The error
+    comes from the scatter between the signs; for a single probe from that over samples, which is above it.
+    Raises ValueError for probes below 1, or a loss without a root.
+    """
+    passed, probes = here.passed, _check.integer("probes", probes, least=1)
+    n, outputs = passed.outputs.shape
+    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    exact, rounds = outputs <= probes, []
+    for which in range(outputs if exact else probes):
+        if exact:
+            signs = torch.zeros_like(passed.outputs)
+            signs[:, which] = 1
+        else:
+            signs = _random_signs(passed.outputs, passed.outputs.shape, generator)
         tops = passed.loss_function.root_product(passed.outputs, slice(None), signs[:, None])[:, 0]
-        shares.append(passed.pulled_squares(tops).double().cpu())
-    every = torch.cat(shares)
-    error = float(every.std() / len(every) ** 0.5) if len(every) > 1 else float("nan")
-    return Estimate(float(every.mean()), error, 1)
+        rounds.append(passed.pulled_squares(tops).double().cpu())
+    shares = torch.stack(rounds)
+    if exact:
+        return Estimate(float(shares.sum(0).mean()), 0.0, 0, "exact, output by output")
+    if probes > 1:
+        error = float(shares.var(0).sum() / probes) ** 0.5 / n
+    else:
+        error = float(shares.std()) / n**0.5 if n > 1 else float(shares.mean()) * 2**0.5
+    return Estimate(float(shares.mean()), error, n * probes, "random signs for each sample")
 
 
-def random_signs(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
+def _random_signs(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
     """±1 at random, drawn on the CPU, in the dtype and on the device of ``outputs``."""
     return torch.randint(2, shape, generator=generator, device="cpu").to(outputs) * 2 - 1
 
 
-def _inner_trace(passed, index):
-    if passed.piecewise_linear:
-        return passed.roots[index].square().sum((1, 2))
-    return passed.curvatures[index].diagonal(dim1=1, dim2=2).sum(1)
-
-
-def _probe(passed, block, probes, seed):
-    """Yield random signs z and H z."""
-    if probes < 2:
-        raise ValueError(f"probes must be at least 2, got {probes}")
-    generator = torch.Generator("cpu").manual_seed(seed)
-    product = _product(passed, block, "hessian")
-    for _ in range(probes):
-        z = random_signs(passed.outputs, (block.stop - block.start,), generator)
+def _probe(passed, block: slice, probes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield random signs z and H z, a few rows (·, size) at a time."""
+    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    product, size = _product(passed, block, "hessian"), block.stop - block.start
+    step = max(1, min(_COLUMNS, _ENTRIES // passed.parameters))
+    for start in range(0, probes, step):
+        z = _random_signs(passed.outputs, (min(step, probes - start), size), generator)
         yield z, product(z)
 
 
-def frobenius_norm(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    layer: int | str | None = None,
-    probes: int = 100,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> Estimate:
-    """Frobenius norm of the Hessian. Exact for fully connected networks, else from E|Hz|² = ‖H‖² over random
-    z.
+def frobenius_norm(here, layer: int | str | None = None, probes: int = 100, seed: int = 0) -> Estimate:
+    """Frobenius norm of the Hessian, or of one layer's block (W22 §3).
 
-    Exact: ‖H‖² = (1/n²) Σ_ij ⟨H_i, H_j⟩, where the inner product of two samples' Hessians is a short sum of
-    products of small matrices for each pair of layers; H itself is never formed.
+    Fully connected networks: exact, ‖H‖² = (1/n²) Σ_ij ⟨H_i, H_j⟩, where the inner product of two samples'
+    Hessians is a short sum of products of small matrices for each pair of layers; H itself is never formed.
+    That is up to 2³⁸ multiplications (some seconds) and 2²⁶ numbers kept. Beyond, and for other networks: the
+    root of the mean of |Hz|² over ``probes`` vectors of random signs, its bias from the curved root taken off
+    to first order, with its standard error; exact where the block has no more than ``probes`` parameters.
+    Raises ValueError as :func:`diagonal`.
     """
-    block = parameter_slice(model, layer)
-    passed = linearise(model, data, loss, choose(device, model))
-    index = _layer_index(passed, block)
-    if index is not None:
-        flat = passed.curvatures[index].flatten(1)
-        square = float(((flat @ flat.T) * (passed.inputs[index] @ passed.inputs[index].T).square()).sum())
-        return Estimate(square**0.5 / passed.samples, 0.0, 0)
-    if isinstance(passed, DensePass) and layer is None:
-        return Estimate(_frobenius_square(passed) ** 0.5, 0.0, 0)
-    squares = [float(product.square().sum()) for _, product in _probe(passed, block, probes, seed)]
-    value = float(np.mean(squares)) ** 0.5
-    return Estimate(value, float(np.std(squares, ddof=1) / np.sqrt(probes) / (2 * value)), probes)
+    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    passed, index = here.passed, _layer_index(here.passed, block)
+    if index is not None and passed.samples**2 * (len(passed.layers) + 1) <= _EXACT_ENTRIES:
+        everyone = slice(0, passed.samples)
+        a = passed.inputs[index]
+        square = float((passed.curvature_inner(index, everyone, everyone) * (a @ a.T).square()).sum())
+        return Estimate(max(square, 0.0) ** 0.5 / passed.samples, 0.0, 0, "exact, sample by sample")
+    if isinstance(passed, DensePass) and layer is None and _affordable(passed):
+        return Estimate(max(_frobenius_square(passed), 0.0) ** 0.5, 0.0, 0, "exact, sample by sample")
+    if block.stop - block.start <= probes:
+        return Estimate(float(_columns_of(passed, block, "hessian").double().norm()), 0.0, 0, _UNITS)
+    squares = torch.cat(
+        [product.double().square().sum(1) for _, product in _probe(passed, block, probes, seed)]
+    )
+    mean, variance = float(squares.mean()), float(squares.var()) / probes
+    value = mean**0.5
+    if value:
+        value, variance = value * (1 + variance / (8 * mean**2)), variance / (4 * mean)
+    return Estimate(value, variance**0.5, probes, "random signs")
+
+
+def _affordable(passed: DensePass) -> bool:
+    """Whether the exact norm is within the stated work and memory."""
+    n, widths = passed.samples, [len(layer.weight) for layer in passed.layers]
+    inner = [layer.weight.shape[1] for layer in passed.layers[1:]]
+    pairs = sum(widths) ** 2 + 2 * sum(d * sum(widths[: i + 1]) for i, d in enumerate(inner))
+    return n**2 * pairs <= _EXACT_WORK and n * pairs + n**2 * (len(widths) + 3) <= _EXACT_ENTRIES
 
 
 def _frobenius_square(passed: DensePass) -> float:
-    total = 0.0
+    total, everyone = 0.0, slice(0, passed.samples)
     for lower in range(len(passed.layers)):
         slopes = passed.input_slopes(lower)
         for upper in range(lower, len(passed.layers)):
             if upper == lower:
-                flat = passed.curvatures[lower].flatten(1)
-                total += float(((flat @ flat.T) * passed.input_products[lower].square()).sum())
+                inner = passed.curvature_inner(lower, everyone, everyone)
+                total += float((inner * passed.input_products[lower].square()).sum())
             else:
                 total += 2 * _pair_square(passed, lower, upper, slopes[upper])
     return total / passed.samples**2
@@ -436,7 +496,7 @@ def _pair_square(passed: DensePass, lower: int, upper: int, slope: Tensor) -> fl
     A block is (M[i,p] ã_m[j] + δ[i] A[j,p]) ã_l[q] (see :func:`_pair_block`), so the inner product is
     ã_l·ã_l' (⟨M,M'⟩ ã_m·ã_m' + δ·δ' ⟨A,A'⟩ + δ'ᵀM A'ᵀa + δᵀM' Aᵀa'); the last two give the same sum.
     """
-    mixed = (passed.curvatures[upper] @ passed.layers[upper].weight) @ slope
+    mixed = _mixed(passed, upper, passed.layers[upper].weight @ slope)
     delta, weights = passed.deltas[upper], passed.input_products[lower]
     flat = mixed.flatten(1)
     inner = (flat @ flat.T).mul_(passed.input_products[upper])
@@ -449,6 +509,15 @@ def _pair_square(passed: DensePass, lower: int, upper: int, slope: Tensor) -> fl
     flat_slope = slope.flatten(1)
     inner += (delta @ delta.T).mul_(flat_slope @ flat_slope.T)
     return float((inner * weights).sum()) + 2 * _cross_terms(passed, upper, mixed, slope, weights)
+
+
+def _mixed(passed: DensePass, upper: int, moved: Tensor) -> Tensor:
+    """M_mm times ``moved`` (n, h_m, p) of each sample, (n, h_m, p)."""
+    if upper < len(passed.layers) - 1:
+        return passed.hidden_curvatures()[upper] @ moved
+    columns = moved.transpose(1, 2)
+    found = passed.loss_function.curvature_product(passed.outputs, slice(None), columns)
+    return found.transpose(1, 2)
 
 
 def _cross_terms(passed, upper, mixed, slope, weights) -> float:
@@ -467,83 +536,134 @@ def _cross_terms(passed, upper, mixed, slope, weights) -> float:
 
 @dataclass(frozen=True)
 class Density:
-    """Spectral density as weighted points: eigenvalues ``nodes`` (m,) and ``weights`` (m,) of sum 1."""
+    """Spectral density as weighted points, from several random vectors.
+
+    Attributes
+    ----------
+    nodes, weights : array, (m,)
+        Eigenvalues and weights, of sum 1.
+    probe : array, (m,)
+        Number of the random vector, 0 … probes − 1, that a point comes from.
+    """
 
     nodes: np.ndarray
     weights: np.ndarray
+    probe: np.ndarray
 
-    def on(self, grid: np.ndarray, width: float) -> np.ndarray:
-        """Density on ``grid``, each point widened to a Gaussian of standard deviation ``width``."""
-        z = (grid[:, None] - self.nodes) / width
-        return (np.exp(-0.5 * z**2) @ self.weights) / (width * np.sqrt(2 * np.pi))
+    def moment(self, power: int) -> Estimate:
+        """Tr H^power / P; unbiased for powers below twice the steps."""
+        return self._mean(self.nodes ** _check.integer("power", power, least=0))
+
+    def on(self, grid, width: float) -> Estimate:
+        """Density on ``grid`` (g,), each point widened to a Gaussian of standard deviation ``width``."""
+        grid = _check.array("grid", grid, ndim=1)
+        width = _check.number("width", width, above=0)
+        z = (self.nodes[:, None] - grid) / width
+        return self._mean(np.exp(-0.5 * z**2) / (width * np.sqrt(2 * np.pi)))
+
+    def _mean(self, values):
+        """Mean of values (m, …) at the nodes, with the standard error over the probes."""
+        count = int(self.probe.max()) + 1
+        each = (
+            np.array([self.weights[self.probe == i] @ values[self.probe == i] for i in range(count)]) * count
+        )
+        found, error = each.mean(0), each.std(0, ddof=1) / np.sqrt(count)
+        plain = np.ndim(found) == 0
+        return Estimate(
+            float(found) if plain else found, float(error) if plain else error, count, "Lanczos quadrature"
+        )
 
 
-def spectral_density(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    steps: int = 80,
-    probes: int = 10,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-) -> Density:
+def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> Density:
     """Spectral density of the Hessian by stochastic Lanczos quadrature.
 
-    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each. Moments of the density up to degree 2·steps − 1
-    are unbiased estimates of Tr Hᵐ / P. Raises ValueError for a number below 1.
+    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each; the errors of what is read off it come from the
+    scatter between the vectors. Raises ValueError for fewer than one step or two probes. Memory: ``steps``
+    vectors of P numbers.
     """
-    if steps < 1 or probes < 1:
-        raise ValueError(f"steps and probes must be positive, got {steps} and {probes}")
-    passed = linearise(model, data, loss, choose(device, model))
+    steps, probes = _check.integer("steps", steps, least=1), _check.integer("probes", probes, least=2)
+    passed, seed = here.passed, _check.integer("seed", seed, least=0)
     product = _product(passed, slice(0, passed.parameters), "hessian")
-    nodes, weights = [], []
-    for start in probes_like(passed.outputs, passed.parameters, seed, probes):
-        one_nodes, one_weights = tridiagonal(product, start, steps)
+    nodes, weights, probe = [], [], []
+    for number, start in enumerate(probes_like(passed.outputs, passed.parameters, seed, probes)):
+        one_nodes, one_weights = eigen.tridiagonal(lambda v: product(v[None])[0], start, steps)
         nodes.append(one_nodes)
         weights.append(one_weights / probes)
-    return Density(np.concatenate(nodes), np.concatenate(weights))
+        probe.append(np.full(len(one_nodes), number))
+    return Density(*map(np.concatenate, (nodes, weights, probe)))
 
 
-_FLATNESS = ("geometric-mean", "root-geometric-mean", "trace", "frobenius", "largest")
+_FLATNESS = ("Y26", "Y23", "Y22", "W22-frobenius", "W22-trace", "M22")
 
 
-def flatness(
-    model: nn.Module,
-    data: Data,
-    loss: str | Loss,
-    definition: str = "geometric-mean",
-    layer: int | str | None = None,
-    top: int = 10,
-    device: str | torch.device | None = None,
-) -> float:
+def flatness(here, definition: str, layer: int | str | None = None, top: int = 10) -> Estimate:
     """Flatness as a paper defines it; larger is flatter.
 
-    ``"geometric-mean"``: F = (λ₁⋯λ_top)^(−1/top) (Y26 Eq. 1, there with ``layer=2, top=10``);
-    ``"root-geometric-mean"``: its square root (Y23 Eq. 6, exponent −1/(2·top));
-    ``"frobenius"``: 1/‖H‖_F and ``"trace"``: 1/Tr H (W22 §3); ``"largest"``: 1/λ₁ (M22's h*).
-    NaN where one of the top eigenvalues is not positive. Raises ValueError for another definition.
+    =================  ============================================================================
+    ``"Y26"``          (λ₁⋯λ_top)^(−1/top) (Eq. 1; there ``layer=2, top=10``)
+    ``"Y23"``          (λ₁⋯λ_top)^(−1/(2·top)), the mean of λ^(−1/2) (Eq. 6; ``top=10``)
+    ``"Y22"``          λ₁^(−1/2), of the one steep direction (Eq. 3)
+    ``"W22-frobenius"``  1/‖H‖_F (§3, Theorem 3.3)
+    ``"W22-trace"``    1/Tr H (§3.2)
+    ``"M22"``          1/λ₁, its h*, taken along the sharpest direction
+    =================  ============================================================================
+
+    Parameters
+    ----------
+    here : Point
+    definition : str
+    layer : int or str, optional
+        Whose block H is.
+    top : int
+        How many eigenvalues Y26 and Y23 take.
+
+    Returns
+    -------
+    Estimate
+        With the error of what it is made of: for eigenvalues a bound, from their residuals.
+
+    Raises
+    ------
+    ValueError
+        For another definition, and where an eigenvalue or trace that it takes is not positive: flatness is
+        not defined there.
     """
-    if definition not in _FLATNESS:
-        raise ValueError(f"definition must be one of {_FLATNESS}, got {definition!r}")
-    if definition == "trace":
-        return 1 / trace(model, data, loss, layer, device=device).value
-    if definition == "frobenius":
-        return 1 / frobenius_norm(model, data, loss, layer, device=device).value
-    if definition == "largest":
-        return 1 / float(eigenpairs(model, data, loss, 1, layer, device=device).values[0])
-    values = eigenpairs(model, data, loss, top, layer, device=device).values.double()
-    if not (values > 0).all():
-        return float("nan")
-    mean = float(values.log().mean().exp())
-    return 1 / mean if definition == "geometric-mean" else mean**-0.5
+    _check.choice("definition", definition, _FLATNESS)
+    block = here.block(layer)
+    top = _check.integer("top", top, least=1)
+    if definition.startswith("W22"):
+        measure = trace if definition == "W22-trace" else frobenius_norm
+        found = measure(here, layer)
+        if not found.value > 0:
+            raise ValueError(
+                f"definition={definition!r}: the {measure.__name__} is {found.value:.3g}: must be positive"
+            )
+        return Estimate(1 / found.value, found.error / found.value**2, found.n, found.method)
+    top = top if definition in ("Y26", "Y23") else 1
+    top = _check.integer("top", top, most=block.stop - block.start)
+    pairs = eigenpairs(here, top, layer, tolerance=1e-4)
+    values, residuals = pairs.values.double().numpy(), pairs.residuals.double().numpy()
+    if not (values > residuals).all():
+        bad = int(np.argmin(values > residuals))
+        raise ValueError(
+            f"top={top}: must be as many as there are positive eigenvalues; number {bad + 1} is "
+            f"{values[bad]:.3g}"
+        )
+    power = 1.0 if definition in ("Y26", "M22") else 0.5
+    value = float(np.exp(-power * np.log(values).mean()))
+    method = f"{top} largest eigenvalues, " + (f"{pairs.products} products" if pairs.products else "dense")
+    return Estimate(value, value * power * float((residuals / values).mean()), 0, method)
 
 
-def effective_dimension(values: Tensor) -> float:
+def effective_dimension(values) -> float:
     """Participation ratio 1/Σpᵢ² of eigenvalues, pᵢ = λᵢ/Σλ: the number of outliers in M22 App. E (Eq. 44).
 
-    ``values`` (m,) not negative; ValueError otherwise.
+    ``values`` (m,), none negative beyond 10⁻⁶ of the largest and one positive; ValueError otherwise.
     """
-    if (values < -1e-6 * values.max()).any():
-        raise ValueError(f"values must not be negative, got {float(values.min()):.3g}")
-    shares = values.double() / values.double().sum()
-    return float(1 / shares.square().sum())
+    values = _check.array("values", values, ndim=1)
+    if values.max() <= 0 or values.min() < -1e-6 * values.max():
+        raise _check.refused(
+            "values", values, f"not negative, and not all zero; the least is {values.min():.3g}"
+        )
+    shares = values / values.sum()
+    return float(1 / np.square(shares).sum())
