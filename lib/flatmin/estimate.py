@@ -40,11 +40,12 @@ class Estimate:
         return float(self.value)
 
     def __repr__(self) -> str:
-        how = f"; {self.method}" if self.method else ""
         if np.ndim(self.value):
+            how = f"; {self.method}" if self.method else ""
             return f"<{type(self).__name__} of shape {np.shape(self.value)}{how}>"
         if not self.error:
-            return f"{self.value:.6g} (exact{how})"
+            return f"{self.value:.6g} ({self.method or 'exact'})"
+        how = f"; {self.method}" if self.method else ""
         return f"{self.value:.6g} ± {self.error:.2g} (n = {self.n}{how})"
 
 

@@ -25,7 +25,7 @@ __all__ = [
 _EVERYTHING = (0.0, np.inf)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Slope(Estimate):
     """A fitted exponent ``value``: y ∝ x^value, or ln y = value · x for a rate.
 

@@ -1,9 +1,13 @@
 """Alignment, noise strength and decoupling against dense matrices."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
-from flatmin.networks import curvature, gradient_noise
+from flatmin.networks import gradient_noise
 from flatmin.networks.point import at
 
 
@@ -14,7 +18,7 @@ def dense_alignment(model, data, loss):
     mean = gradients.mean(0)
     sigma_1, sigma_2 = gradients.T @ gradients / len(data), torch.outer(mean, mean)
     sigma = sigma_1 - sigma_2
-    g = curvature.gauss_newton(model, data, loss)
+    g = at(model, loss, data).gauss_newton()
     chi = torch.einsum("icp,pq,icq->i", roots, g, roots)
     scale = 2 * passed.loss * g.norm() ** 2
     return {
@@ -67,7 +71,7 @@ def test_noise_strength_is_the_trace_of_the_covariance(case, wrapped):
             found = at(one, loss, data).noise.strength(chunk)
             assert found.value == pytest.approx(expected, rel=1e-10)
             assert found.loss == pytest.approx(at(model, loss, data).passed.loss)
-    with pytest.raises(ValueError, match="chunk must be positive, got 0"):
+    with pytest.raises(ValueError, match="chunk=0: must be an integer at least 1"):
         at(model, loss, data).noise.strength(0)
 
 
@@ -104,5 +108,57 @@ def test_decoupling_spectra_are_those_of_the_dense_matrices(small, samples, monk
 
 
 def test_decoupling_needs_one_output(small):
-    with pytest.raises(ValueError, match="one output, got 3"):
-        gradient_noise.decoupling(*small("relu"))
+    model, data = small("relu")
+    with pytest.raises(ValueError, match="3 outputs: must have one"):
+        at(model, "square", data).noise.decoupling()
+    model, data = small("relu", "cross-entropy")
+    with pytest.raises(ValueError, match="loss='cross-entropy': must be 'square'"):
+        at(model, "cross-entropy", data).noise.decoupling()
+
+
+@pytest.mark.parametrize("loss", ["square", "cross-entropy"])
+@pytest.mark.parametrize("window", [0.3, 0.01])
+def test_the_exponent_without_a_dense_matrix_is_that_of_the_dense_basis(small, wrapped, loss, window):
+    model, data = small("tanh", loss, samples=60)
+    basis = at(model, loss, data).noise.in_hessian_basis()
+    inside = basis.curvature >= window * basis.curvature[0]
+    curvature_, noise = (part[inside].log().numpy() for part in (basis.curvature, basis.noise))
+    expected = np.polyfit(curvature_, noise, 1)[0]
+    for one in (model, wrapped(model)):
+        found = at(one, loss, data).noise.exponent(window)
+        assert found.points == int(inside.sum())
+        assert found.value == pytest.approx(expected, abs=1e-3)
+        assert 0 < found.error < 1
+
+
+def test_the_errors_of_strength_and_exponent_are_those_of_the_samples(small):
+    """Subsets of one large set: the deviations from its values have the size of the errors."""
+    model, data = small("tanh", "cross-entropy", samples=4000)
+    here = at(model, "cross-entropy", data)
+    whole, picks = here.noise.strength().value, np.random.default_rng(0)
+    z = []
+    for _ in range(100):
+        part = data.subset(picks.choice(4000, 100, replace=False))
+        found = at(model, "cross-entropy", part, checks=False).noise.strength()
+        z.append((found.value * 100 / 99 - whole) / found.error)  # 𝒩 of n samples is (n − 1)/n of Tr Σ
+    assert abs(np.mean(z)) < 4 / 10
+    assert 0.8 < np.std(z) < 1.2
+    in_parts = here.noise.strength(chunk=500)
+    assert in_parts.value == pytest.approx(whole, rel=1e-10)
+    assert here.noise.strength(chunk=4000).error <= in_parts.error < 3 * here.noise.strength(chunk=4000).error
+
+
+def test_a_network_of_many_outputs_is_measured_in_little_memory():
+    """2000 outputs and 100 samples: one array (n, C, C) would be 1.6 GB."""
+    code = (
+        "import resource, torch, flatmin as fm; torch.set_num_threads(1); torch.manual_seed(0)\n"
+        "x, y = torch.randn(100, 20), torch.randint(2000, (100,))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "here = fm.at(fm.models.mlp((20, 30, 2000)), 'cross-entropy', (x, y))\n"
+        "here.eigenpairs(3), here.trace(), here.frobenius_norm(), here.noise.strength(), here.diagonal()\n"
+        "here.gauss_newton_trace(), here.spectral_density(steps=5, probes=2)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500

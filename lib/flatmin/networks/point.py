@@ -127,7 +127,7 @@ class Point:
     eigenpairs = curvature.eigenpairs
     trace = curvature.trace
     frobenius_norm = curvature.frobenius_norm
-    diagonal = getattr(curvature, "diagonal", None)  # TEMPORARY
+    diagonal = curvature.diagonal
     spectral_density = curvature.spectral_density
     flatness = curvature.flatness
     hessian = curvature.hessian
@@ -135,7 +135,7 @@ class Point:
     gauss_newton_spectrum = curvature.gauss_newton_spectrum
     gauss_newton_trace = curvature.gauss_newton_trace
     edge = stability.edge
-    largest_step = getattr(stability, "largest_step", None)  # TEMPORARY
+    largest_step = stability.largest_step
 
     @property
     def noise(self) -> Noise:

@@ -1,0 +1,83 @@
+"""The front door: lazy, documented, and every example in it true."""
+
+import doctest
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import api
+import flatmin as fm
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_door_opens_without_loading_anything():
+    heavy = "torch", "numpy", "sympy", "numba", "matplotlib", "sklearn", "scipy"
+    code = f"import sys, flatmin as fm; print([m for m in {heavy} if m in sys.modules], len(dir(fm)) > 25)"
+    assert run(code) == "[] True"
+    assert (
+        run("import sys, flatmin as fm; fm.simulate, fm.Estimate, fm.check; print('torch' in sys.modules)")
+        == "False"
+    )
+
+
+def test_a_name_that_is_not_there_is_answered_with_those_that_are():
+    with pytest.raises(AttributeError, match=r"no attribute 'hessian'; it has at, Point, train"):
+        _ = fm.hessian
+
+
+def test_without_torch_the_networks_say_what_to_install():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import flatmin as fm\n"
+        "fm.Sampling('fresh')\n"
+        "try: fm.at\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    assert run(code).startswith("flatmin.at needs torch, which is not installed: pip install torch")
+
+
+@pytest.mark.parametrize("name", fm.__all__)
+def test_every_name_of_the_door_has_an_example_that_is_true(name):
+    thing = getattr(fm, name)
+    text = inspect.getdoc(thing)
+    assert text, name
+    assert ">>>" in text, name
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    found = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
+        test, out=found.append
+    )
+    assert not found, "".join(found)
+
+
+@pytest.mark.parametrize("name", fm.__all__)
+def test_every_argument_of_the_door_is_described(name):
+    thing = getattr(fm, name)
+    if inspect.ismodule(thing) or not callable(thing):
+        return
+    text = inspect.getdoc(thing) + (inspect.getdoc(thing.__init__) or "")
+    described = set(
+        re.findall(r"``(\w+)``|\b(\w+)\b(?=[^\n]* : )|^(\w+)(?:, (\w+))*", text, flags=re.MULTILINE)
+    )
+    words = {word for group in described for word in group if word}
+    for argument in inspect.signature(thing).parameters:
+        assert argument.lstrip("*") in words or argument in text, f"{name}: {argument}"
+
+
+def test_the_example_of_the_readme_runs(root, tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text("utf8"), flags=re.DOTALL)
+    lines = [line for line in block.splitlines() if line.strip() and not line.startswith(("import", "#"))]
+    assert len(lines) <= 12
+    assert "≈" not in run(block)
+
+
+def test_the_page_of_the_library_is_what_the_docstrings_say():
+    assert api.PAGE.read_text("utf8") == api.page(), "run python tools/api.py"
