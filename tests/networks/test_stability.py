@@ -317,8 +317,8 @@ def test_growth_rate_finds_the_rate_it_is_given():
 @pytest.mark.parametrize(
     ("losses", "window", "message"),
     [
-        (np.ones((3, 5)), (0, 5), "window=5: must be an integer at least 0 and at most 4"),
-        (np.ones((3, 5)), (2, 2), "must be two increasing"),
+        (np.ones((3, 5)), (0, 5), "window=.*at most 4"),
+        (np.ones((3, 5)), (2, 2), "window=.*increasing"),
         (np.ones((1, 5)), (0, 2), "at least two"),
         (np.full((3, 5), np.inf), (0, 2), "before a run diverges"),
     ],

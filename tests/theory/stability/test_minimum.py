@@ -201,7 +201,7 @@ def test_average_loss_grows_as_predicted():
         (lambda m: growth(m, 0.1, 4), "batch_size"),
         (lambda m: largest_step(m, np.nan), "batch_size"),
         (lambda m: Minimum.from_gradients(np.zeros((3, 2))), "gradients"),
-        (lambda m: Minimum.from_gradients(np.zeros((2, 3))), "gram"),
+        (lambda m: Minimum.from_gram(np.zeros((2, 2))), "gram"),
         (lambda m: Minimum.from_gradients([1.0, 2.0]), "gradients"),
         (lambda m: Minimum.from_gradients([[np.inf, 2.0]]), "gradients"),
         (lambda m: Minimum.from_gram([[1.0, 2.0], [0.0, 1.0]]), "gram"),

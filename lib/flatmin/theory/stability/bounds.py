@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from flatmin import _check
-from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.minimum import Minimum, checked
 from flatmin.theory.stability.threshold import step_of
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 def gradient_descent_step(minimum: Minimum) -> float:
     """2/λ₁(H): largest η at which full-batch gradient descent is stable; necessary for SGD too."""
-    return 2 / minimum.sharpness
+    return 2 / checked(minimum).sharpness
 
 
 def theorem_3_3_step(
@@ -50,8 +50,8 @@ def theorem_3_3_step(
     another value (μ at one θ, say) the result is an estimate. ``inf`` where c μ₀ ≤ 0: the theorem says
     nothing.
     """
-    mu_0 = minimum.mu_0 if mu_0 is None else _check.number("mu_0", mu_0)
-    strength = minimum.factor(batch_size, sampling) * mu_0
+    c = checked(minimum).factor(batch_size, sampling)
+    strength = c * (minimum.mu_0 if mu_0 is None else _check.number("mu_0", mu_0))
     return 1 / (minimum.frobenius * np.sqrt(strength)) if strength > 0 else np.inf
 
 
@@ -63,8 +63,8 @@ def proposition_3_4_step(
     ``mu_1`` is a lower bound of μ₁(θ) for all θ, by default the best there is, :attr:`.Minimum.mu_1`. ``inf``
     where c μ₁ ≤ 0.
     """
+    c = checked(minimum).factor(batch_size, sampling)
     mu_1 = minimum.mu_1 if mu_1 is None else _check.number("mu_1", mu_1)
-    c = minimum.factor(batch_size, sampling)
     if c * mu_1 <= 0:
         return np.inf
     first = 1 / np.sqrt(c * (1 - c) * mu_1) if c < 1 else np.inf
@@ -91,7 +91,7 @@ def one_step_growth(
     the R_i H R_iᵀ (χ_i for one output) on the diagonal of X: Lemma 3.2 and Theorem 3.3 together, nothing
     dropped. Cost (nK)³.
     """
-    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     lam = minimum.eigenvalues
     form = np.diag(np.square(1 - eta * lam) - eta**2 * c * np.square(lam))
     form += eta**2 * c * minimum.reached(minimum.pulls)
@@ -106,7 +106,7 @@ def trace_necessary_step(minimum: Minimum, batch_size: float, sampling: str = "f
     stable minimum has Tr H ≤ 2K/(cη), that is 2KB/η, whatever the alignment of the noise. The K is needed
     where the outputs of a sample have orthogonal gradients of equal length, and only there.
     """
-    c = minimum.factor(batch_size, sampling)
+    c = checked(minimum).factor(batch_size, sampling)
     fourth = np.square(minimum.blocks).sum(axis=(1, 2)).mean()
     return float(2 * minimum.trace / ((1 - c) * minimum.frobenius**2 + c * fourth))
 
@@ -117,7 +117,7 @@ def trace_sufficient_step(minimum: Minimum, batch_size: float, sampling: str = "
     For B = 1 and gradients of equal length (K outputs: R_iR_iᵀ = s·1 for all samples) this and
     :func:`trace_necessary_step` meet: stable exactly if Tr H ≤ 2K/η.
     """
-    c = minimum.factor(batch_size, sampling)
+    c = checked(minimum).factor(batch_size, sampling)
     longest = np.linalg.eigvalsh(minimum.blocks)[:, -1].max()
     return float(2 / ((1 - c) * minimum.sharpness + c * longest))
 
@@ -129,7 +129,7 @@ def direction_necessary_step(minimum: Minimum, batch_size: float, sampling: str 
     ⟨(uᵀH_iu)²⟩ ≥ h² it is never above 2/λ₁; a single long gradient makes it small where the trace sees only
     the mean.
     """
-    c, g = minimum.factor(batch_size, sampling), minimum.gradients
+    c, g = checked(minimum).factor(batch_size, sampling), minimum.gradients
     tops = np.linalg.eigh(minimum.blocks)[1][:, :, -1]  # of R_i R_iᵀ, (n, K)
     firsts = np.einsum("ik,ikr->ir", tops, minimum.roots)
     inner = g @ firsts.T / np.sqrt(np.square(firsts).sum(axis=1) + np.finfo(float).tiny)
@@ -155,11 +155,11 @@ def isotropic_step(minimum: Minimum, parameters: int, batch_size: float) -> floa
 
     Raises ValueError for several outputs, where the trace of Σ is not 2L Tr H.
     """
-    if minimum.outputs > 1:
+    if checked(minimum).outputs > 1:
         raise _check.refused("outputs", minimum.outputs, "1: W22's isotropic noise has Tr Σ = 2L Tr H")
-    parameters = _check.integer("parameters", parameters, least=minimum.rank)
+    parameters = _check.integer("parameters", parameters, least=minimum.rank, most=10**15)
     batch_size = _check.number("batch_size", batch_size, least=1)
-    return float(np.sqrt(parameters * batch_size) / minimum.trace)
+    return float(np.sqrt(float(parameters)) * np.sqrt(batch_size) / minimum.trace)
 
 
 def decoupled_step(eigenvalues, noise, batch_size: float) -> float:
@@ -192,4 +192,6 @@ def decoupled_step(eigenvalues, noise, batch_size: float) -> float:
     def excess(x):  # x = η λ₁
         return x / batch_size * np.sum(noise / lam.max() / (2 - x * lam / lam.max())) - 1
 
-    return float(brentq(excess, 0, 2 * (1 - 1e-15), xtol=2e-15) / lam.max())
+    top = 2 * (1 - 1e-15)
+    root = brentq(excess, 0, top, xtol=2e-15) if excess(top) > 0 else top
+    return float(root / lam.max())

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 
 from flatmin import _check
 from flatmin.theory.stability.bounds import trace_sufficient_step
-from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.minimum import Minimum, checked
 from flatmin.theory.stability.threshold import lanczos
 
 __all__ = ["Bracket", "step_bracket"]
@@ -58,7 +58,7 @@ def step_bracket(
     ValueError
         As :func:`~.threshold.largest_step`, and for fewer than one direction.
     """
-    c = minimum.factor(batch_size, sampling)
+    c = checked(minimum).factor(batch_size, sampling)
     split = _Split(minimum, _check.integer("directions", directions, least=1), c)
     top, moment, rest = split.best()
     if split.rest_trace == 0:

@@ -39,7 +39,7 @@ def random_minimum(family: str, samples: int, seed: int) -> Minimum:
         For another family, fewer than one sample or a negative seed.
     """
     family = _check.choice("family", family, (*FAMILIES, "orthogonal"))
-    samples = _check.integer("samples", samples, least=1)
+    samples = _check.integer("samples", samples, least=1, most=10_000)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     size = (samples, 2 * samples)
     if family == "orthogonal":
@@ -88,8 +88,8 @@ def shaped_minimum(decay: float = 1.0, spread: float = 0.0, samples: int = 24, s
     Parameter j has the variance j^(−``decay``); each gradient is multiplied by exp of a normal number with
     standard deviation ``spread`` ≥ 0; twice as many parameters as samples. Raises ValueError for others.
     """
-    decay, spread = _check.number("decay", decay), _check.number("spread", spread, least=0)
-    samples = _check.integer("samples", samples, least=1)
+    decay, spread = _check.number("decay", decay), _check.number("spread", spread, least=0, most=20)
+    samples = _check.integer("samples", samples, least=1, most=10_000)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     gradients = rng.normal(size=(samples, 2 * samples)) * np.arange(1, 2 * samples + 1) ** (-decay / 2)
     gradients *= np.exp(spread * rng.normal(size=(samples, 1)))

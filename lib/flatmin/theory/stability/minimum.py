@@ -35,7 +35,7 @@ from scipy.sparse.linalg import eigsh
 from flatmin import _check
 from flatmin.sampling import Sampling
 
-__all__ = ["Minimum"]
+__all__ = ["Minimum", "checked"]
 
 #: eigenvalues of the Gram matrix below this share of the largest count as zero, per row
 _ROUNDING = 4 * np.finfo(float).eps
@@ -88,6 +88,8 @@ class Minimum:
         rows = rows.reshape(-1, rows.shape[-1])
         if not np.abs(rows).max() < 1e150:
             raise _check.refused("gradients", gradients, "below 1e150")
+        if not rows.any():
+            raise _check.refused("gradients", rows, "not all 0, or nothing moves")
         if rows.shape[1] >= len(rows):
             return cls.from_gram(rows @ rows.T, outputs)
         modes, values, _ = np.linalg.svd(rows, full_matrices=False)
@@ -166,6 +168,7 @@ class Minimum:
 
     def leading(self, directions: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``directions`` first eigenvalues (q,) and modes (n·K, q), or all there are."""
+        directions = _check.integer("directions", directions, least=1)
         if self.lazy and directions < len(self._kernel) // 4:
             start = np.ones(len(self._kernel))
             values, modes = eigsh(self._kernel, k=directions, which="LA", v0=start)
@@ -181,7 +184,7 @@ class Minimum:
         Raises ValueError for a batch size outside its range and for shuffled epochs, whose batches are not
         independent (:func:`~.paths.epoch_growth`).
         """
-        if sampling == Sampling.EPOCH:
+        if isinstance(sampling, str) and sampling == Sampling.EPOCH:
             allowed = "'replacement' or 'fresh', each batch independent of the others (epochs: epoch_growth)"
             raise _check.refused("sampling", str(sampling), allowed)
         return Sampling.of(sampling, ("replacement", "fresh")).factor(self.samples, batch_size)
@@ -217,6 +220,7 @@ class Minimum:
 
     def gram_product(self, vectors) -> np.ndarray:
         """Each of the ``vectors`` (k, n·K) times the Gram matrix n·K_ij: (k, n·K)."""
+        vectors = _check.array("vectors", vectors, shape=(None, self._rows))
         if self._kernel is not None:
             return self.samples * (vectors @ self._kernel)
         return (vectors @ self.gradients) @ self.gradients.T
@@ -302,6 +306,7 @@ class Minimum:
 
     def reached(self, blocks) -> np.ndarray:
         """The form of the errors with ``blocks`` (n, K, K) on its diagonal, on errors the model makes."""
+        blocks = _check.array("blocks", blocks, shape=(self.samples, self.outputs, self.outputs))
         modes = self.modes.reshape(self.samples, self.outputs, -1)
         return self.modes.T @ (blocks @ modes).reshape(self.modes.shape)
 
@@ -328,3 +333,10 @@ class Minimum:
         if e.size != self._rows or not np.any(e):
             raise _check.refused("residuals", e, f"{self._rows} numbers, not all 0")
         return e.reshape(self.samples, self.outputs)
+
+
+def checked(minimum) -> Minimum:
+    """``minimum`` if it is one; ValueError otherwise."""
+    if not isinstance(minimum, Minimum):
+        raise _check.refused("minimum", minimum, "a Minimum, made by from_gradients or from_gram")
+    return minimum

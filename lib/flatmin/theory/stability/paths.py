@@ -18,13 +18,16 @@ from flatmin import _check
 from flatmin.estimate import Estimate
 from flatmin.sampling import Sampling
 from flatmin.theory.stability.bounds import trace_sufficient_step
-from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.minimum import Minimum, checked
 from flatmin.theory.stability.threshold import step_of
 
 __all__ = ["batch_sharpness", "epoch_growth", "log_losses", "mean_losses", "typical_edge", "typical_growth"]
 
 #: most orders of an epoch that are enumerated, and most directions for the matrix (r², r²) of one
 _ORDERS, _DIRECTIONS = 50_000, 50
+
+#: most steps, trajectories, draws of a call, and samples in a batch drawn with replacement
+_MOST = 10**6
 
 #: numbers in one temporary array
 _ENTRIES = 2**24
@@ -56,8 +59,8 @@ def mean_losses(
     ValueError
         As :func:`~.threshold.growth`, and for residuals that do not fit.
     """
-    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
-    steps, n = _check.integer("steps", steps, least=0), minimum.samples
+    eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
+    steps, n = _check.integer("steps", steps, least=0, most=_MOST), minimum.samples
     if residuals is None:
         second = minimum.modes @ minimum.modes.T
     else:
@@ -95,8 +98,8 @@ def log_losses(
         of an epoch), η ≤ 0, or steps, trajectories or a seed that are no counts.
     """
     eta, rng = step_of(minimum, eta), np.random.default_rng(_check.integer("seed", seed, least=0))
-    steps = _check.integer("steps", steps, least=0)
-    trajectories = _check.integer("trajectories", trajectories, least=1)
+    steps = _check.integer("steps", steps, least=0, most=_MOST)
+    trajectories = _check.integer("trajectories", trajectories, least=1, most=_MOST)
     batch_size = _size(minimum, batch_size, sampling)
     batches = _drawn(rng, minimum.samples, batch_size, trajectories, sampling)
     lam, roots = minimum.eigenvalues, minimum.roots
@@ -117,8 +120,8 @@ def log_losses(
 
 def _size(minimum, batch_size, sampling):
     """The batch size as an integer that ``sampling`` can draw; ValueError otherwise."""
-    sampling, n = Sampling.of(sampling), minimum.samples
-    most = None if sampling is Sampling.REPLACEMENT else n
+    sampling, n = Sampling.of(sampling), checked(minimum).samples
+    most = _MOST if sampling is Sampling.REPLACEMENT else n
     size = _check.integer("batch_size", batch_size, least=1, most=most)
     if sampling is Sampling.EPOCH and n % size:
         raise _check.refused("batch_size", size, f"a divisor of the {n} samples of an epoch")
@@ -203,8 +206,8 @@ def typical_edge(
     """
     size = _size(minimum, batch_size, sampling)
     unit = minimum.samples // size if sampling == "epoch" else 1
-    quarter = unit * math.ceil(_check.integer("steps", steps, least=8) / 4 / unit)
-    trajectories = _check.integer("trajectories", trajectories, least=2)
+    quarter = unit * math.ceil(_check.integer("steps", steps, least=8, most=_MOST) / 4 / unit)
+    trajectories = _check.integer("trajectories", trajectories, least=2, most=_MOST)
 
     def rates(eta):
         logs = log_losses(minimum, eta, size, 4 * quarter, trajectories, seed, sampling)
@@ -249,8 +252,8 @@ def batch_sharpness(
     ValueError
         For residuals or a batch size that do not fit, or where no batch has a gradient.
     """
-    e, size = minimum.residuals_of(residuals), _size(minimum, batch_size, sampling)
-    draws, n = _check.integer("draws", draws, least=2), minimum.samples
+    size, e = _size(minimum, batch_size, sampling), minimum.residuals_of(residuals)
+    draws, n = _check.integer("draws", draws, least=2, most=_MOST), minimum.samples
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     counts, weights = _batches(rng, n, size, sampling == "replacement", draws)
     found, chunk = [], max(1, _ENTRIES // e.size)
@@ -303,7 +306,7 @@ def epoch_growth(minimum: Minimum, eta: float, batch_size: int) -> float:
         Where more than 50 000 orders would have to be multiplied, for more than 50 directions, η ≤ 0, or
         batches that do not divide n.
     """
-    n, r, eta = minimum.samples, minimum.rank, step_of(minimum, eta)
+    eta, n, r = step_of(minimum, eta), minimum.samples, minimum.rank
     size = _size(minimum, batch_size, "epoch")
     orders = math.factorial(n) // math.factorial(size) ** (n // size)
     if orders > _ORDERS:

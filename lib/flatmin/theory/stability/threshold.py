@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from flatmin import _check
-from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.minimum import Minimum, checked
 
 __all__ = [
     "Mode",
@@ -67,7 +67,7 @@ def growth(minimum: Minimum, eta: float, batch_size: float, sampling: str = "fre
 
     Away from a minimum: the factor of the mean squared distance of two runs on the same batches.
     """
-    return _leading(minimum, step_of(minimum, eta), minimum.factor(batch_size, sampling))[0]
+    return _leading(minimum, step_of(minimum, eta), checked(minimum).factor(batch_size, sampling))[0]
 
 
 def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, sampling: str = "fresh") -> Mode:
@@ -76,7 +76,7 @@ def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, samplin
     ``eta=None`` takes η = :func:`largest_step`, where the growth is 1 and ``noise`` says how much of it W22's
     Theorem 3.3, which keeps the noise alone, accounts for.
     """
-    c = minimum.factor(batch_size, sampling)
+    c = checked(minimum).factor(batch_size, sampling)
     if eta is None:
         eta, moment = _edge(minimum, c)
         rho = 1.0
@@ -97,14 +97,14 @@ def largest_step(minimum: Minimum, batch_size: float, sampling: str = "fresh") -
 
     η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*.
     """
-    return _edge(minimum, minimum.factor(batch_size, sampling))[0]
+    return _edge(minimum, checked(minimum).factor(batch_size, sampling))[0]
 
 
 def second_moment_step(
     minimum: Minimum, moment, eta: float, batch_size: float, sampling: str = "fresh"
 ) -> np.ndarray:
     """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H."""
-    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     moment = _check.array("moment", moment, shape=(minimum.rank, minimum.rank))
     return _step(minimum, moment, eta, c)
 
@@ -126,7 +126,7 @@ def stationary_moment(
     ValueError
         Also for η ≥ η*, where nothing is stationary.
     """
-    eta, c = step_of(minimum, eta), minimum.factor(batch_size, sampling)
+    eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     noise = _check.array("noise", noise, shape=(minimum.rank, minimum.rank))
     if not np.allclose(noise, noise.T, rtol=1e-6, atol=1e-6 * np.abs(noise).max()):
         raise _check.refused("noise", noise, "symmetric")
@@ -157,7 +157,7 @@ def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> flo
     whole set, B = n, is then no help either). A batch of B samples is stable if B is at least the result.
     """
     eta = step_of(minimum, eta)
-    minimum.factor(1, sampling)  # refuses a word it does not know
+    checked(minimum).factor(1, sampling)  # refuses a word it does not know
     lam, n = minimum.eigenvalues, minimum.samples
     if eta * lam[0] >= 2:
         return np.inf
@@ -169,7 +169,8 @@ def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> flo
 
 def step_of(minimum: Minimum, eta: float) -> float:
     """η, checked: positive, and not so large that η²λ² overflows."""
-    return _check.number("eta", eta, above=0, most=1e150 / max(minimum.sharpness, 1e-150))
+    sharpness = checked(minimum).sharpness
+    return _check.number("eta", eta, above=0, most=1e100 / max(sharpness, 1e-100))
 
 
 def seen(minimum: Minimum, moment) -> np.ndarray:
