@@ -36,15 +36,6 @@ def linearise(
 
     Raises ValueError for targets that do not fit the loss, or outputs or losses that are not finite.
     """
-    if isinstance(network, torch.nn.Module):  # TEMPORARY: callers that have no point yet
-        from flatmin.networks import losses
-        from flatmin.networks.data.samples import samples_of
-        from flatmin.networks.device import choose
-
-        where = chunk if isinstance(chunk, torch.device) else choose(None, network)
-        network = Network(network, None, "eval", where)
-        samples, chunk = samples_of(samples).to(where, network.dtype), None
-        loss = losses.of(loss)
     inputs = leaves(samples.inputs)
     plain = network.forward is None and isinstance(samples.inputs, Tensor)
     read = dense_layers(network.module, inputs[0]) if plain and inputs[0].is_floating_point() else None
