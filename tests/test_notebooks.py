@@ -168,7 +168,7 @@ def test_a_file_of_verdicts_that_the_notebooks_do_not_give_is_a_problem(chapters
     assert notebooks.ledger_problems() == []
     stored(dataclasses.replace(verdict, measured=1.05))
     assert notebooks.ledger_problems() == [
-        "verdicts.json is not what the notebooks say on y22-flux: `make notebooks` makes it anew"
+        "verdicts.json is not what 01_a.ipynb says on y22-flux: `make notebooks` makes it anew"
     ]
     stored(dataclasses.replace(verdict, measured=2.0))
     (problem,) = notebooks.ledger_problems()

@@ -241,8 +241,10 @@ def ledger_problems():
     except ValueError as error:
         return [str(error)]
     wrong = sorted(id for id in found.keys() | kept.keys() if found.get(id) != kept.get(id))
-    remedy = "`make notebooks` makes it anew"
-    return [f"verdicts.json is not what the notebooks say on {', '.join(wrong)}: {remedy}"] if wrong else []
+    parts = [part for ledger in (found, kept) for id in wrong if id in ledger for part in ledger[id]["parts"]]
+    where = ", ".join(sorted({f"{part['chapter']}.ipynb" for part in parts}))
+    problem = f"verdicts.json is not what {where} says on {', '.join(wrong)}: `make notebooks` makes it anew"
+    return [problem] if wrong else []
 
 
 def write_ledger():

@@ -67,8 +67,12 @@ def load_claims(path=None):
 
 @lru_cache(maxsize=4)
 def _read_claims(path, _changed):
+    try:
+        entries = list(yaml.safe_load(path.read_text("utf8")))
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no list of claims: {' '.join(str(error).split())}") from None
     claims = {}
-    for entry in yaml.safe_load(path.read_text("utf8")):
+    for entry in entries:
         try:
             claim = Claim(**{**entry, "kind": tuple(entry["kind"])})
         except (TypeError, KeyError) as error:

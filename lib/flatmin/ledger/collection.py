@@ -41,7 +41,10 @@ def stored_verdicts(path):
     """
     path = Path(path)
     try:
-        cells = json.loads(path.read_text("utf8"))["cells"]
+        content = read_bytes(path)
+        if content is None:
+            raise ValueError("there is no such notebook")
+        cells = json.loads(content.decode("utf8"))["cells"]
         bundles = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
         return [Verdict.stored(bundle[MIME]) for bundle in bundles if MIME in bundle]
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
