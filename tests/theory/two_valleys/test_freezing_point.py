@@ -59,7 +59,7 @@ def test_no_freezing_point_outside_the_regime():
         assert not 0 < regime(PAPER_LANDSCAPE, delta_s, EPS_PHI) < 1
         assert np.isnan(freezing_y(PAPER_LANDSCAPE, delta_s, EPS_PHI))
         assert np.isnan(frozen_flat(PAPER_LANDSCAPE, delta_s, EPS_PHI))
-    with pytest.raises(ValueError, match="eps_phi must be positive"):
+    with pytest.raises(ValueError, match=r"eps_phi=0\.0: must be finite real numbers above 0"):
         regime(PAPER_LANDSCAPE, 1e-3, 0.0)
 
 
@@ -116,5 +116,23 @@ def test_start_on_the_ridge_is_split_by_the_chain():
 
 
 def test_bad_steps_are_named():
-    with pytest.raises(ValueError, match="steps must be at least 1"):
+    with pytest.raises(ValueError, match="steps=0: must be an integer at least 1"):
         follow(PAPER_LANDSCAPE, 0.01, 1e-3, start_y=5.0, steps=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"start_x": 2.0}, r"start_x=2\.0: must be between -0\.4"),
+        ({"start_y": -5.0}, r"start_y=-5\.0"),
+        ({"resolution": 0.0}, r"resolution=0\.0"),
+        ({"points": 0}, "points=0"),
+        ({"power": 3}, "power=3"),
+        ({"eta": 0.5}, r"eta=0\.5: must be below f"),
+        ({"landscape": two_valleys()}, "landscape='two valleys': must be"),
+    ],
+)
+def test_bad_arguments_of_the_rate_equation_are_named(change, words):
+    good = {"landscape": PAPER_LANDSCAPE, "eta": 0.02, "delta_s": 1e-3, "start_y": 5.0, "steps": 100}
+    with pytest.raises(ValueError, match=words):
+        follow(**(good | change))

@@ -246,19 +246,19 @@ def test_arrays_broadcast(at):
 
 
 def test_bad_input_is_named(at):
-    with pytest.raises(ValueError, match="y must be positive"):
+    with pytest.raises(ValueError, match=r"y=0\.0: must be finite real numbers above 0"):
         frozen(PAPER_LANDSCAPE, 0.0)
     with pytest.raises(ValueError, match="convention='anti-ito': must be one of"):
         stationary_flat(at, 1e-3, "anti-ito")
-    with pytest.raises(ValueError, match="delta_s must be positive"):
+    with pytest.raises(ValueError, match=r"delta_s=-0\.001: must be finite real numbers above 0"):
         passage_time(at, "flat", -1e-3)
-    with pytest.raises(ValueError, match="side must be one of"):
+    with pytest.raises(ValueError, match="side='left': must be one of"):
         passage_time(at, "left", 1e-3)
-    with pytest.raises(ValueError, match="power must be 0, 1 or 2"):
+    with pytest.raises(ValueError, match="power=3: must be an integer at least 0 and at most 2"):
         FrozenChain(at, 0.01, 1e-3, power=3)
-    with pytest.raises(ValueError, match=r"eta=0\.3 must be below f"):
+    with pytest.raises(ValueError, match=r"eta=0\.3: must be below f="):
         FrozenChain(at, 0.3, 1e-3)
-    with pytest.raises(ValueError, match="halvings must be at least 2"):
+    with pytest.raises(ValueError, match="halvings=1: must be an integer at least 2"):
         extrapolated_flat(at, 1e-3, halvings=1)
 
 
@@ -289,3 +289,27 @@ def test_chain_has_the_density_of_the_small_step_limit_away_from_the_ridge(at):
     np.testing.assert_allclose(
         (chain.stationary / chain.weights)[away], expected[away], atol=0.01 * expected.max()
     )
+
+
+def test_a_chain_answers_only_where_it_has_nodes(at):
+    chain = FrozenChain(at, 0.01, 2e-3)
+    assert chain.x[-1] < 2
+    for function in (chain.settled_flat, chain.survival, chain.exit_time):
+        with pytest.raises(ValueError, match=r"x=2\.0: must be .* at most 0\.545"):
+            function(2.0)
+        with pytest.raises(ValueError, match="x=nan"):
+            function(np.nan)
+    for values in (np.zeros(3), np.full(chain.x.shape, np.nan)):
+        with pytest.raises(ValueError, match="values="):
+            chain.mean(values, "flat")
+
+
+def test_what_would_not_fit_or_overflow_is_refused(at):
+    with pytest.raises(ValueError, match=r"eta or delta_s=.*can be resolved"):
+        FrozenChain(at, 1e-14, 2e-3)
+    for function in (passage_time, passage_time_erfi, crossing_time):
+        with pytest.raises(ValueError, match=r"delta_s: z=.*barriers"):
+            function(at, "sharp", 1e-8)
+    assert float(passage_rate_asymptotic(at, "sharp", 1e-8)) == 0
+    with pytest.raises(ValueError, match=r"at=.*a Slice at one y"):
+        FrozenChain(frozen(PAPER_LANDSCAPE, [1.0, 2.0]), 0.01, 2e-3)

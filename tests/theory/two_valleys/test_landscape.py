@@ -129,5 +129,16 @@ def test_frozen_valleys_do_not_move_along_y(paper):
 
 
 def test_unknown_side_is_refused():
-    with pytest.raises(ValueError, match="side must be one of"):
+    with pytest.raises(ValueError, match="side='left': must be one of"):
         flatness("left")
+
+
+def test_there_is_nothing_beyond_the_pole(paper):
+    with pytest.raises(ValueError, match=r"start of x, y: must lie where y \+ y_f > 0"):
+        simulate(paper, HessianAligned(0.1), eta=0.02, steps=10, start=(0.05, -20.0))
+    with pytest.raises(ValueError, match=r"x, y: must lie where y \+ y_f > 0"):
+        paper.function(paper.loss)(0.1, [0.0, -21.0])
+    with pytest.raises(ValueError, match=r"y \+ y_f = .* must be positive"):
+        frozen_valleys().at(**PAPER, y=-20.0)
+    with pytest.raises(ValueError, match=r"x1 = .* must be positive"):
+        two_valleys().at(**{**PAPER, "x1": -0.8})

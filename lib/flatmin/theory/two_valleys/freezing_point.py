@@ -13,22 +13,28 @@ import numpy as np
 import sympy as sp
 from scipy.interpolate import PchipInterpolator
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.hopping import SIDES, FrozenChain, frozen, slicer
-from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift
+from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift, two_valleys
 
 __all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y", "regime"]
 
 #: a rate per iteration that stands for none
 _NEVER = 1e-15
+#: positions at which the chain is solved, at most
+_LONGEST_TABLE = 4000
 
 
 def phi_of_y(landscape: Landscape, printed: bool = False) -> sp.Expr:
     """Φ(y) of the freezing criterion k₋ ≈ (εΦ/Δ_S) k₊/(k₊ + k₋), Y26 A36, in the landscape's symbols.
 
     Derived: Φ = ½ ẏ d[ΔL (f₁ − f₂)]/dy. As printed (the first line of A37) it is half of that, since A35
-    drops the 2 of the square.
+    drops the 2 of the square. ValueError for another landscape than the two valleys.
     """
+    _check.flag("printed", printed)
+    if _check.instance("landscape", landscape, Landscape).parameters != two_valleys().parameters:
+        raise _check.refused("landscape", landscape.name, "two_valleys()")
     slope = sp.diff(barrier() * (flatness("flat") - flatness("sharp")), landscape.symbol("y"))
     derived = path_drift() * sp.factor(slope) / 2
     return derived / 2 if printed else derived
@@ -38,37 +44,59 @@ def phi_bound(landscape: Landscape, printed: bool = True) -> float:
     """The constant that Y26 A37 (second line) puts for Φ: each factor at its own largest value.
 
     1.33e-5 for the paper's parameters as printed, twice that as derived. The curve drawn in Y26 Fig. 4c has
-    εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code).
+    εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code). ValueError for a landscape without these numbers.
     """
-    landscape.require_numbers()
-    v = landscape.values
+    v, printed = _values(landscape), _check.flag("printed", printed)
     drift = v["L_d"] / v["y_d"] + 8 * v["x0"] ** 2 / (27 * v["f0"] * v["y_f"])
     bound = 2 * (v["x1"] ** 2 - v["x2"] ** 2) / (27 * v["y_b"]) * drift
     return bound if printed else 2 * bound
 
 
 def regime(landscape: Landscape, delta_s, eps_phi):
-    """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything."""
-    for name, value in (("delta_s", delta_s), ("eps_phi", eps_phi)):
-        if not np.all(np.asarray(value) > 0):
-            raise ValueError(f"{name} must be positive, got {value!r}")
-    delta_s = np.asarray(delta_s, dtype=float)
-    return delta_s * np.log(delta_s / np.square(eps_phi)) / landscape.values["x2"] ** 2
+    """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything.
+
+    Parameters
+    ----------
+    landscape : two_valleys() with numbers
+    delta_s, eps_phi : floats or arrays > 0, at most 10¹⁰⁰
+        Noise level Δ_S = ησ and the free constant εΦ; they broadcast.
+
+    Raises
+    ------
+    ValueError
+        For values outside these.
+    """
+    delta_s = _check.array("delta_s", delta_s, above=0, most=1e100)
+    eps_phi = _check.array("eps_phi", eps_phi, above=0, most=1e100)
+    _check.together(delta_s=delta_s, eps_phi=eps_phi)
+    # one logarithm each: (εΦ)² may be too small for a double
+    return delta_s * (np.log(delta_s) - 2 * np.log(eps_phi)) / _values(landscape)["x2"] ** 2
 
 
 def freezing_y(landscape: Landscape, delta_s, eps_phi):
-    """y_freeze of Y26 Eq. 11 (A40); NaN outside its regime. Broadcasts over delta_s and eps_phi."""
+    """y_freeze of Y26 Eq. 11 (A40); NaN outside its regime. Arguments and errors as for :func:`regime`."""
     share = regime(landscape, delta_s, eps_phi)
     root = np.sqrt(np.where((share > 0) & (share < 1), share, np.nan))
     return landscape.values["y_b"] * root / (1 - root)
 
 
 def frozen_flat(landscape: Landscape, delta_s, eps_phi):
-    """P_flat of Y26 Eq. 12 (A41), NaN outside its regime: [1 + γ^{−1/2} (√Δ_S/εΦ)^{1−γ}]⁻¹."""
+    """P_flat of Y26 Eq. 12 (A41), [1 + γ^{−1/2} (√Δ_S/εΦ)^{1−γ}]⁻¹; NaN outside its regime.
+
+    Arguments and errors as for :func:`regime`.
+    """
     share = regime(landscape, delta_s, eps_phi)
     gamma = (landscape.values["x1"] / landscape.values["x2"]) ** 2
-    odds = gamma**-0.5 * (np.sqrt(delta_s) / np.asarray(eps_phi)) ** (1 - gamma)
-    return np.where((share > 0) & (share < 1), 1 / (1 + odds), np.nan)
+    ratio = np.where((share > 0) & (share < 1), np.sqrt(delta_s) / np.asarray(eps_phi), np.nan)
+    return 1 / (1 + gamma**-0.5 * ratio ** (1 - gamma))
+
+
+def _values(landscape) -> dict[str, float]:
+    """The numbers of a two-valley landscape."""
+    values = _check.instance("landscape", landscape, Landscape).values
+    if not {"x1", "x2", "y_b", "y_f"} <= set(values):
+        raise _check.refused("landscape", landscape.name, "two_valleys() with numbers for its parameters")
+    return values
 
 
 @dataclass(frozen=True)
@@ -78,7 +106,8 @@ class Path:
     Attributes
     ----------
     t, y, flat : arrays, (times,)
-        Iterations, mean position along the valleys, P_flat.
+        Iterations, mean position along the valleys, P_flat; its first entry is that of
+        :meth:`FrozenChain.settled_flat`, which may lie a little outside 0…1.
     settled : array, (times,)
         Cumulative probability that the last change of sign of x lies at or before t; its first entry is
         the probability that there is none.
@@ -88,6 +117,11 @@ class Path:
     y: np.ndarray
     flat: np.ndarray
     settled: np.ndarray
+
+    def __post_init__(self):
+        t = _check.array("t", self.t, ndim=1, least=0, increasing=True)
+        for name in ("y", "flat", "settled"):
+            _check.array(name, getattr(self, name), shape=t.shape)
 
     def last_hop(self) -> tuple[float, float]:
         """Mean and standard deviation of t_f, the iteration of the last change of sign (0 if none)."""
@@ -125,26 +159,44 @@ def follow(
 
     Parameters
     ----------
+    landscape : two_valleys() with numbers
     eta, delta_s : floats > 0
-        Δ_S = ησ.
-    start_y, start_x : the common y > 0 and the x of the starts, equally likely
-    steps : int, iterations
-    power : power of the Hessian in the noise covariance (0, 1 or 2)
-    resolution : largest change of the sharp side's reduced barrier z² between tabulated y
-    points : times at which the solution is kept
+        Step size and Δ_S = ησ.
+    start_y : float > 0
+        The common y of the starts.
+    start_x : float or array
+        The x of the starts, equally likely, among the nodes of the chain at ``start_y``.
+    steps : int
+        Iterations.
+    power : 0, 1 or 2
+        That of the Hessian in the noise covariance.
+    resolution : float, 0.01 or more
+        Largest change of the sharp side's reduced barrier z² between tabulated y.
+    points : int
+        Times at which the solution is kept.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
     ValueError
-        For steps below 1, and from :class:`FrozenChain` where the step is unstable.
+        For values outside these, from :class:`FrozenChain` where the step is unstable, and where noise drives
+        y out of the range that was tabulated.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps!r}")
+    steps, points = (
+        _check.integer("steps", steps, least=1, most=10**12),
+        _check.integer("points", points, least=1),
+    )
+    start_y = _check.number("start_y", start_y, above=0)
+    starts = np.ravel(_check.array("start_x", start_x))
+    first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)
+    if starts.min() < first.x[0] or starts.max() > first.x[-1]:
+        raise _check.refused("start_x", start_x, f"between {first.x[0]:.4g} and {first.x[-1]:.4g}")
     table = _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution)
     t = np.linspace(0, steps, points + 1)
     y, flat = np.empty_like(t), np.empty_like(t)
-    first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)
-    starts = np.atleast_1d(np.asarray(start_x, dtype=float))
     y[0], flat[0] = start_y, np.mean(starts >= 0 if first.isolated else first.settled_flat(starts))
     step = t[1] - t[0]
     for k in range(points):
@@ -153,6 +205,10 @@ def follow(
         rate, target = np.exp(table["relaxation"](half)), table["stationary"](half)
         flat[k + 1] = target + (flat[k] - target) * np.exp(-rate * step)
         y[k + 1] = y[k] + step * _velocity(table, half, (flat[k] + flat[k + 1]) / 2)
+    low, high = table["stationary"].x[[0, -1]]
+    if not (y.min() >= low and y.max() <= high):
+        allowed = f"so small that noise does not drive y out of the tabulated {low:.4g}…{high:.4g}"
+        raise _check.refused("delta_s", delta_s, allowed)
     return Path(t, y, flat, _settled(table, first, starts, t, y, flat))
 
 
@@ -181,6 +237,7 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
     The grid starts at ``start_y`` and ends beyond the farthest point of the run; it is close where the
     barrier grows fast, until the valleys are isolated.
     """
+    resolution = _check.number("resolution", resolution, least=0.01)
     at, slope = slicer(landscape), landscape.function(landscape.gradient[1])
     drift = landscape.function(path_drift())
     reduced = landscape.function(barrier() * (flatness("sharp") / 2) ** power / delta_s)
@@ -199,6 +256,8 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
         # noise speeds the drift up by a few per cent: a third more time than the run has is ample
         if len(grid) > 1 and t > 1.33 * steps:
             break
+        if len(grid) >= _LONGEST_TABLE:
+            raise _check.refused("resolution", resolution, f"so large that {_LONGEST_TABLE} positions do")
         speed = eta * float(drift(0.0, y))
         growth = float(reduced(0.0, 1.001 * y) - reduced(0.0, y)) / (0.001 * y)
         move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3, speed * steps / 8)

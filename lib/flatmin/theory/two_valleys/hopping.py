@@ -23,6 +23,7 @@ from numpy.polynomial.legendre import leggauss
 from scipy.sparse.linalg import splu
 from scipy.special import dawsn, erf, erfcx
 
+from flatmin import _check
 from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.landscape import flatness, position
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 SIDES = ("flat", "sharp")
+#: noise level and distance beyond which formulas overflow, and the reduced barrier z with e^z² = 10²⁹³
+_LOUDEST, _FARTHEST, _HIGHEST = 1e100, 1e50, 26.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ class Slice:
 
     Attributes
     ----------
-    y : float or array
-    f : dict, side → flatness f (curvature 2/f)
+    y : float or array > 0
+    f : dict, side → flatness f > 0 (curvature 2/f)
     floor : dict, side → distance of the valley floor from the kink, g/2 > 0
-    barrier : float or array, ΔL, the same on both sides
+    barrier : float or array > 0, ΔL, the same on both sides
+
+    Raises
+    ------
+    ValueError
+        For a side that is missing, or an entry that is not positive.
     """
 
     y: np.ndarray
@@ -63,26 +71,48 @@ class Slice:
     floor: dict[str, np.ndarray]
     barrier: np.ndarray
 
+    def __post_init__(self):
+        for name, values in (("y", self.y), ("barrier", self.barrier)):
+            _check.array(name, values, above=0)
+        for name, sides in (("f", self.f), ("floor", self.floor)):
+            if not isinstance(sides, dict) or set(sides) != set(SIDES):
+                raise _check.refused(name, sides, "a dict from 'flat' and 'sharp' to positive numbers")
+            for values in sides.values():
+                _check.array(name, values, above=0)
+
     def diffusion(self, side: str, delta_s, power: int = 1):
-        """D = Δ_S (2/f)^power on a side (Y26 A13 for power 1)."""
-        if power not in (0, 1, 2):
-            raise ValueError(f"power must be 0, 1 or 2 (the power of the Hessian in C), got {power!r}")
-        _require_positive(delta_s=delta_s)
-        return np.asarray(delta_s) * (2 / self.f[_known(side)]) ** power
+        """D = Δ_S (2/f)^power on a side (Y26 A13 for power 1).
+
+        ``delta_s`` > 0 broadcasts against y; ``power`` 0, 1 or 2 is that of the Hessian in C. ValueError for
+        other values.
+        """
+        delta_s = _check.array("delta_s", delta_s, above=0, most=_LOUDEST)
+        power = _check.integer("power", power, least=0, most=2)
+        _check.together(delta_s=delta_s, y=self.y)
+        return delta_s * (2 / self.f[_known(side)]) ** power
 
     def reduced_barrier(self, side: str, delta_s, power: int = 1):
-        """z = √(ΔL/D): barrier height in units of the side's own temperature, square-rooted."""
+        """z = √(ΔL/D): barrier height in units of the side's own temperature, square-rooted.
+
+        Arguments and errors as for :meth:`diffusion`.
+        """
         return np.sqrt(self.barrier / self.diffusion(side, delta_s, power))
 
 
 def slicer(landscape: Landscape) -> Callable[[np.ndarray], Slice]:
-    """A function from y > 0 to the :class:`Slice` there; compiled once, for many y."""
+    """A function from y > 0 to the :class:`Slice` there; compiled once, for many y.
+
+    ValueError for another landscape than two valleys with numbers, and, from the function, where y is not
+    positive: at y ≤ 0 there are no two valleys.
+    """
+    _check.instance("landscape", landscape, Landscape)
+    if "y_f" not in landscape.values or landscape.dimension != 2:
+        raise _check.refused("landscape", landscape.name, "two_valleys() with numbers for its parameters")
     f = {side: landscape.function(flatness(side)) for side in SIDES}
     floor = {side: landscape.function(position(side)) for side in SIDES}
 
     def at(y) -> Slice:
-        _require_positive(y=y)
-        y = np.asarray(y, dtype=float)
+        y = _check.array("y", y, above=0, most=_FARTHEST)
         widths = {side: f[side](0.0, y) for side in SIDES}
         distances = {side: np.abs(floor[side](0.0, y)) for side in SIDES}
         # from f and floor, so that ΔL is right for any values of the parameters
@@ -92,10 +122,7 @@ def slicer(landscape: Landscape) -> Callable[[np.ndarray], Slice]:
 
 
 def frozen(landscape: Landscape, y) -> Slice:
-    """The slice of a two-valley landscape with numbers at y > 0 (a float or an array).
-
-    Raises ValueError where y is not positive: at y ≤ 0 there are no two valleys.
-    """
+    """The slice of a two-valley landscape with numbers at y > 0 (a float or an array); see :func:`slicer`."""
     return slicer(landscape)(y)
 
 
@@ -103,13 +130,23 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
     """Stationary probability of the flat side, x > 0, in the limit η → 0 at fixed Δ_S.
 
     Weight of a side: ∫ D^{c−1} e^{−(L−L₀)/D} dx = D^{c−1/2} √(πf)/2 · e^{z²}(1 + erf z), exact because each
-    side is a parabola. Broadcasts over y and delta_s.
+    side is a parabola.
 
     Parameters
     ----------
+    at : Slice
+    delta_s : float or array > 0
+        Δ_S = ησ; broadcasts against y.
     convention : "ito", "stratonovich" or "isothermal"
-    power : of the Hessian in the noise covariance
+    power : 0, 1 or 2
+        That of the Hessian in the noise covariance.
+
+    Raises
+    ------
+    ValueError
+        For values outside these.
     """
+    _check.instance("at", at, Slice)
     c = 1 - float(convention_power(convention))
     log_weight = {}
     for side in SIDES:
@@ -123,8 +160,10 @@ def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", po
 
     On each side the Gaussian e^{−(x − x*)²/Df}, normalised on its side, times the probability of the side. At
     x = 0 it jumps unless the convention is isothermal or the noise isotropic; x = 0 is on the flat side.
+    ``delta_s`` is one number; the rest, and errors, as for :func:`stationary_flat`.
     """
-    x = np.asarray(x, dtype=float)
+    x, at = _check.array("x", x), _single(at)
+    delta_s = _check.number("delta_s", delta_s, above=0, most=_LOUDEST)
     p = stationary_flat(at, delta_s, convention, power)
     density = np.empty_like(x)
     for side, chosen, share in (("flat", x >= 0, p), ("sharp", x < 0, 1 - p)):
@@ -138,8 +177,11 @@ def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", po
 def printed_flat(at: Slice, delta_s, asymptotic: bool = False):
     """The steady-state P_flat as printed in Y26 Eq. 9: its left form (erfi) or its right (exponential).
 
-    The ratio of two erfi is taken through Dawson's function, so it does not overflow.
+    The ratio of two erfi is taken through Dawson's function, so it does not overflow. Arguments and errors as
+    for :func:`stationary_flat`.
     """
+    _check.instance("at", at, Slice)
+    _check.flag("asymptotic", asymptotic)
     z = {side: at.reduced_barrier(side, delta_s) for side in SIDES}
     log_gamma = np.log(at.f["flat"] / at.f["sharp"])
     if asymptotic:
@@ -152,22 +194,27 @@ def passage_time(at: Slice, side: str, delta_s, power: int = 1):
     """Mean time τ to get from the floor of a side to the kink (Y26 A23, A24), exact, by quadrature.
 
     In the variable u = distance from the floor/√(Df) it is f (√π/2) ∫₀^z e^{u²}(1 + erf u) du. No convention
-    enters, since D is constant on the way.
+    enters, since D is constant on the way. ``side`` is "flat" or "sharp", the rest as for
+    :func:`stationary_flat`. ValueError also where the time would exceed 10³⁰⁰ (z > 26).
     """
-    z = at.reduced_barrier(side, delta_s, power)
+    _check.instance("at", at, Slice)
+    z = _climbed(at.reduced_barrier(side, delta_s, power))
     return at.f[side] * math.sqrt(math.pi) / 2 * _integral(lambda u: erfcx(-u), z)
 
 
 def passage_time_erfi(at: Slice, side: str, delta_s):
-    """τ ≈ (π/2) f erfi(z), the approximation Y26 A28."""
-    z = at.reduced_barrier(side, delta_s)
+    """τ ≈ (π/2) f erfi(z), the approximation Y26 A28; arguments and errors as for :func:`passage_time`."""
+    z = _climbed(_check.instance("at", at, Slice).reduced_barrier(side, delta_s))
     # erfi z = (2/√π) e^{z²} dawsn z
     return math.sqrt(math.pi) * at.f[side] * np.exp(z**2) * dawsn(z)
 
 
 def passage_rate_asymptotic(at: Slice, side: str, delta_s):
-    """k ≈ √(2ΔL/πΔ_S f) e^{−ΔL f/2Δ_S}, the rate to the kink for high barriers, Y26 A29."""
-    z = at.reduced_barrier(side, delta_s)
+    """k ≈ √(2ΔL/πΔ_S f) e^{−ΔL f/2Δ_S}, the rate to the kink for high barriers, Y26 A29.
+
+    Arguments and errors as for :func:`passage_time`; 0 for a barrier too high for any rate.
+    """
+    z = _check.instance("at", at, Slice).reduced_barrier(side, delta_s)
     return 2 * z / (math.sqrt(math.pi) * at.f[side]) * np.exp(-(z**2))
 
 
@@ -176,7 +223,9 @@ def splitting(at: Slice, delta_s, convention: str = "ito", power: int = 1):
 
     The scale density is D^{−c} e^{(L−L₀)/D}; a side's share is S = D^{−c} √(Df) dawsn z, and the answer
     S_sharp/(S_sharp + S_flat). For high barriers and p = 1 in the Itô convention it is x₁/(x₁ + x₂).
+    Arguments and errors as for :func:`stationary_flat`.
     """
+    _check.instance("at", at, Slice)
     share = _shares(at, delta_s, convention, power)
     return share["sharp"] / (share["sharp"] + share["flat"])
 
@@ -186,13 +235,14 @@ def crossing_time(at: Slice, side: str, delta_s, convention: str = "ito", power:
 
     Up to the kink it is :func:`passage_time`; beyond it come the returns, S_other M_side with M_side the
     speed measure ∫ D^{c−1} e^{−(L−L₀)/D} dx of the side left, and the way down. Its inverse is the hopping
-    rate for high barriers.
+    rate for high barriers. Arguments and errors as for :func:`passage_time`.
     """
+    _check.instance("at", at, Slice)
     other = SIDES[1 - SIDES.index(_known(side))]
     c = 1 - float(convention_power(convention))
-    d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
+    d, z = at.diffusion(side, delta_s, power), _climbed(at.reduced_barrier(side, delta_s, power))
     speed = d ** (c - 0.5) * np.sqrt(math.pi * at.f[side]) / 2 * np.exp(z**2) * (1 + erf(z))
-    down = at.reduced_barrier(other, delta_s, power)
+    down = _climbed(at.reduced_barrier(other, delta_s, power))
     descent = _integral(lambda u: erfcx(u) - np.exp(u**2 - down**2) * erfcx(down), down)
     descent = at.f[other] * math.sqrt(math.pi) / 2 * descent
     returns = _shares(at, delta_s, convention, power)[other] * speed
@@ -209,34 +259,49 @@ class FrozenChain:
     Parameters
     ----------
     at : Slice at one y
-    eta, delta_s : floats > 0, Δ_S = ησ
-    power : of the Hessian in the noise covariance (0, 1, 2)
-    reach : float
+    eta, delta_s : floats > 0
+        Step size and Δ_S = ησ.
+    power : 0, 1 or 2
+        That of the Hessian in the noise covariance.
+    reach : float > 0
         How far the interval extends beyond the floors, in standard deviations of the valleys.
+
+    Attributes
+    ----------
+    x, weights : arrays, (nodes,), increasing
+        Where the density is kept, and the quadrature.
 
     Raises
     ------
     ValueError
-        Where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2).
+        Where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2), and for a step so
+        small that the operator would not fit into memory.
     """
 
     #: nodes a panel and panels per kick; kernel tails are cut at this many standard deviations
     _NODES, _PANEL, _CUT = 12, 2.5, 9.0
+    #: nodes in all; the operator holds about a hundred numbers for each
+    _MOST = 200_000
 
     def __init__(self, at: Slice, eta: float, delta_s: float, power: int = 1, reach: float = 9.0):
-        _require_positive(eta=eta, delta_s=delta_s, reach=reach)
-        self.at, self.eta, self.delta_s, self.power = at, float(eta), float(delta_s), power
+        self.at, self.eta = _single(at), _check.number("eta", eta, above=0)
+        self.delta_s = _check.number("delta_s", delta_s, above=0, most=_LOUDEST)
+        self.power, reach = power, _check.number("reach", reach, above=0, most=100)
         self.factor, self.kick, spread = {}, {}, {}
         for side in SIDES:
             f = float(at.f[side])
             if eta >= f:
-                raise ValueError(f"eta={eta:g} must be below f={f:.4g} of the {side} side at y={at.y:g}")
-            variance = 2 * eta * float(at.diffusion(side, delta_s, power))
-            self.factor[side], self.kick[side] = 1 - 2 * eta / f, math.sqrt(variance)
+                raise _check.refused("eta", eta, f"below f={f:.4g} of the {side} side at y={at.y:g}")
+            variance = 2 * self.eta * float(at.diffusion(side, self.delta_s, power))
+            self.factor[side], self.kick[side] = 1 - 2 * self.eta / f, math.sqrt(variance)
             spread[side] = math.sqrt(variance / (1 - self.factor[side] ** 2))
         widest = reach * max(spread.values()) + max(self.kick.values())
-        right, right_weights = self._panels(float(at.floor["flat"]) + widest)
-        left, left_weights = self._panels(float(at.floor["sharp"]) + widest)
+        lengths = [float(at.floor[side]) + widest for side in SIDES]
+        nodes = self._NODES * sum(lengths) / (self._PANEL * min(self.kick.values()))
+        if not nodes <= self._MOST:
+            allowed = f"so large that its kicks can be resolved: {nodes:.2g} nodes are more than {self._MOST}"
+            raise _check.refused("eta or delta_s", (self.eta, self.delta_s), allowed)
+        (right, right_weights), (left, left_weights) = map(self._panels, lengths)
         self.x = np.concatenate([-left[::-1], right])
         self.weights = np.concatenate([left_weights[::-1], right_weights])
 
@@ -306,7 +371,11 @@ class FrozenChain:
         return {side: rate for side, (rate, *_) in self._settled.items()}
 
     def exit_time(self, x: float) -> float:
-        """Mean number of iterations from x to the first change of its sign: (1 − K)⁻¹ on the side, on 1."""
+        """Mean number of iterations from x to the first change of its sign: (1 − K)⁻¹ on the side, on 1.
+
+        ValueError outside the nodes.
+        """
+        x = float(self._inside(_check.number("x", x)))
         chosen = self.flat if x >= 0 else ~self.flat
         inside = self.operator[chosen][:, chosen]
         factors = splu(sparse.csc_matrix(sparse.eye_array(inside.shape[0]) - inside))
@@ -383,25 +452,39 @@ class FrozenChain:
     def settled_flat(self, x) -> np.ndarray:
         """P_flat after a start at x, once all but the slowest mode has died out, run back to the start.
 
-        It is π + c·φ(x) with φ the left slow eigenvector: the value from which the rate equation starts.
+        It is π + c·φ(x) with φ the left slow eigenvector: the value from which the rate equation starts. An
+        intercept and no probability, it may lie outside 0…1, by little where barriers are high. ``x`` is a
+        number or an array; ValueError outside the nodes, where φ is not known.
         """
         _, right, left = self._slow
         amplitude = right[self.flat].sum()
-        return self.flat_probability + amplitude * np.interp(np.asarray(x, dtype=float), self.x, left)
+        return self.flat_probability + amplitude * np.interp(self._inside(x), self.x, left)
 
     def survival(self, x) -> np.ndarray:
-        """Probability that a start at x sees no change of sign for long, over that of a settled start."""
-        x, values = np.asarray(x, dtype=float), np.empty(np.shape(x))
+        """Probability that a start at x sees no change of sign for long, over that of a settled start.
+
+        ``x`` is a number or an array; ValueError outside the nodes.
+        """
+        x = self._inside(x)
+        values = np.empty(np.shape(x))
         for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
             here = (x >= 0) == (side == "flat")
             values[here] = np.interp(x[here], self.x[chosen], self._settled[side][2])
         return values
 
     def mean(self, values: np.ndarray, side: str) -> float:
-        """Mean of values at the nodes over one side by the stationary law; if isolated, the settled one."""
+        """Mean of ``values`` (nodes,) over one side by the stationary law; if isolated, the settled one.
+
+        ValueError for another side than "flat" and "sharp", or values that are not one for each node.
+        """
+        values = _check.array("values", values, shape=self.x.shape)
         chosen = self.flat if _known(side) == "flat" else ~self.flat
         mass = self._settled[side][1] if self.isolated else self.stationary[chosen]
-        return float(mass @ np.asarray(values)[chosen] / mass.sum())
+        return float(mass @ values[chosen] / mass.sum())
+
+    def _inside(self, x) -> np.ndarray:
+        """x as an array, if it lies among the nodes."""
+        return _check.array("x", x, least=float(self.x[0]), most=float(self.x[-1]), empty=True)
 
 
 def extrapolated_flat(
@@ -412,6 +495,13 @@ def extrapolated_flat(
     The chain is solved at η/4^k, k = 0 … halvings, where √η halves each time, and the values are
     extrapolated as a polynomial in √η (Neville).
 
+    Parameters
+    ----------
+    at : Slice at one y
+    delta_s, power, eta
+        As for :class:`FrozenChain`; ``eta`` is the largest step.
+    halvings : int, at least 2
+
     Returns
     -------
     value, error : floats
@@ -419,10 +509,14 @@ def extrapolated_flat(
         in practice.
     etas, values : arrays, (halvings + 1,)
         The step sizes and what the chain gives there.
+
+    Raises
+    ------
+    ValueError
+        As :class:`FrozenChain`, and for isolated valleys.
     """
-    if halvings < 2:
-        raise ValueError(f"halvings must be at least 2 to judge the extrapolation, got {halvings!r}")
-    etas = eta / 4.0 ** np.arange(halvings + 1)
+    halvings = _check.integer("halvings", halvings, least=2, most=12)
+    etas = _check.number("eta", eta, above=0) / 4.0 ** np.arange(halvings + 1)
     values = np.array([FrozenChain(at, e, delta_s, power).flat_probability for e in etas])
     table, corner = values.copy(), [values[-1]]
     for order in range(1, halvings + 1):
@@ -462,12 +556,19 @@ def _sigmoid(log_ratio):
 
 
 def _known(side: str) -> str:
-    if side not in SIDES:
-        raise ValueError(f"side must be one of {SIDES}, got {side!r}")
-    return side
+    return _check.choice("side", side, SIDES)
 
 
-def _require_positive(**arguments):
-    for name, value in arguments.items():
-        if not np.all(np.asarray(value) > 0) or not np.all(np.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
+def _single(at: Slice) -> Slice:
+    """A slice at one y."""
+    if np.ndim(_check.instance("at", at, Slice).y):
+        raise _check.refused("at", at.y, "a Slice at one y")
+    return at
+
+
+def _climbed(z):
+    """A reduced barrier over which a passage time is still a number."""
+    if np.any(z > _HIGHEST):
+        allowed = f"so large that the barriers are at most {_HIGHEST:g}² of it"
+        raise _check.refused("delta_s: z", z, allowed)
+    return z

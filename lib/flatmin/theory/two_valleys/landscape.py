@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sympy as sp
 
+from flatmin import _check
 from flatmin.theory.landscape import Landscape
 
 __all__ = ["PAPER", "barrier", "flatness", "frozen_valleys", "path_drift", "position", "two_valleys"]
@@ -29,7 +30,7 @@ def two_valleys() -> Landscape:
     -------
     Landscape
         Parameters x1, x2 (where the flat and the sharp valley end up), x0, f0, y_b, y_f, y_d, L_d, all
-        positive; ``two_valleys().at(**PAPER)`` is the paper's. Meant for y ≥ 0: at y = −y_f the loss has a
+        positive; ``two_valleys().at(**PAPER)`` is the paper's. Its domain is y > −y_f, where the loss has a
         pole. The valleys meet at x = 0 in a kink, where the loss is continuous and its gradient is not; x = 0
         itself belongs to the flat side.
     """
@@ -37,29 +38,43 @@ def two_valleys() -> Landscape:
     floor = _LD * sp.exp(-_Y / _YD) + _X0**2 / _F0
     # x (x − g)/f with the fractions in y cleared: half the divisions of the printed form
     across = _X * (_X * (_Y + _YB) - 2 * side * _Y) * (_Y + _YB) / (side * (_Y + _YF)) ** 2
-    return Landscape(floor + across * _X0**2 / _F0, (_X, _Y), _PARAMETERS, name="two valleys")
+    return Landscape(
+        floor + across * _X0**2 / _F0,
+        (_X, _Y),
+        _PARAMETERS,
+        positive={p.name: p for p in _PARAMETERS},
+        name="two valleys",
+        domain={"y + y_f": _Y + _YF},
+    )
 
 
 def frozen_valleys() -> Landscape:
     """The slice of :func:`two_valleys` at frozen y: coordinates x and an idle one, y among the parameters.
 
     The idle coordinate never moves; it makes the slice two-dimensional, as Hessian-aligned noise needs.
+    ``at`` raises ValueError for parameters that are not positive and y ≤ −y_f.
     """
     valleys = two_valleys()
     idle = sp.Symbol("idle", real=True)
-    return Landscape(valleys.loss, (_X, idle), (*_PARAMETERS, _Y), name="frozen valleys")
+    return Landscape(
+        valleys.loss,
+        (_X, idle),
+        (*_PARAMETERS, _Y),
+        positive={**valleys.positive, **valleys.domain},
+        name="frozen valleys",
+    )
 
 
 def position(side: str) -> sp.Expr:
     """Where a valley floor lies at y: x* = c y/(y + y_b), c = x₁ or −x₂ (Y26 A1).
 
-    ``side`` is "flat" (x > 0) or "sharp" (x < 0).
+    ``side`` is "flat" (x > 0) or "sharp" (x < 0); ValueError for another.
     """
     return _side(side) * _Y / (_Y + _YB)
 
 
 def flatness(side: str) -> sp.Expr:
-    """f(y) of a side (Y26 A2); the curvature across the valley is 2/f. ``side`` is "flat" or "sharp"."""
+    """f(y) of a side (Y26 A2); the curvature across the valley is 2/f. ``side`` as for :func:`position`."""
     return _F0 * (_side(side) / _X0) ** 2 * ((_Y + _YF) / (_Y + _YB)) ** 2
 
 
@@ -74,6 +89,4 @@ def path_drift() -> sp.Expr:
 
 
 def _side(side: str) -> sp.Symbol:
-    if side not in _SIDES:
-        raise ValueError(f"side must be one of {sorted(_SIDES)}, got {side!r}")
-    return _SIDES[side]
+    return _SIDES[_check.choice("side", side, _SIDES)]
