@@ -4,7 +4,8 @@
 :mod:`flatmin.theory.stability.minimum` out over the P(P + 1)/2 entries of a symmetric matrix, with the top
 eigenvalue of A^{-1/2} M A^{-1/2} by LAPACK: the form of Mulayoff and Michaeli (2024) without the entries that
 occur twice. All run interleaved in one process on one core; times are medians of the rounds; ratios are
-good to about 1.5. At P = 250 the large matrix would take 8 GB; there only our times are shown.
+good to about 1.5. At P = 250 the large matrix would take 8 GB; there only our times are shown. Last, K
+outputs with n·K up to 10 000: the exact operator where it fits, and the bracket.
 
     python benchmarks/stability.py
 """
@@ -12,6 +13,7 @@ good to about 1.5. At P = 250 the large matrix would take 8 GB; there only our t
 from __future__ import annotations
 
 import os
+import resource
 import time
 from statistics import median
 
@@ -21,6 +23,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from flatmin.sampling import Sampling
+from flatmin.theory.stability.bracket import step_bracket
 from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.stability.threshold import growth, largest_step
 
@@ -78,6 +81,29 @@ def main():
         above = timed(lambda m, eta=1.2 * edge: growth(m, eta, BATCH), minimum)[1]
         below = timed(lambda m, eta=0.5 * edge: growth(m, eta, BATCH), minimum)[1]
         print(f"{samples:4d}  {10 * samples:5d}   {spent:6.2f}   {above:13.2f}   {below:11.2f}")
+    many_outputs()
+
+
+def many_outputs():
+    """η* of K outputs: the exact operator, and its bracket from 100 directions."""
+    print("   n   K    rows   exact [s]   bracket [s]   upper/lower   peak so far [MB]")
+    for samples, outputs in ((1000, 1), (200, 10), (1000, 10)):
+        rows = samples * outputs
+        minimum = Minimum.from_gram(gram(rows), outputs)
+        exact = timed(lambda m: largest_step(m, BATCH), minimum)[1] if rows <= 2500 else np.nan
+        found, spent = timed(lambda m: step_bracket(m, BATCH), minimum)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        width = found.upper / found.lower
+        size = f"{samples:4d}  {outputs:2d}  {rows:6d}"
+        print(f"{size}   {exact:9.2f}   {spent:11.2f}   {width:11.3f}   {peak:8.0f}")
+
+
+def gram(rows):
+    """Gram matrix of rows whose spectrum falls as 1/j, from single-precision products."""
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal((rows, rows), dtype=np.float32)
+    g /= np.sqrt(np.arange(1, rows + 1, dtype=np.float32))
+    return (g @ g.T).astype(float)
 
 
 if __name__ == "__main__":

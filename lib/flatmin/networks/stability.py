@@ -208,7 +208,7 @@ def edge(
     ----------
     sampling : "fresh" or "replacement"
     typical : bool
-        Whether to simulate for the typical edge too, which takes longer.
+        Whether to simulate for the typical edge too, which takes longer; not beyond the exact operator.
     seed : int
         Of what is drawn: the batches of the batch sharpness and of the typical edge.
 
@@ -241,7 +241,9 @@ def edge(
             bound = eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu)
         else:
             reasons["bound"] = "loss: W22 defines μ for the square loss, L = (1/n) Σ ½|f − y|²"
-    if typical:
+    if typical and isinstance(step, Bracket):
+        reasons["typical"] = f"data: {len(at.gram)} rows are too many for the simulation"
+    elif typical:
         found = paths.typical_edge(minimum, batch_size, sampling, seed=seed)
         late = Estimate(eta / found.value, eta * found.error / found.value**2, found.n, found.method)
     else:
