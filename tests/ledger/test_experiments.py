@@ -1,4 +1,8 @@
 import dataclasses
+import errno
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +12,7 @@ import pytest
 
 from flatmin.__main__ import main
 from flatmin.experiments import Experiment, Grid, Scale, discover, status
-from flatmin.ledger import record
+from flatmin.ledger import files, record
 from flatmin.ledger.claims import load_claims
 
 MODULE = """
@@ -57,6 +61,7 @@ def cli(tmp_path, capsys):
         code = main(["experiments", *words, "--folder", str(tmp_path / "results")])
         return code, *capsys.readouterr()
 
+    call.folder = tmp_path / "results"
     return call
 
 
@@ -112,6 +117,54 @@ def test_partial_points_belong_to_the_experiment_they_are_named_after(tmp_path, 
         (folder / "x.npz").touch()
     states = status(discover("trials"), tmp_path)
     assert states == {"one": "partial, 2 points finished", "one-more": "partial, 2 points finished"}
+
+
+def test_a_full_disk_is_one_sentence_and_what_is_finished_stays(package, cli, monkeypatch):
+    package()
+    sync, synced = files.os.fsync, []
+
+    def full(handle):
+        synced.append(handle)
+        if len(synced) > 4:  # two for each file: itself and its folder
+            raise OSError(errno.ENOSPC, "")
+        sync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    code, _, err = cli("run", "demo")
+    assert code == 1
+    sentence = err.splitlines()[-1]  # after the progress bar
+    assert re.fullmatch(r"flatmin: \S+\.npz cannot be written: the disk is full: make room, .*", sentence)
+    monkeypatch.undo()
+    assert status(["demo"], cli.folder)["demo"] == "partial, 2 points finished"
+
+
+def test_a_folder_without_permission_or_in_the_way_is_one_sentence(package, cli, tmp_path):
+    package()
+    folder = tmp_path / "results"
+    for put, words in (
+        (folder.touch, "a file stands where one of its folders should be"),
+        (lambda: folder.symlink_to("nowhere"), "a file stands where one of its folders should be"),
+        (lambda: (folder / "demo.npz").mkdir(parents=True), "a folder stands in its place"),
+    ):
+        put()
+        code, _, err = cli("run", "demo")
+        assert code == 1
+        assert words in err
+        assert err.count("flatmin: ") == 1
+        assert "Traceback" not in err
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+
+
+def test_a_record_that_is_changed_is_called_damaged_and_the_others_are_still_reported(package, cli, tmp_path):
+    package("one")
+    package("two")
+    cli("run", "--all")
+    path = tmp_path / "results" / "one.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf8")) | {"provenance": {}}), "utf8")
+    code, out, _ = cli("status")
+    assert code == 0
+    assert re.search(r"^one: damaged: .*one\.json was changed after it was made", out, re.M)
+    assert re.search(r"^two: recorded 20", out, re.M)
 
 
 def test_a_damaged_record_is_called_so(package, cli, tmp_path):

@@ -164,6 +164,15 @@ def test_a_wall_time_is_a_number_of_seconds(tmp_path, seconds):
         save("demo", ARRAYS, wall_time=seconds, folder=tmp_path, **ORIGIN)
 
 
+def test_a_result_in_a_folder_needs_no_book_around_the_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLATMIN_HOME", str(tmp_path / "nowhere"))
+    save("demo", ARRAYS, folder=tmp_path, **ORIGIN)
+    assert load("demo", tmp_path).runs == 10
+    corrupt(tmp_path / "demo.npz")
+    with pytest.raises(RecordError, match=r"demo\.npz is not the file"):
+        load("demo", tmp_path)
+
+
 def test_the_recorded_results_of_the_book_are_as_they_were_sealed():
     names = sorted(path.stem for path in paths.results().glob("*.json"))
     assert names == sorted(path.stem for path in paths.results().glob("*.npz"))

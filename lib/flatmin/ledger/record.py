@@ -252,8 +252,9 @@ def _require_name(name):
 
 def _shown(path):
     """Return a path as text, from the book's root where it lies in the book."""
-    root = paths.root()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    with contextlib.suppress(FileNotFoundError, ValueError):  # there may be no book
+        return path.relative_to(paths.root()).as_posix()
+    return str(path)
 
 
 def _checked_json(record):
