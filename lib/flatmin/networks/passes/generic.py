@@ -265,7 +265,7 @@ class AutogradPass:
 
     def _pull_one_by_one(self, rows, tops):
         found = tops.new_empty(*tops.shape[:2], self.parameters)
-        positions = torch.arange(self.samples, device=tops.device)[rows].tolist()
+        positions = torch.arange(self.samples)[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()
         for out, i, sample_tops in zip(found, positions, tops, strict=True):
             outputs = self.network.matrix(self._rows(slice(i, i + 1)))
             for row, top in zip(out, sample_tops, strict=True):

@@ -72,7 +72,7 @@ def stacked(network: Network, samples: Samples, objective: Objective, thetas: Te
     networks have gradients by hand, others mapped ones, and what cannot be mapped one after the other.
     """
     few = samples.take(slice(0, min(2, len(samples))))
-    runs = thetas[[0, -1]]
+    runs = torch.cat([thetas[:1], thetas[-1:]])
     wanted = GenericStack(network, runs, mapped=False).gradients(*_spread(few, 2), objective)
     read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
     if read is not None and all(layer.activation in _SLOPES for layer in read[1]):
