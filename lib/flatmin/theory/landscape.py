@@ -25,6 +25,8 @@ __all__ = ["Landscape"]
 
 #: names that the theory needs itself: step size, noise strength, noise level
 _TAKEN = ("eta", "sigma", "Delta_S")
+#: largest parameter: the square is still a double
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Landscape:
         for name, value in values.items():
             if name not in names:
                 raise ValueError(f"{argument}: parameter {name!r} is unknown; {self._suggest(name)}")
-            _check.number(name, value)
+            _check.number(name, value, least=-_LARGEST, most=_LARGEST)
         return {name: float(values[name]) for name in names if name in values}
 
     def _check_positive(self):
@@ -162,13 +164,13 @@ class Landscape:
         _check.instance("expression", expression, (sp.Expr, sp.MatrixBase))
         return expression.subs({p: self.values[p.name] for p in self.parameters if p.name in self.values})
 
-    def expression(self, text: str | sp.Expr) -> sp.Expr:
+    def expression(self, expression: str | sp.Expr) -> sp.Expr:
         """Read ``"x**2"`` and the like as an expression in this landscape's symbols.
 
         ValueError for symbols it does not have, and for a text that holds anything but arithmetic and the
         functions of :mod:`flatmin.theory.expressions`; a text is never executed.
         """
-        return _expression("expression", text, self._known)
+        return _expression("expression", expression, self._known)
 
     def function(self, expression: str | sp.Expr | sp.Matrix) -> Callable[..., np.ndarray]:
         """Compile an expression in the coordinates to a NumPy function of arrays.

@@ -44,13 +44,13 @@ class Noise:
     Raises
     ------
     ValueError
-        If sigma is negative or not finite.
+        If sigma is negative, not finite or beyond 1e300.
     """
 
     sigma: float | np.ndarray = 1.0
 
     def __post_init__(self):
-        _check.array("sigma", self.sigma, least=0)
+        _check.array("sigma", self.sigma, least=0, most=1e300)
 
     def covariance(self, landscape: Landscape) -> sp.Matrix:
         """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ (Y22 S10), shape (d, d), in the landscape's symbols and σ.

@@ -72,5 +72,5 @@ def test_streams_of_neighbouring_seeds_and_numbers_differ():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "1"])
 def test_bad_seeds_are_refused(seed):
-    with pytest.raises(ValueError, match="seed must be a non-negative integer"):
+    with pytest.raises(ValueError, match=r"seed=.*: must be an integer at least 0"):
         stream_key(seed)

@@ -18,6 +18,8 @@ import math
 import numpy as np
 from numba import njit
 
+from flatmin import _check
+
 __all__ = ["LANES", "TAIL", "seed_lanes", "standard_normals", "stream_key"]
 
 #: trajectories that advance side by side
@@ -30,10 +32,12 @@ _U = np.uint32
 
 
 def stream_key(seed: int) -> np.uint64:
-    """A 64-bit key from a seed; every trajectory's stream follows from the key and its number."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
-    return np.random.SeedSequence(int(seed)).generate_state(1, np.uint64)[0]
+    """A 64-bit key from a seed; every trajectory's stream follows from the key and its number.
+
+    ValueError for a seed that is not an integer ≥ 0.
+    """
+    seed = _check.integer("seed", seed, least=0)
+    return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
 
 
 @njit(nogil=True, cache=True)

@@ -160,7 +160,7 @@ class Runs:
 
     def _visits(self, coordinates, number):
         known = [names for names in self._counts if len(names) == number]
-        if coordinates not in known:
+        if not all(isinstance(name, str) for name in coordinates) or coordinates not in known:
             asked = " or ".join(", ".join(map(repr, names)) for names in known) or "none was asked for"
             words = f"a histogram of {number} coordinate{'s' * (number > 1)} asked for in simulate: {asked}"
             raise _check.refused("coordinates", coordinates, words)

@@ -30,6 +30,7 @@ __all__ = ["Passage", "simulate"]
 _LARGEST_RESULT = 4 << 30
 #: a step takes nanoseconds: more would run for weeks
 _MOST_STEPS = 10**12
+#: points or batches of one trajectory
 _MOST_KEPT = 10**7
 
 
@@ -236,7 +237,7 @@ class _Wanted:
             raise _check.refused("observe", observe, 'a sequence of expressions, such as ("x", "x**2")')
         landscape = plan.landscape
         self.observables = {name: _expression("observe", landscape, name) for name in observe}
-        self.batches = _check.integer("batches", batches, least=1)
+        self.batches = _check.integer("batches", batches, least=1, most=_MOST_KEPT)
         self.kept = _kept(keep, plan.steps)
         self.axes = _histograms(landscape, histogram)
         every = _check.integer("histogram_every", histogram_every, least=1)

@@ -24,6 +24,7 @@ __all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y
 _NEVER = 1e-15
 #: positions at which the chain is solved, at most
 _LONGEST_TABLE = 4000
+_FARTHEST = 1e6
 
 
 def phi_of_y(landscape: Landscape, printed: bool = False) -> sp.Expr:
@@ -162,7 +163,7 @@ def follow(
     landscape : two_valleys() with numbers
     eta, delta_s : floats > 0
         Step size and Δ_S = ησ.
-    start_y : float > 0
+    start_y : float > 0, at most 10⁶
         The common y of the starts.
     start_x : float or array
         The x of the starts, equally likely, among the nodes of the chain at ``start_y``.
@@ -187,9 +188,9 @@ def follow(
     """
     steps, points = (
         _check.integer("steps", steps, least=1, most=10**12),
-        _check.integer("points", points, least=1),
+        _check.integer("points", points, least=1, most=10**7),
     )
-    start_y = _check.number("start_y", start_y, above=0)
+    start_y = _check.number("start_y", start_y, above=0, most=_FARTHEST)
     starts = np.ravel(_check.array("start_x", start_x))
     first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)
     if starts.min() < first.x[0] or starts.max() > first.x[-1]:
@@ -260,7 +261,10 @@ def _tabulate(landscape, eta, delta_s, start_y, steps, power, resolution):
             raise _check.refused("resolution", resolution, f"so large that {_LONGEST_TABLE} positions do")
         speed = eta * float(drift(0.0, y))
         growth = float(reduced(0.0, 1.001 * y) - reduced(0.0, y)) / (0.001 * y)
-        move = 0.2 * y if chain.isolated else min(resolution / growth, 0.1 * y + 0.3, speed * steps / 8)
+        move = 0.1 * y + 0.3 if growth <= 0 else min(resolution / growth, 0.1 * y + 0.3)
+        move = 0.2 * y if chain.isolated else min(move, speed * steps / 8)
+        if not y + move > y:
+            raise _check.refused("start_y or steps", (start_y, steps), "such that y moves during the run")
         t += move / speed
         y += move
     return {name: PchipInterpolator(grid, values) for name, values in rows.items()}

@@ -162,7 +162,7 @@ def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", po
     x = 0 it jumps unless the convention is isothermal or the noise isotropic; x = 0 is on the flat side.
     ``delta_s`` is one number; the rest, and errors, as for :func:`stationary_flat`.
     """
-    x, at = _check.array("x", x), _single(at)
+    x, at = _check.array("x", x, least=-_FARTHEST, most=_FARTHEST), _single(at)
     delta_s = _check.number("delta_s", delta_s, above=0, most=_LOUDEST)
     p = stationary_flat(at, delta_s, convention, power)
     density = np.empty_like(x)
