@@ -155,6 +155,18 @@ def test_training_the_model_does_not_move_the_point():
     torch.testing.assert_close(at(here.network.module, loss, (inputs, targets)).gradient(), before)
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_autograd_switched_off_around_the_call_changes_nothing(name, context):
+    model, inputs, targets, loss, _ = zoo.problem(name)
+    expected = at(model, loss, (inputs, targets))
+    with context():
+        found = at(model, loss, (inputs, targets))
+        torch.testing.assert_close(found.gradient(), expected.gradient())
+        assert found.eigenpairs(2).values[0] == pytest.approx(float(expected.eigenpairs(2).values[0]))
+        assert found.noise.strength().value == pytest.approx(expected.noise.strength().value)
+
+
 class Random(nn.Module):
     def __init__(self):
         super().__init__()

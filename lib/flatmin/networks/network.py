@@ -240,7 +240,8 @@ def _require_parameters(module: nn.Module):
 def quiet(network: Network | None = None):
     """Run what is inside with exact kernels and leave no trace in torch's global state.
 
-    Attention by the math kernel (flash attention has no second derivative), no fused fast path, no TF32;
+    Autograd is on, whatever the caller chose. Attention by the math kernel (flash attention has no second
+    derivative), no fused fast path, no TF32;
     cuDNN off for recurrent networks, whose backward pass it has in training mode only. The random states of
     torch, NumPy and Python are put back.
     """
@@ -259,7 +260,13 @@ def quiet(network: Network | None = None):
     try:
         torch.set_float32_matmul_precision("highest")
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH), cudnn:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices),
+            sdpa_kernel(SDPBackend.MATH),
+            cudnn,
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -17,7 +17,7 @@ from flatmin.networks import curvature, losses, stability
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
 from flatmin.networks.gradient_noise import Noise
-from flatmin.networks.network import Network
+from flatmin.networks.network import Network, quiet
 from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
 from flatmin.networks.trust import Check, examine
@@ -210,8 +210,9 @@ def at(
     elif dtype not in (None, *_DTYPES.values()):
         raise refused("dtype", dtype, "float32 or float64")
     where = choose(device, model if isinstance(model, nn.Module) else None)
-    network = Network(model, forward, mode, where, dtype)
-    read = samples_of(data, samples).to(network.device, network.dtype)
+    with quiet():
+        network = Network(model, forward, mode, where, dtype)
+        read = samples_of(data, samples).to(network.device, network.dtype)
     here = Point(network, losses.of(loss), read, chunk)
     found: list[Check] = examine(here) if checks else []
     here.checks = tuple(found)

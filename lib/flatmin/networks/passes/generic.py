@@ -52,7 +52,7 @@ def _quietly(method):
 
     @functools.wraps(method)
     def wrapped(self, *arguments, **named):
-        with quiet(self.network), torch.enable_grad():
+        with quiet(self.network):
             return method(self, *arguments, **named)
 
     return wrapped
