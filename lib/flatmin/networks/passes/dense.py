@@ -295,23 +295,32 @@ class DensePass:
         if len(self.layers) == 1:
             return []
         weight, f = self.layers[-1].weight, self.outputs[rows]
-        moved = self.loss_function.root_transpose(f, rows, weight.T.expand(len(f), -1, -1))
-        out = [moved.transpose(1, 2) * self.slopes[-2][rows][:, None, :]]
+        if len(weight) <= weight.shape[1]:  # whichever is less: Qᵀ itself, or its product with each column
+            moved = self._top_root(rows) @ weight
+        else:
+            moved = self.loss_function.root_transpose(f, rows, weight.T.expand(len(f), -1, -1)).transpose(
+                1, 2
+            )
+        out = [moved * self.slopes[-2][rows][:, None, :]]
         for index in range(len(self.layers) - 2, 0, -1):
             out.append((out[-1] @ self.layers[index].weight) * self.slopes[index - 1][rows][:, None, :])
         return out[::-1]
 
     def roots_of(self, rows: slice) -> list[Tensor]:
         """S_l of each layer, (r, C, h_l), with Qᵀ (r, C, C) for the last: for few samples or outputs."""
-        f = self.outputs[rows]
-        unit = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
-        top = self.loss_function.root_product(f, rows, unit.expand(len(f), -1, -1))
-        return [*self._roots_of(rows), top]  # a row of it is a column Q e_c
+        found = self._roots_of(rows)
+        return found if len(found) == len(self.layers) else [*found, self._top_root(rows)]
 
     @cached_property
     def roots(self) -> list[Tensor]:
         """S_l of each layer and all samples, (n, C, h_l), the last (n, C, C) too: for few outputs."""
-        return self.roots_of(_ALL)
+        return [*self.hidden_roots(), self._top_root(_ALL)]
+
+    def _top_root(self, rows) -> Tensor:
+        """Qᵀ of each sample, (r, C, C): a row of it is a column Q e_c."""
+        f = self.outputs[rows]
+        unit = torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
+        return self.loss_function.root_product(f, rows, unit.expand(len(f), -1, -1))
 
     # Gradients and rows of the Gauss–Newton root
 
@@ -373,19 +382,26 @@ class DensePass:
         h_l) for one. Σ_l (ã_i·ã_j) (left_l · S_l): nothing of the size of P is formed.
         """
         left = [one if one.ndim == 3 else one[:, None] for one in left]
-        (r, c, classes), n = left[-1].shape, self.samples
-        found = self.outputs.new_empty(r, c, n, classes)
-        widest = max([classes, *(len(layer.weight) for layer in self.layers[:-1])])
-        for part in self.chunks(classes * max(2 * widest, r * c)):
-            f = self.outputs[part]
-            tops = left[-1].reshape(1, r * c, classes).expand(len(f), -1, -1)
-            total = self.loss_function.root_transpose(f, part, tops).transpose(0, 1)
-            total = total.reshape(r, c, len(f), classes) * self._gram(-1, rows, part)
-            for index, root in enumerate(self._roots_of(part)):
-                one = left[index].reshape(r * c, -1) @ root.flatten(0, 1).T
-                total += one.view(r, c, len(f), classes) * self._gram(index, rows, part)
-            found[:, :, part] = total
-        return found.view(r * c, n * classes)
+        (r, c, classes), parts = left[-1].shape, []
+        for part in self.chunks(
+            classes * max(r * c, *(2 * len(layer.weight) for layer in self.layers[:-1]), 1)
+        ):
+            roots, shape = self._roots_of(part), (r, c, part.stop - part.start, classes)
+            total = None if len(roots) == len(left) else self._top_products(left[-1], rows, part)
+            for index, (one, root) in enumerate(zip(left, roots, strict=False)):
+                product = (one.reshape(r * c, -1) @ root.flatten(0, 1).T).view(shape)
+                product *= self._gram(index, rows, part)
+                total = product if total is None else total.add_(product)
+            parts.append(total)
+        found = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        return found.view(r * c, self.samples * classes)
+
+    def _top_products(self, left, rows, part) -> Tensor:
+        """The last layer's share of :meth:`root_products`, (r, c, p, C), its root (p, C, C) not formed."""
+        (r, c, classes), f = left.shape, self.outputs[part]
+        tops = left.reshape(1, r * c, classes).expand(len(f), -1, -1)
+        moved = self.loss_function.root_transpose(f, part, tops).transpose(0, 1)
+        return moved.reshape(r, c, len(f), classes) * self._gram(-1, rows, part)
 
     def _gram(self, index, rows, part) -> Tensor:
         """ã_i·ã_j between some samples and others, as (r, 1, p, 1)."""
@@ -394,15 +410,11 @@ class DensePass:
         return self._inner(index, rows, part)[:, None, :, None]
 
     def _roots_of(self, rows) -> list[Tensor]:
-        """S_l of some samples; all are kept where they fit, since Gram matrices need them again and again."""
-        widths = sum(len(layer.weight) for layer in self.layers[:-1])
+        """S_l of some samples; all, the last too, are kept where they fit: Gram matrices ask repeatedly."""
+        widths = sum(len(layer.weight) for layer in self.layers)
         if self.samples * self.outputs.shape[1] * widths > ENTRIES:
             return self.hidden_roots(rows)
-        return [root[rows] for root in self._kept_roots]
-
-    @cached_property
-    def _kept_roots(self) -> list[Tensor]:
-        return self.hidden_roots()
+        return [root[rows] for root in self.roots]
 
     # Products
 
@@ -428,16 +440,18 @@ class DensePass:
         return [vectors[:, layer.weight_slice].reshape(k, *layer.weight.shape) for layer in self.layers]
 
     def _product_chunks(self, k):
-        return self.chunks(k * sum(len(layer.weight) + 2 * layer.weight.shape[1] for layer in self.layers))
+        widths = [len(layer.weight) for layer in self.layers]
+        return self.chunks(k * (3 * sum(widths[:-1]) + widths[-1]))  # the workspace
 
     def _product(self, vectors, gauss_newton):
-        result, weights = torch.zeros_like(vectors), self._weights(vectors)
+        result, weights = torch.empty_like(vectors), self._weights(vectors)
         for rows in self._product_chunks(len(vectors)):
             self._add_product(result, vectors, weights, rows, gauss_newton)
         return result.div_(self.samples)
 
     def _add_product(self, result, vectors, weights, rows, gauss_newton):
         n, k = rows.stop - rows.start, len(vectors)
+        add = Tensor.add_ if rows.start else Tensor.copy_
         moved_inputs, moved_z, backs = self._workspace(n, k)
         self._forward_derivative(vectors, weights, rows, moved_inputs, moved_z)
         back = self.loss_function.curvature_product(self._outputs_of(rows), rows, moved_z[-1])
@@ -448,9 +462,9 @@ class DensePass:
             if index and not gauss_newton:
                 crossed = delta.T @ moved_inputs[index].view(n, k * d)
                 product += crossed.view(h, k, d).transpose(0, 1)
-            result[:, layer.weight_slice] += product.view(k, h * d)
+            add(result[:, layer.weight_slice], product.view(k, h * d))
             if layer.bias is not None:
-                result[:, layer.bias_slice] += back.sum(0)
+                add(result[:, layer.bias_slice], back.sum(0))
             if index:
                 below = torch.mm(back.reshape(n * k, h), layer.weight, out=backs[index].view(n * k, d))
                 if not gauss_newton:
@@ -519,7 +533,10 @@ class DensePass:
         if self._through_roots:
             return [s.transpose(1, 2) @ s for s in self.hidden_roots(rows)]
         weight, f = self.layers[-1].weight, self.outputs[rows]
-        inner = self.loss_function.curvature_product(f, rows, weight.T.expand(len(f), -1, -1)) @ weight
+        if len(weight) <= weight.shape[1]:
+            inner = weight.T @ self.loss_function.curvature(f, rows) @ weight
+        else:
+            inner = self.loss_function.curvature_product(f, rows, weight.T.expand(len(f), -1, -1)) @ weight
         out = [self._bent(inner, len(self.layers) - 1, rows)]
         for index in range(len(self.layers) - 2, 0, -1):
             weight = self.layers[index].weight
@@ -529,7 +546,8 @@ class DensePass:
     def _bent(self, inner, index, rows):
         """M of the layer below ``index`` from Wᵀ M W: φ′ on both sides, and φ″ on the diagonal."""
         slope, bend = self.slopes[index - 1][rows], self.bends[index - 1]
-        inner = inner * slope[:, :, None] * slope[:, None, :]
+        inner *= slope[:, :, None]
+        inner *= slope[:, None, :]
         if bend is not None:
             bent = bend[rows] * (self.deltas[index][rows] @ self.layers[index].weight)
             inner.diagonal(dim1=1, dim2=2).add_(bent)
@@ -549,7 +567,7 @@ class DensePass:
         """
         widths = [len(layer.weight) for layer in self.layers]
         hidden = [self.outputs.new_empty(self.samples, width) for width in widths[:-1]]
-        numbers = sum(h * (self.outputs.shape[1] + h) for h in widths[:-1])
+        numbers = 16 * sum(h * (self.outputs.shape[1] + h) for h in widths[:-1])  # stays in cache
         for rows in self.chunks(numbers) if hidden else ():
             if self._through_roots:
                 found = [root.square().sum(1) for root in self.hidden_roots(rows)]
