@@ -2,6 +2,8 @@
 
 import math
 
+from flatmin import _check
+
 _LARGE, _SMALL = 6, -5  # decimal exponents outside of this range are written as e+06, e-05
 
 
@@ -11,18 +13,11 @@ def number(name, value):
     Raises ValueError, naming the argument ``name``, for anything else: bool, text, complex numbers,
     arrays of more than one element, expressions with free symbols, infinities and NaN.
     """
-    wrong = f"{name}={value!r}: must be one finite real number"
-    if isinstance(value, (bool, str, bytes)) or type(value).__name__ == "bool":
-        raise ValueError(wrong)
-    if getattr(value, "shape", ()) not in ((), (1,)):
-        raise ValueError(wrong)
-    try:
-        result = float(value[0] if getattr(value, "shape", ()) == (1,) else value)
-    except (TypeError, ValueError):
-        raise ValueError(wrong) from None
-    if not math.isfinite(result):
-        raise ValueError(f"{wrong} (report a divergence as an outcome, not as a measured number)")
-    return result
+    if getattr(value, "shape", ()) == (1,):
+        value = value[0]
+    if type(value).__name__ in ("BooleanTrue", "BooleanFalse"):  # of sympy, which are no numbers to it either
+        raise _check.refused(name, value, "a finite real number")
+    return _check.number(name, value)
 
 
 def _magnitude(value, digits=17):
@@ -65,8 +60,7 @@ def approx(value, error=None, digits=3):
     that. Infinities and NaN, outcomes no machine disagrees on, are written without the sign.
     Raises ValueError for what is no number, ``error < 0`` and ``digits < 1``.
     """
-    if isinstance(digits, bool) or not isinstance(digits, int) or digits < 1:
-        raise ValueError(f"digits={digits!r}: must be an integer of at least 1")
+    digits = _check.integer("digits", digits, least=1)
     try:
         if not math.isfinite(value):
             return {math.inf: "∞", -math.inf: "−∞"}.get(float(value), "nan")
@@ -77,7 +71,7 @@ def approx(value, error=None, digits=3):
         return "≈ " + _significant(value, digits)
     error = number("error", error)
     if error < 0:
-        raise ValueError(f"error={error!r}: must be at least 0")
+        raise _check.refused("error", error, "at least 0")
     return "≈ " + (_with_error(value, error) if error else _significant(value, digits) + "(0)")
 
 

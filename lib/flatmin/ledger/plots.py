@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap, LogNorm
 
+from flatmin import _check
 from flatmin.ledger.verdicts import running_shell
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
@@ -91,9 +92,7 @@ def use():
 
 def colour(kind):
     """Return the colour of a thing. Raises ValueError for a thing that has none."""
-    if kind not in COLOURS:
-        raise ValueError(f"kind={kind!r}: allowed are {', '.join(COLOURS)}")
-    return COLOURS[kind]
+    return COLOURS[_check.choice("kind", kind, COLOURS)]
 
 
 def points(ax, x, y, error=None, label=None, kind="simulation", **options):
@@ -144,8 +143,7 @@ def heatmap(ax, x, y, values, label=None, *, log="", log_values=False, limits=No
     values = np.ma.masked_invalid(values)
     if values.shape != (len(y), len(x)):
         raise ValueError(f"values of shape {values.shape}: must be (len(y), len(x)) = {(len(y), len(x))}")
-    if log not in ("", "x", "y", "xy"):
-        raise ValueError(f"log={log!r}: allowed are '', 'x', 'y' and 'xy'")
+    _check.choice("log", log, ("", "x", "y", "xy"))
     across, up = edges(x, "x" in log), edges(y, "y" in log)
     low, high = limits or (None, None)
     scale = {"norm": LogNorm(low, high)} if log_values else {"vmin": low, "vmax": high}

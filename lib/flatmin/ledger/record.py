@@ -24,7 +24,7 @@ from flatmin import _check
 from flatmin.ledger import paths
 from flatmin.ledger.arrays import packed, sha256, unpacked
 from flatmin.ledger.files import FileError, read_bytes, write_bytes
-from flatmin.ledger.sweeps import Results, SweepError, stack, sweep
+from flatmin.ledger.sweeps import Results, SweepError, plain_name, stack, sweep
 
 __all__ = [
     "RecordError",
@@ -40,7 +40,6 @@ __all__ = [
 
 FORMAT = 2
 _ENTRIES = ("format", "name", "sha256", "seal", "provenance")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'=:(,])(?:~?/[\w.-]+|[A-Za-z]:\\)")
 _TAKEN = ("name", "arrays", "provenance")
 _ORIGIN = ("date", "device", "scale", "seed", "data_set", "command", "wall_time", "flatmin", "numpy")
@@ -91,7 +90,7 @@ def save(
     argument, for values that JSON or npz cannot hold and for texts with an absolute path in them; FileError
     (an OSError) where the files cannot be written.
     """
-    _require_name(name)
+    plain_name(name)
     for key in _TAKEN:
         if key in arrays:
             raise ValueError(f"array name {key!r}: must be none of {', '.join(_TAKEN)}")
@@ -138,7 +137,7 @@ def load(name, folder=None):
     record is of another name or format or was changed after it was sealed, or when the arrays are not those
     it was made with.
     """
-    _require_name(name)
+    plain_name(name)
     folder = paths.results() if folder is None else Path(folder)
     npz, record_file, pending = _files(folder, name)
     try:
@@ -243,11 +242,6 @@ def _duration(seconds):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.2g} s"
-
-
-def _require_name(name):
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"name={name!r}: must be lower-case letters, digits, '-' and '_'")
 
 
 def _shown(path):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from flatmin import _check
 from flatmin.ledger import paths
 from flatmin.ledger.arrays import packed, sealed, sha256
 from flatmin.ledger.store import Store
 
 WORKERS = 2
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HASH = 32  # hexadecimal digits of a hash that go into a file name
 _PAUSE = 0.2  # seconds between looks at what other processes have finished
 
@@ -98,7 +101,7 @@ def sweep(
     _require_importable(function, executor)
     points = list(points)
     tasks = _tasks(function, points, seed, version)
-    name = _plain_name(name)
+    name = plain_name(name)
     store = Store((paths.results(to_write=True) if folder is None else Path(folder)) / ".partial" / name)
     done = _finished(store, [key for key, _ in tasks], resume)
     missing = [index for index, (key, _) in enumerate(tasks) if key not in done]
@@ -126,13 +129,10 @@ def sweep(
     return results if combine is None else combine(results)
 
 
-def _plain_name(name):
-    if (
-        not isinstance(name, str)
-        or not name
-        or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
-    ):
-        raise ValueError(f"name={name!r}: must be lower-case letters, digits, '-' and '_'")
+def plain_name(name):
+    """Return a name that makes a good file name; ValueError for another."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _check.refused("name", name, "lower-case letters, digits, '-' and '_'")
     return name
 
 
@@ -151,8 +151,7 @@ def _require_importable(function, executor):
 
 def _tasks(function, points, seed, version):
     """Return (key, seed) of each point."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: must be a non-negative integer")
+    seed = _check.integer("seed", seed, least=0)
     seen = Counter()
     tasks = []
     for point in points:
@@ -160,7 +159,7 @@ def _tasks(function, points, seed, version):
         seen[text] += 1
         own = sha256(f"{text}\n{seen[text]}".encode())
         words = [int(own[start : start + 8], 16) for start in range(0, 64, 8)]
-        state = np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)
+        state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
         identity = f"{function.__module__}.{function.__qualname__}\n{version}\n{seed}\n{own}"
         tasks.append((sha256(identity.encode())[:_HASH], int(state[0] >> np.uint64(1))))
     return tasks

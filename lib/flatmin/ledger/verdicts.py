@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from dataclasses import asdict, dataclass, fields
 
+from flatmin import _check
 from flatmin.ledger.arrays import sha256
 from flatmin.ledger.decimals import approx, exact
 
@@ -37,8 +38,7 @@ def overall(verdicts):
 
 def badge(verdict):
     """Return the HTML of a verdict's badge. Raises ValueError for what is no verdict."""
-    if verdict not in VERDICTS:
-        raise ValueError(f"verdict={verdict!r}: allowed are {VERDICTS}")
+    _check.choice("verdict", verdict, VERDICTS)
     colour = f"color:var(--flatmin-verdict,{_BADGE_COLOURS[verdict]})"
     style = f"{colour};border:1px solid;border-radius:1em;padding:0 0.6em;white-space:nowrap"
     name = verdict.replace(" ", "-")
