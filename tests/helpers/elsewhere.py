@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from flatmin.networks import device
+from flatmin.networks.passes import dense
 
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("meta")
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -88,7 +89,11 @@ def chosen():
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # modules keep the class of tensors
     try:
-        with mock.patch.object(device, "_checked", return_value=DEVICE), _Factories():
+        with (
+            mock.patch.object(device, "_checked", return_value=DEVICE),
+            mock.patch.object(dense, "_PARAMETERS", (torch.nn.Parameter, Elsewhere)),
+            _Factories(),
+        ):
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from flatmin.networks import curvature, device, gradient_noise, models
+from flatmin.networks import curvature, device, models
+from flatmin.networks import train as training
 from flatmin.networks.data import sets as datasets
-from flatmin.networks.passes.generic import linearise
-from flatmin.networks.train import run as training
+from flatmin.networks.point import at
 
 XENT = "cross-entropy"
 
@@ -21,8 +21,8 @@ def no_variable(monkeypatch):
 
 
 def train(model, data, **more):
-    call = {"eta": 0.1, "batch_size": 6, "steps": 9, "seed": [0, 1], "checkpoints": 3}
-    return training.run(model, data, XENT, **call | more)
+    call = {"eta": 0.1, "batch_size": 6, "steps": 9, "seed": [0, 1], "keep": 3}
+    return training.train(model, XENT, data, **call | more)
 
 
 def outcome(model, data, **more):
@@ -39,29 +39,30 @@ CALLS = {
     "gld": lambda m, d: outcome(m, d, method="gld"),
     "one run": lambda m, d: outcome(m, d, seed=0),
     "diverging": lambda m, d: train(m, d, eta=[1e30, 0.1], steps=150).parameters,
-    "hessian": lambda m, d: curvature.hessian(m, d, XENT),
-    "layer": lambda m, d: curvature.hessian(m, d, XENT, 2),
-    "gauss_newton": lambda m, d: curvature.gauss_newton(m, d, XENT),
-    "spectrum": lambda m, d: curvature.gauss_newton_spectrum(m, d, XENT),
-    "spectrum, few samples": lambda m, d: curvature.gauss_newton_spectrum(m, d.first(3), XENT),
-    "eigenpairs": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, tolerance=1e-8),
-    "eigenpairs of a layer": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, 2, tolerance=1e-8),
-    "trace": lambda m, d: curvature.trace(m, d, XENT, probes=3),
-    "trace of a layer": lambda m, d: curvature.trace(m, d, XENT, 2, probes=3),
-    "gauss_newton_trace": lambda m, d: curvature.gauss_newton_trace(m, d, XENT, 10),
-    "norm": lambda m, d: curvature.frobenius_norm(m, d, XENT, probes=3),
-    "norm of a layer": lambda m, d: curvature.frobenius_norm(m, d, XENT, 2, probes=3),
-    "density": lambda m, d: curvature.spectral_density(m, d, XENT, 5, 2),
-    "flatness": lambda m, d: curvature.flatness(m, d, XENT, "largest"),
-    "covariance": lambda m, d: gradient_noise.covariance(m, d, XENT, 5),
-    "basis": lambda m, d: gradient_noise.in_hessian_basis(m, d, XENT, 5),
-    "decoupling_factors": lambda m, d: gradient_noise.decoupling_factors(m, d.one_hot(3)),
-    "noise_strength": lambda m, d: gradient_noise.noise_strength(m, d, XENT, 10),
+    "hessian": lambda m, d: at(m, XENT, d).hessian(),
+    "layer": lambda m, d: at(m, XENT, d).hessian(2),
+    "gauss_newton": lambda m, d: at(m, XENT, d).gauss_newton(),
+    "spectrum": lambda m, d: curvature.gauss_newton_spectrum(at(m, XENT, d)),
+    "spectrum, few samples": lambda m, d: curvature.gauss_newton_spectrum(at(m, XENT, d.first(3))),
+    "eigenpairs": lambda m, d: at(m, XENT, d).eigenpairs(3, tolerance=1e-8),
+    "eigenpairs of a layer": lambda m, d: at(m, XENT, d).eigenpairs(3, layer=2, tolerance=1e-8),
+    "trace": lambda m, d: at(m, XENT, d).trace(probes=3),
+    "trace of a layer": lambda m, d: at(m, XENT, d).trace(2, probes=3),
+    "diagonal": lambda m, d: at(m, XENT, d).diagonal(probes=3),
+    "gauss_newton_trace": lambda m, d: at(m, XENT, d).gauss_newton_trace(),
+    "norm": lambda m, d: at(m, XENT, d).frobenius_norm(probes=3),
+    "norm of a layer": lambda m, d: at(m, XENT, d).frobenius_norm(2, probes=3),
+    "density": lambda m, d: at(m, XENT, d).spectral_density(steps=5, probes=2),
+    "flatness": lambda m, d: at(m, XENT, d).flatness("M22"),
+    "covariance": lambda m, d: at(m, XENT, d).noise.covariance(5),
+    "basis": lambda m, d: at(m, XENT, d).noise.in_hessian_basis(5),
+    "decoupling_factors": lambda m, d: at(m, "square", d.one_hot(3)).noise.decoupling_factors(),
+    "noise_strength": lambda m, d: at(m, XENT, d).noise.strength(10),
 }
 #: forward derivatives do not work with the stand-in
 DENSE_CALLS = {
-    "alignment": lambda m, d: gradient_noise.alignment(m, d, XENT),
-    "gauss-newton pairs": lambda m, d: curvature.eigenpairs(m, d, XENT, 3, matrix="gauss-newton"),
+    "alignment": lambda m, d: at(m, XENT, d).noise.alignment(),
+    "gauss-newton pairs": lambda m, d: at(m, XENT, d).eigenpairs(3, matrix="gauss-newton"),
 }
 
 
@@ -76,6 +77,9 @@ def flattened(found):
 
 def assert_the_same(found, expected):
     for one, other in zip(flattened(found), flattened(expected), strict=True):
+        if isinstance(one, str):  # how it was measured
+            assert one == other
+            continue
         if isinstance(one, torch.Tensor):
             assert type(one) is torch.Tensor  # back from the device, as one that numpy takes
             one, other = one.numpy(), other.numpy()
@@ -104,9 +108,9 @@ def test_a_call_for_dense_networks_too(name, small):
 @pytest.mark.parametrize("samples", [15, 200])
 def test_decoupling_elsewhere(small, samples):
     model, data = small("relu", outputs=1, samples=samples)
-    expected = gradient_noise.decoupling(model, data)
+    expected = at(model, "square", data).noise.decoupling()
     with elsewhere.chosen():
-        assert_the_same(gradient_noise.decoupling(model, data), expected)
+        assert_the_same(at(model, "square", data).noise.decoupling(), expected)
 
 
 def test_convolutions_elsewhere():
@@ -133,7 +137,7 @@ def test_a_run_saved_elsewhere_continues_there(small, tmp_path):
 def test_the_stand_in_refuses_what_a_device_would(small):
     model, data = small("relu", XENT)
     with elsewhere.chosen():
-        passed = linearise(model, data, XENT, elsewhere.DEVICE)
+        passed = at(model, XENT, data, device=elsewhere.DEVICE).passed
         assert passed.outputs.device.type == elsewhere.DEVICE.type
         with pytest.raises(RuntimeError, match="device"):
             passed.outputs + torch.ones(len(data), 3)
@@ -144,9 +148,8 @@ def test_the_stand_in_refuses_what_a_device_would(small):
 def test_a_pass_lies_where_the_model_lies_unless_told_otherwise(small):
     model, data = small("relu", XENT)
     with elsewhere.chosen():
-        assert linearise(model, data, XENT).outputs.device.type == "cpu"
         there, _ = device.place(model, data, elsewhere.DEVICE)
-        assert linearise(there, data, XENT).outputs.device.type == elsewhere.DEVICE.type
+        assert at(there, XENT, data).passed.outputs.device.type == elsewhere.DEVICE.type
 
 
 def cuda(monkeypatch, count):

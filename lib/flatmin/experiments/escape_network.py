@@ -43,8 +43,8 @@ def sharpest(model, data):
     ``h`` = λ₁(G); ``kurtosis`` = ⟨(∇fᵢ·v)⁴⟩/h²; ``noise`` = vᵀ⟨∇ℓᵢ∇ℓᵢᵀ⟩v/(2Lh) and ``noise_trace`` = the
     same for traces, both 1 where decoupling holds; ``trace`` = Tr G; ``loss``; ``along`` = (∇fᵢ·v)², (n,).
     """
-    passed = at(model, "square", data).passed
-    pair = curvature.eigenpairs(model, data, "square", k=1, matrix="gauss-newton")
+    here = at(model, "square", data)
+    passed, pair = here.passed, here.eigenpairs(1, matrix="gauss-newton")
     rows = [(part @ pair.vectors[:, 0], part.square().sum(1)) for part in output_gradients(model, data)]
     along, norms = (torch.cat(part).numpy() for part in zip(*rows, strict=True))
     along = np.square(along)
@@ -75,13 +75,14 @@ def at_start(point, seed):
     :func:`~flatmin.theory.logarithmic.passages.kesten_tail` along v.
     """
     data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
-    values = curvature.gauss_newton_spectrum(model, data, "square")
+    here = at(model, "square", data)
+    values = curvature.gauss_newton_spectrum(here)
     found = sharpest(model, data)
-    pairs = curvature.eigenpairs(model, data, "square", k=SHARP[-1], matrix="gauss-newton")
+    pairs = here.eigenpairs(SHARP[-1], matrix="gauss-newton")
     tops = pairs.values.double().numpy()
     rows = [part @ pairs.vectors for part in output_gradients(model, data)]
     modes = torch.cat(rows).double().numpy() / np.sqrt(len(data) * tops)
-    sharp = [stability.Minimum(tops[:k], modes[:, :k]) for k in SHARP]
+    sharp = [stability.Minimum(1, pairs=(tops[:k], modes[:, :k])) for k in SHARP]
     along = found.pop("along")
     return found | {
         "values": values[:100].numpy(),
@@ -102,7 +103,7 @@ def passages(point, seed):
     data, model = pretrained(point["data"], point["samples"], point["pretraining"], point["network"])
     common = {"eta": point["eta"], "batch_size": point["batch_size"], "steps": point["steps"]}
     if point["model"] == "decoupled":
-        tops = curvature.eigenpairs(model, data, "square", k=100, matrix="gauss-newton").values
+        tops = at(model, "square", data).eigenpairs(100, matrix="gauss-newton").values
         seed %= 2**31
         found = decoupled_passages(tops.numpy(), LEVELS, **common, runs=point["runs"], seed=seed)
         return {"steps": found}

@@ -3,7 +3,7 @@
 import torch
 
 from flatmin.experiments import Experiment, Grid, Scale
-from flatmin.networks import curvature, device, models
+from flatmin.networks import device, models
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
 from flatmin.networks.train import train
@@ -39,11 +39,12 @@ def spectra(point, seed):
     rows = {"curvature": [], "noise": [], "top": [], "trace": []}
     for checkpoint in range(len(steps)):
         model = runs.model_at(0, checkpoint).double()
-        basis = at(model, "cross-entropy", data).noise.in_hessian_basis(BATCH_SIZE, layer=LAYER)
+        here = at(model, "cross-entropy", data)
+        basis = here.noise.in_hessian_basis(BATCH_SIZE, layer=LAYER)
         rows["curvature"].append(basis.curvature[:KEPT].float())
         rows["noise"].append(basis.noise[:KEPT].float())
-        rows["top"].append(curvature.eigenpairs(model, data, "cross-entropy", 20).values)
-        rows["trace"].append(torch.tensor(curvature.trace(model, data, "cross-entropy").value))
+        rows["top"].append(here.eigenpairs(20).values)
+        rows["trace"].append(torch.tensor(here.trace().value))
     return {name: torch.stack(values).numpy() for name, values in rows.items()} | {
         "loss": runs.losses(data)[0]
     }

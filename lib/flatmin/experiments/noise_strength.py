@@ -28,7 +28,7 @@ import numpy as np
 from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.ledger.arrays import load_state, save_state, sha256
 from flatmin.ledger.sweeps import canonical
-from flatmin.networks import curvature, device, models, parameters
+from flatmin.networks import device, models, parameters
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
 from flatmin.networks.train import train
@@ -108,7 +108,7 @@ def observed(model, data, point):
     found = at(model, loss, data).noise.strength(CHUNK[kind])
     count = TRACE_SAMPLES[kind]
     part = data if count is None else data.first(min(count, len(data)))
-    trace = curvature.gauss_newton_trace(model, part, loss, CHUNK[kind])
+    trace = at(model, loss, part, chunk=CHUNK[kind]).gauss_newton_trace()
     return [found.loss, found.value, found.gradient_square, trace.value]
 
 

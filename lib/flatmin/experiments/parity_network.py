@@ -40,7 +40,7 @@ def measure(point, seed):
     )
     losses = runs.losses(data)[0]
     if point["what"] == "spectrum":
-        values = curvature.gauss_newton_spectrum(runs.model_at(), data, "square")
+        values = curvature.gauss_newton_spectrum(at(runs.model_at(), "square", data))
         dimension = curvature.effective_dimension(values.clamp(min=0))
         return {"values": values[:1000].numpy(), "dimension": dimension, "loss": losses[-1]}
     part = data.first(min(SPECTRUM_SAMPLES, len(data)))

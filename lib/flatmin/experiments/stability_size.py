@@ -3,7 +3,7 @@
 from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.noise_alignment import SAMPLES, SIZES
 from flatmin.experiments.stability_training import along
-from flatmin.networks import curvature, device, models, parameters
+from flatmin.networks import device, models, parameters
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
 from flatmin.networks.train import train
@@ -32,11 +32,12 @@ def one_hot(point, seed):
     how = {"eta": point["eta"], "batch_size": BATCH_SIZE, "steps": point["steps"]}
     runs = train(model, "square", data, seed=repeat, keep=1, **how)
     end = runs.model_at(0)
-    noise = at(end, "square", data).noise.alignment()
+    here = at(end, "square", data)
+    noise = here.noise.alignment()
     return {
         "loss": noise.loss,
         "frobenius": noise.g_norm,
-        "trace": curvature.trace(end, data, "square").value,
+        "trace": here.trace().value,
         "parameters": parameters.flat(model).numel(),
         "diverged": runs.diverged[0],
     }

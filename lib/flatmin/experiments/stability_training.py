@@ -24,7 +24,8 @@ def data_of(point):
 def measure(model, data, batch_size, hessian):
     """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), μ, its infimum μ₀, the exact η*(B), and ``hessian``
     ‖H‖_F if asked for, which takes long in wide networks."""
-    tangent = stability.tangent(at(model, "square", data))
+    here = at(model, "square", data)
+    tangent = stability.tangent(here)
     minimum = tangent.minimum
     found = {
         "loss": tangent.loss,
@@ -36,7 +37,7 @@ def measure(model, data, batch_size, hessian):
         "largest_step": largest_step(minimum, batch_size),
     }
     if hessian:
-        found["hessian"] = curvature.frobenius_norm(model, data, "square", probes=20).value
+        found["hessian"] = curvature.frobenius_norm(here, probes=20).value
     return found
 
 

@@ -53,7 +53,8 @@ def dense(matrix: Tensor, k: int, which: str = "largest") -> Eigenpairs:
     """k eigenpairs of a dense symmetric ``matrix`` (P, P); ValueError for k outside 1…P, or another end."""
     k = _check.integer("k", k, least=1, most=len(matrix))
     values, vectors = torch.linalg.eigh(matrix)
-    keep = torch.from_numpy(_outermost(values.cpu().numpy(), k, _check.choice("which", which, ENDS)))
+    keep = _outermost(values.cpu().numpy(), k, _check.choice("which", which, ENDS))
+    keep = torch.from_numpy(keep).to(matrix.device)
     values, vectors = values[keep], vectors[:, keep]
     residuals = (matrix @ vectors - vectors * values).norm(dim=0)
     return Eigenpairs(values.cpu(), vectors.cpu(), residuals.cpu(), 0)
