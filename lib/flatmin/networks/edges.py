@@ -17,8 +17,13 @@ __all__ = ["at_end", "escape_rates", "gamma_0", "live_edges", "recorded_edges", 
 
 def live_edges(starts, data, eta, batch_size, steps):
     """Train ``starts`` and return W22's ratio, the exact one and that of descent (see
-    :class:`~flatmin.networks.stability.Edge`) at each of ``steps``, (3, runs, T)."""
-    how = {"eta": eta, "batch_size": batch_size, "steps": int(steps[-1]), "keep": steps}
+    :class:`~flatmin.networks.stability.Edge`) at each of ``steps``, (3, runs, T).
+
+    Square loss, one output; ``steps`` increase, the last one is the end of the training. Raises ValueError as
+    :func:`flatmin.networks.train.train` does.
+    """
+    steps = _check.array("steps", steps, ndim=1, dtype=int, least=0, increasing=True).tolist()
+    how = {"eta": eta, "batch_size": batch_size, "steps": steps[-1], "keep": steps}
     runs = train(starts, "square", data, seed=range(len(starts)), **how)
     found = [
         [
@@ -32,27 +37,31 @@ def live_edges(starts, data, eta, batch_size, steps):
 
 def recorded_edges(result, kind: str, which: int) -> dict[int, np.ndarray]:
     """{B: the three ratios (3, runs, T)} recorded by stability-training at step size number ``which``."""
-    eta, found = _get(result, kind, "eta")[which], {}
-    names = "frobenius", "mu", "largest_step", "sharpness"
-    norm, mu, largest, sharpness = (_get(result, kind, name)[which] for name in names)
+    names = "eta", "frobenius", "mu", "largest_step", "sharpness"
+    (eta, norm, mu, largest, sharpness), found = (
+        (_chosen(_get(result, kind, name), which) for name in names),
+        {},
+    )
     for i, size in enumerate(result.batch_sizes):
         bound = eta * norm[i] * np.sqrt(mu[i] / size)
         found[int(size)] = np.stack([bound, eta / largest[i], eta * sharpness[i] / 2])
     return found
 
 
-def at_end(result, kind: str, name: str, which=()) -> tuple[np.ndarray, np.ndarray]:
+def at_end(result, kind: str, name: str, which: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """P and a value at the end of training, (sizes, runs), for the sizes at which no run diverged.
 
     ``result`` of the experiment stability-size; ``which``: number of the step size, where there are several.
     """
-    values, size, diverged = (_get(result, kind, n)[which] for n in (name, "parameters", "diverged"))
+    values, size, diverged = (_get(result, kind, n, which) for n in (name, "parameters", "diverged"))
+    if size.ndim != 2:
+        raise _check.refused("which", which, "the number of a step size")
     values = values[..., -1] if values.ndim == 3 else values  # the last checkpoint
     kept = ~diverged.any(1)
     return size[kept].astype(float), values[kept]
 
 
-def slope(result, kind: str, name: str, which=()) -> fits.Slope:
+def slope(result, kind: str, name: str, which: int | None = None) -> fits.Slope:
     """Slope of log(value at the end) against log P, runs as groups; arguments as :func:`at_end`."""
     size, values = at_end(result, kind, name, which)
     return fits.log_log_slope(size.T, values.T)
@@ -74,7 +83,7 @@ def escape_rates(result, kind: str, which: int, cutoff: float = 0.03) -> tuple[f
     the steps from 0 until the exact mean exceeds ``cutoff``, at least two.
     """
     cutoff, found = _check.number("cutoff", cutoff, above=0), []
-    recorded = (_get(result, kind, name)[:, which] for name in ("losses", "mean"))
+    recorded = (_chosen(_get(result, kind, name), which, axis=1) for name in ("losses", "mean"))
     for losses, mean in zip(*recorded, strict=True):
         last = max(2, int(np.argmax(np.append(mean, np.inf) > cutoff)) - 1)
         fit = fits.growth_rate(losses, (0, last))
@@ -87,15 +96,20 @@ def escape_rates(result, kind: str, which: int, cutoff: float = 0.03) -> tuple[f
 def gamma_0(result, kind: str, which: int, mu: str) -> np.ndarray:
     """W22's γ₀ = η² μ ‖H‖_F²/B at each recorded minimum; ``mu`` is ``"mu"`` (of the start) or ``"mu_0"``."""
     scale = _get(result, kind, "eta") * _get(result, kind, "frobenius")
-    return scale**2 * _get(result, kind, _check.choice("mu", mu, ("mu", "mu_0"))) / result.batch_sizes[which]
+    size = _chosen(result.batch_sizes, which)
+    return scale**2 * _get(result, kind, _check.choice("mu", mu, ("mu", "mu_0"))) / size
 
 
-def _get(result, kind, name):
-    """A recorded array by kind of model and name; ValueError where the result has none."""
-    try:
-        return result.arrays[f"{kind}_{name}"]
-    except KeyError:
+def _get(result, kind, name, which=None):
+    """A recorded array by kind of model and name, at place ``which`` of its first axis if given."""
+    array = result.arrays.get(f"{kind}_{name}")
+    if array is None:
         kinds = sorted({key.removesuffix("_parameters") for key in result.arrays if "_parameters" in key})
-        raise _check.refused(
-            "kind, name", (kind, name), f"a kind ({', '.join(kinds)}) and its array"
-        ) from None
+        allowed = f"a kind ({', '.join(kinds)}) and an array of it"
+        raise _check.refused("kind, name", (kind, name), allowed)
+    return array if which is None else _chosen(array, which)
+
+
+def _chosen(array, which, axis=0):
+    size = np.shape(array)[axis]
+    return np.take(array, _check.integer("which", which, least=-size, most=size - 1), axis)

@@ -40,8 +40,10 @@ def powers(tables: Sequence, levels, windows: Sequence[tuple]) -> list[list[fits
         One list for each window, a :class:`~flatmin.fits.Slope` for each table; None in place of what every
         run reached too few levels for.
     """
-    found = []
-    for times in windows:
+    levels, found = _check.array("levels", levels, ndim=1), []
+    tables = [_table(table, levels, "tables")[0] for table in _sequence("tables", tables)]
+    for times in _sequence("windows", windows):
+        times = _check.array("windows", times, shape=(2,), increasing=True)
         slopes = [_power(tables[0], levels, times=times)]
         between = slopes[0].window if slopes[0] else (1, 1)
         slopes += [_power(table, levels, between=between) for table in tables[1:]]
@@ -51,6 +53,7 @@ def powers(tables: Sequence, levels, windows: Sequence[tuple]) -> list[list[fits
 
 def mean_offset(places, slopes: Sequence[fits.Slope | None]) -> Estimate:
     """Return the mean of power − 1/T over the ``slopes`` that exist, ``places`` being 1/T of each."""
+    places = _check.array("places", places, shape=(len(slopes),))
     kept = [(fit.value - place, fit.error) for place, fit in zip(places, slopes, strict=True) if fit]
     if not kept:
         raise ValueError("slopes: at least one must exist")
@@ -77,9 +80,11 @@ def log_time_ratio(groups: Sequence, levels, highest: float):
     ValueError
         When no such level was reached by all runs of a group.
     """
-    logs, errors, used = [], [], []
-    for tables in groups:
-        columns = [_table(steps, levels)[0] for steps in tables]
+    highest, (logs, errors, used) = _check.number("highest", highest), ([], [], [])
+    for tables in _sequence("groups", groups):
+        columns = [_table(steps, levels, "groups")[0] for steps in _sequence("groups", tables)]
+        if len(columns) != 4:
+            raise _check.refused("groups", groups, "a sequence of four tables each")
         reached = np.all([(steps >= 0).all(axis=0) for steps in columns], axis=0)
         places = np.flatnonzero(reached & (np.asarray(levels) <= highest))
         if not places.size:
@@ -96,10 +101,8 @@ def log_time_ratio(groups: Sequence, levels, highest: float):
 def around(losses, level: float, window: int) -> np.ndarray:
     """Return each run's loss (R, T) from ``window`` steps before its first passage of ``level`` to as many
     after, (R, 2 window + 1); NaN outside the run, and for runs without a passage."""
-    losses = np.asarray(losses, dtype=float)  # NaN where a run has ended
-    if losses.ndim != 2:
-        raise _check.refused("losses", losses, "an array (R, T)")
-    window, level = _check.integer("window", window, least=0), _check.number("level", level)
+    losses = _numbers("losses", losses, 2)  # NaN where a run has ended
+    window, level = _check.integer("window", window, least=0, most=10**9), _check.number("level", level)
     padded = np.pad(losses, ((0, 0), (window, window)), constant_values=np.nan)
     found = np.full((len(losses), 2 * window + 1), np.nan, dtype=np.float32)
     for row, whole, above in zip(found, padded, losses > level, strict=True):
@@ -111,10 +114,8 @@ def around(losses, level: float, window: int) -> np.ndarray:
 def local_means(local) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Return for each snapshot of ``local`` (runs, snapshots, measures), NaN where a run has none, the number
     of runs that have it, and mean and error of the measures over them; NaN for fewer than two."""
-    local, found = np.asarray(local, dtype=float), []
-    if local.ndim != 3:
-        raise _check.refused("local", local, "an array (runs, snapshots, measures)")
-    for values in np.moveaxis(local, 1, 0):
+    found = []
+    for values in np.moveaxis(_numbers("local", local, 3), 1, 0):
         kept = values[np.isfinite(values).all(axis=1)]
         if len(kept) < 2:
             found.append((len(kept), *np.full((2, local.shape[-1]), np.nan)))
@@ -130,6 +131,21 @@ def _power(table, levels, **where):
         return None
 
 
-def _table(steps, levels):
+def _table(steps, levels, name="steps"):
     levels = _check.array("levels", levels, ndim=1)
-    return _check.array("steps", steps, shape=(None, len(levels)), dtype=int), levels
+    return _check.array(name, steps, shape=(None, len(levels)), dtype=int, least=-1), levels
+
+
+def _numbers(name, values, ndim) -> np.ndarray:
+    """Numbers, NaN allowed, in so many axes."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "iuf" or found.ndim != ndim:
+        raise _check.refused(name, values, f"numbers in {ndim} axes")
+    return found.astype(float)
+
+
+def _sequence(name, values) -> list:
+    """The members of a sequence; ValueError for text, a number, or none."""
+    if isinstance(values, (str, bytes)) or not np.iterable(values) or not len(values):
+        raise _check.refused(name, values, "a sequence, of one member or more")
+    return list(values)

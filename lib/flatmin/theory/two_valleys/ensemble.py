@@ -19,7 +19,7 @@ SEED = 2026
 
 def alternating(trajectories: int) -> np.ndarray:
     """x of the starts, (trajectories,): −0.01 and 0.01 in turn, as in the authors' code."""
-    trajectories = _check.integer("trajectories", trajectories, least=1)
+    trajectories = _check.integer("trajectories", trajectories, least=1, most=10**9)
     return np.where(np.arange(trajectories) % 2 == 0, -START_X, START_X)
 
 
@@ -45,7 +45,10 @@ def run_grid(
         their standard errors and standard deviations; ``mobile``, the share that hopped in the last tenth of
         the run; ``still``, the share that never hopped; ``end_y``.
     """
+    if not (isinstance(noise, type) and issubclass(noise, Noise)):
+        raise _check.refused("noise", noise, "a class of noise")
     eta, sigma = _check.array("etas", etas, ndim=1, above=0), _check.array("sigmas", sigmas, ndim=1, least=0)
+    steps = _check.integer("steps", steps, least=1)
     runs = simulate(
         two_valleys().at(**PAPER),
         noise(sigma),
@@ -77,7 +80,7 @@ def proportion(happened) -> Estimate:
 
     Raises ValueError for what is no array of truth values, or none of them.
     """
-    happened = _check.array("happened", happened, dtype=bool)
+    happened = np.atleast_1d(_check.array("happened", happened, dtype=bool))
     n = happened.shape[-1]
     shrunk = (happened.sum(axis=-1) + 1) / (n + 2)
     return Estimate(happened.mean(axis=-1), np.sqrt(shrunk * (1 - shrunk) / n), n, "rule of succession")

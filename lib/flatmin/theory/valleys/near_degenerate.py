@@ -74,6 +74,7 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
         For parameters that are missing or out of range, or a negative η.
     """
     bounds = {"epsilon": {"above": 0}, "lambda_0": {"above": 0}, "lambda_1": {}}
+    _check.instance("values", values, Mapping)
     missing = [name for name in bounds if name not in _check.instance("values", values, Mapping)]
     if missing:
         raise _check.refused("values", dict(values), f"with {', '.join(missing)}")
@@ -81,4 +82,5 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
     eta = _check.array("eta", eta, least=0)
     if bend >= 0:
         return np.full(eta.shape, np.inf)
-    return np.maximum(-epsilon / bend * (1 - eta * flat / 2), 0.0)
+    stable = np.minimum(eta, 2 / flat)  # beyond, one step is unstable by itself
+    return -epsilon / bend * (1 - stable * flat / 2)

@@ -110,7 +110,7 @@ def distance(density, law) -> Estimate:
     """
     x = edges()
     law = _check.array("law", law, shape=(len(x),))
-    density = np.asarray(density)
+    density = _check.array("density", density, least=0)
     if density.ndim < 2 or density.shape[-1] != len(x) - 1 or density.shape[-2] < 2:
         raise _check.refused("density", density, f"of shape (…, groups, {len(x) - 1}), two groups or more")
     width = x[1] - x[0]
@@ -167,8 +167,13 @@ def split(w, xi, density, reach: float = 1.5) -> Estimate:
     """
     w, xi = _check.array("w", w, ndim=1), _check.array("xi", xi, ndim=1)
     density = _check.array("density", density, shape=(len(w), None, len(xi)), least=0)
-    inside = (xi > 0) & (xi < reach)
+    inside = (xi > 0) & (xi < _check.number("reach", reach, above=0))
     density = (density + density[..., ::-1]) / 2
+    if len(w) < 3 or density.shape[1] < 2 or inside.sum() < 4 or not (density[..., inside] > 0).all():
+        where = f"{len(w)} w, {density.shape[1]} groups, {inside.sum()} bins below reach={reach:g}"
+        raise ValueError(
+            f"w, xi, density: must be at least 3, 2 and 4, with density above 0 there, not {where}"
+        )
 
     def zero(means):
         bends = [np.polyfit(xi[inside] ** 2, np.log(p[inside]), 3)[2] for p in means]
@@ -182,13 +187,16 @@ def split(w, xi, density, reach: float = 1.5) -> Estimate:
 
 def landing(eta: float = 0.04, steps: int = 200) -> float:
     """Where x stands once gradient descent from ``START`` has brought y to the floor (ε = 0)."""
+    eta, steps = _check.number("eta", eta, above=0), _check.integer("steps", steps, least=1)
     runs = simulate(VALLEY.at(epsilon=1e-12), NoNoise(), eta=eta, steps=steps, start=START)
     return float(runs.final[0, 0])
 
 
 def _steps(eta, tau) -> tuple[float, int]:
-    eta = _check.number("eta", eta, above=0)
-    return eta, round(_check.number("tau", tau, least=eta) / eta)
+    eta, tau = _check.number("eta", eta, above=0), _check.number("tau", tau, above=0)
+    if not 1 <= tau / eta <= 1e12:
+        raise ValueError(f"eta={eta:g}, tau={tau:g}: must give a run of 1 to 10¹² steps")
+    return eta, round(tau / eta)
 
 
 def _jackknife(left_out, axis):
