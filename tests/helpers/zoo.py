@@ -143,6 +143,11 @@ def mlp(*activations):
     return nn.Sequential(*parts, nn.Linear(width, 3))
 
 
+def in_two_places():
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(6, 3))
+
+
 def pruned():
     model = mlp(nn.ReLU())
     prune.l1_unstructured(model[0], "weight", 0.5)
@@ -225,6 +230,7 @@ NETWORKS = {
         _vectors, _labels, "cross-entropy", XENT,
     ),
     "module used twice": (Twice, _vectors, _values, "square", _square),
+    "module in two places": (in_two_places, _vectors, _labels, "cross-entropy", XENT),
     "pruned": (pruned, _vectors, _labels, "cross-entropy", XENT),
     "frozen": (frozen, _vectors, _labels, "cross-entropy", XENT),
     "dict inputs": (DictModel, _marked, _labels, "cross-entropy", XENT),

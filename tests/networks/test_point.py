@@ -130,7 +130,9 @@ def same(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("name", ["batchnorm in eval", "transformer", "pruned", "module used twice", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["batchnorm in eval", "transformer", "pruned", "module in two places", "lstm"]
+)
 def test_measuring_leaves_no_trace(name):
     model, inputs, targets, loss, _ = zoo.problem(name)
     seen = []
@@ -272,6 +274,39 @@ def test_what_cannot_be_measured_right_is_refused(name):
     data = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(8, 3)
     with pytest.raises(ValueError, match=words):
         at(make(), "square", data)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "words"),
+    [
+        (
+            nn.Linear(6, 3),
+            (torch.ones(8, 6, dtype=torch.long), torch.zeros(8, 3)),
+            r"does not take the inputs.*int64",
+        ),
+        (
+            nn.Linear(5, 3),
+            (torch.ones(8, 6), torch.zeros(8, 3)),
+            r"Linear does not take the inputs.*\(6, 6\)",
+        ),
+        (
+            nn.Linear(6, 1),
+            (torch.ones(8, 6), torch.zeros(8)),
+            r"targets of shape \(6,\) against outputs .*\[:, None\]",
+        ),
+        (nn.Linear(6, 3), (torch.ones(8, 6), torch.zeros(8, 2)), "targets"),
+    ],
+)
+def test_inputs_and_targets_that_do_not_fit_are_refused_in_a_sentence(model, data, words):
+    with pytest.raises(ValueError, match=words):
+        at(model, nn.MSELoss(), data)
+
+
+def test_a_label_out_of_range_is_found_at_the_door_wherever_it_stands():
+    labels = torch.zeros(40, dtype=torch.long)
+    labels[-1] = 3
+    with pytest.raises(ValueError, match="labels run to 3"):
+        at(nn.Linear(6, 3), "cross-entropy", (torch.ones(40, 6), labels))
 
 
 @pytest.mark.parametrize("module", [nn.BatchNorm1d(6), nn.Dropout(0.2)])

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
 
@@ -69,6 +68,13 @@ class Network:
             raise ValueError("model must have trainable parameters: all are frozen, or there are none")
         self.names, self.tensors = zip(*named, strict=True)
         _require_parameters(self.module)
+        self._homes = [
+            (name, part, key)
+            for name, p in named
+            for part in self.module.modules()
+            for key, held in part._parameters.items()
+            if held is p
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,15 +104,36 @@ class Network:
 
     def outputs(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
         """What the model returns for ``inputs``, (n, …); ``values`` stand in for the parameters by name."""
-        module = self.module if values is None else _Substituted(self.module, values)
         rows = len(leaves(inputs)[0])
-        if self.forward is not None:
-            found = self.forward(module, inputs)
-        elif isinstance(inputs, Mapping):
-            found = module(**inputs)
-        else:
-            found = module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+        with self._holding(values):
+            if self.forward is not None:
+                found = self.forward(self.module, inputs)
+            elif isinstance(inputs, Mapping):
+                found = self.module(**inputs)
+            else:
+                found = self.module(*inputs) if isinstance(inputs, tuple) else self.module(inputs)
         return _with_rows(_selected(found), rows)
+
+    @contextlib.contextmanager
+    def _holding(self, values):
+        """Let the module hold other tensors for its parameters, wherever these are used.
+
+        ``torch.func.functional_call`` does not put back a module that stands in two places.
+        """
+        if values is None:
+            yield
+            return
+        before = [part._parameters[key] for _, part, key in self._homes]
+        recurrent = [part for part in self.module.modules() if isinstance(part, nn.RNNBase)]
+        try:
+            for name, part, key in self._homes:
+                part._parameters[key] = values[name]
+            _refresh(recurrent)
+            yield
+        finally:
+            for (_, part, key), tensor in zip(self._homes, before, strict=True):
+                part._parameters[key] = tensor
+            _refresh(recurrent)
 
     def matrix(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
         """The outputs as (n, C)."""
@@ -114,19 +141,10 @@ class Network:
         return found.reshape(len(found), -1)
 
 
-class _Substituted:
-    """A module under other parameters, called like the module itself."""
-
-    def __init__(self, module, values):
-        self._module, self._values = module, values
-
-    def __call__(self, *arguments, **named):
-        return functional_call(self._module, self._values, arguments, named)
-
-    def __getattr__(self, name):
-        raise ValueError(
-            f"forward uses model.{name}: to measure single samples it may only call the model itself"
-        )
+def _refresh(recurrent):
+    """Let recurrent layers find their weights anew: they keep a list of them."""
+    for part in recurrent:
+        part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]
 
 
 class _Bag(nn.EmbeddingBag):
@@ -162,11 +180,11 @@ def _selected(found) -> Tensor:
 
 
 def _with_rows(found: Tensor, rows: int) -> Tensor:
-    """Outputs (n, …) also where ``squeeze()`` took axes away: (n, 1) for one number a sample."""
+    """Outputs (n, …), also of one sample whose first axis was squeezed away."""
     if found.ndim and len(found) == rows:
-        return found[:, None] if found.ndim == 1 else found
-    if rows == 1:  # one sample whose first axis was squeezed
-        return found.reshape(1, *found.shape) if found.ndim else found.reshape(1, 1)
+        return found
+    if rows == 1:
+        return found[None]
     raise ValueError(
         f"model returned a tensor of shape {tuple(found.shape)} for {rows} samples: must have the samples "
         f"along its first axis; {_FORWARD}"

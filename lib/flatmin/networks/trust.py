@@ -14,11 +14,13 @@ which check, by how much, and what to do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from flatmin.networks.data.samples import leaves
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes.generic import AutogradPass, linearise
 
@@ -71,8 +73,11 @@ def examine(point) -> list[Check]:
     eps = torch.finfo(network.dtype).eps
     with quiet(network):
         _outputs(network, few, passes, eps)
-        plain = _plain(network, point.loss_function, few)
         passed = linearise(network, few, point.loss_function)
+        point.loss_function.targets(
+            point.data.targets, passed.loss_function.shape, network.dtype
+        )  # all of them
+        plain = _plain(network, point.loss_function, few)
         passes("loss", passed.losses.mean(), plain[0], 1e3 * eps)
         passes("gradient", passed.gradient(), plain[1], 1e4 * eps)
         _samples(passed, network, passes, eps)
@@ -93,7 +98,7 @@ def _relative(one: Tensor, other: Tensor) -> float:
 
 def _outputs(network, few, passes, eps):
     with torch.no_grad():
-        once = _finite(network.matrix(few.inputs))
+        once = _finite(_called(network, few))
         passes("same twice", network.matrix(few.inputs), once, 100 * eps)
         if len(few) > 1:
             parts = [network.matrix(few.rows(slice(i, i + 1))) for i in range(len(few))]
@@ -101,6 +106,18 @@ def _outputs(network, few, passes, eps):
             alone = torch.cat(parts)
             passes("samples apart", half, once[: len(half)], 1e4 * eps)
             passes("samples apart", alone, once, 1e4 * eps)
+
+
+def _called(network, few):
+    """The first outputs; whatever the model says against its inputs becomes one sentence."""
+    try:
+        return network.matrix(few.inputs)
+    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+        kinds = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in leaves(few.inputs))
+        raise ValueError(
+            f"model={type(network.module).__name__} does not take the inputs ({kinds}, {len(few)} samples): "
+            f"{str(error).splitlines()[0]}; must be what the model takes, or forward= must make it so"
+        ) from error
 
 
 def _finite(outputs):
@@ -111,10 +128,22 @@ def _finite(outputs):
 
 def _plain(network, loss, few):
     """Loss and gradient as torch alone has them."""
+    outputs = network.outputs(few.inputs)
+    shapes = tuple(outputs.shape), tuple(getattr(few.targets, "shape", outputs.shape))
+    if isinstance(loss.given, torch.nn.Module) and len(shapes[0]) != len(shapes[1]) and _broadcast(*shapes):
+        raise ValueError(
+            f"targets of shape {shapes[1]} against outputs of shape {shapes[0]}: {loss.name} pairs every one "
+            "with every other; must be of one shape (targets[:, None], or outputs squeezed)"
+        )
     with torch.enable_grad():
-        value = loss(network.outputs(few.inputs), few.targets)
+        value = loss(outputs, few.targets)
         grads = torch.autograd.grad(value, network.tensors, materialize_grads=True)
     return value.detach(), torch.cat([g.reshape(-1) for g in grads])
+
+
+def _broadcast(one, other) -> bool:
+    """Whether two shapes of as many numbers are not one and the same, as (n, 1) and (n,)."""
+    return math.prod(one) == math.prod(other)
 
 
 def _samples(passed, network, passes, eps):
