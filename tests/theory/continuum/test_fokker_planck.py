@@ -141,6 +141,12 @@ def test_absorbing_rim_leaks():
     assert 0 < far.leak < 1e-8 < near.leak
     assert near.mass == pytest.approx(1)
     assert np.all(np.abs(near([0.5, 0.1], [0.1, 0.8])) < 1e-12)
+    # the next rate is only 1.15 times as large: inverse iteration must go on until the density decays as one
+    equation = near.equation
+    inner = equation._inner
+    decay = equation.operator(0.009)[inner] @ near.coefficients
+    kept = near.leak * (equation.mass_matrix[inner] @ near.coefficients)
+    np.testing.assert_allclose(decay, kept, atol=1e-7 * np.abs(kept).max())
 
 
 def test_leak_rate_of_a_linear_drift():

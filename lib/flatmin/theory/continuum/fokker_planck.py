@@ -330,7 +330,7 @@ class Equation:
         mass = self.mass_matrix[inner][:, inner]
         vector = np.ones(len(inner))
         rate = np.inf
-        for _ in range(50):
+        for _ in range(2000):
             new = factors.solve(mass @ vector)
             size = self.load[inner] @ new
             vector, before, rate = new / size, rate, (self.load[inner] @ vector) / size
