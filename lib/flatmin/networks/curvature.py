@@ -285,9 +285,9 @@ def eigenpairs(
     block = here.block(layer)
     size, passed = block.stop - block.start, here.passed
     k = _check.integer("k", k, least=1, most=size)
-    seed = _check.integer("seed", seed, least=0)
+    seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS)
     _check.choice("which", which, eigen.ENDS)
-    how = (_check.number("tolerance", tolerance, above=0), _check.integer("steps", steps, least=1))
+    how = (_check.number("tolerance", tolerance, above=0, below=1), _check.integer("steps", steps, least=1))
     if isinstance(passed, DensePass) and size <= _SMALL:
         make = _hessian if matrix == "hessian" else _gauss_newton
         return eigen.dense(make(passed, block), k, which)
@@ -346,7 +346,7 @@ def diagonal(here, layer: int | str | None = None, probes: int = 100, seed: int 
     2007), with a standard error for each entry; or exact, column by column, where that takes no more
     products. Raises ValueError for an unknown layer or fewer than two probes.
     """
-    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    block, probes, seed = here.block(layer), *_random(probes, seed)
     exact = _exact_diagonal(here.passed, block, probes)
     if exact is not None:
         return exact
@@ -383,7 +383,7 @@ def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0
     Others: Hutchinson's mean of zᵀHz over ``probes`` vectors of random signs, with its standard error; exact
     where the block has no more than ``probes`` parameters. Raises ValueError as :func:`diagonal`.
     """
-    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    block, probes, seed = here.block(layer), *_random(probes, seed)
     exact = _exact_diagonal(here.passed, block, probes)
     if exact is not None:
         return Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
@@ -403,7 +403,7 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     """
     passed, probes = here.passed, _check.integer("probes", probes, least=1)
     n, outputs = passed.outputs.shape
-    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0, most=eigen.SEEDS))
     exact, rounds = outputs <= probes, []
     for which in range(outputs if exact else probes):
         if exact:
@@ -428,9 +428,14 @@ def _random_signs(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
     return torch.randint(2, shape, generator=generator, device="cpu").to(outputs) * 2 - 1
 
 
+def _random(probes, seed) -> tuple[int, int]:
+    """The two arguments of an estimate, checked also where the answer turns out to be exact."""
+    return _check.integer("probes", probes, least=2), _check.integer("seed", seed, least=0, most=eigen.SEEDS)
+
+
 def _probe(passed, block: slice, probes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield random signs z and H z, a few rows (·, size) at a time."""
-    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    generator = torch.Generator("cpu").manual_seed(seed)
     product, size = _product(passed, block, "hessian"), block.stop - block.start
     step = max(1, min(_COLUMNS, _ENTRIES // passed.parameters))
     for start in range(0, probes, step):
@@ -448,7 +453,7 @@ def frobenius_norm(here, layer: int | str | None = None, probes: int = 100, seed
     to first order, with its standard error; exact where the block has no more than ``probes`` parameters.
     Raises ValueError as :func:`diagonal`.
     """
-    block, probes = here.block(layer), _check.integer("probes", probes, least=2)
+    block, probes, seed = here.block(layer), *_random(probes, seed)
     passed, index = here.passed, _layer_index(here.passed, block)
     if index is not None and passed.samples**2 * (len(passed.layers) + 1) <= _EXACT_ENTRIES:
         everyone = slice(0, passed.samples)
@@ -559,7 +564,7 @@ class Density:
         grid = _check.array("grid", grid, ndim=1)
         width = _check.number("width", width, above=0)
         z = (self.nodes[:, None] - grid) / width
-        return self._mean(np.exp(-0.5 * z**2) / (width * np.sqrt(2 * np.pi)))
+        return self._mean(np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / width)
 
     def _mean(self, values):
         """Mean of values (m, …) at the nodes, with the standard error over the probes."""
@@ -581,8 +586,11 @@ def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> 
     scatter between the vectors. Raises ValueError for fewer than one step or two probes. Memory: ``steps``
     vectors of P numbers.
     """
-    steps, probes = _check.integer("steps", steps, least=1), _check.integer("probes", probes, least=2)
-    passed, seed = here.passed, _check.integer("seed", seed, least=0)
+    steps, (probes, seed), passed = (
+        _check.integer("steps", steps, least=1),
+        _random(probes, seed),
+        here.passed,
+    )
     product = _product(passed, slice(0, passed.parameters), "hessian")
     nodes, weights, probe = [], [], []
     for number, start in enumerate(probes_like(passed.outputs, passed.parameters, seed, probes)):

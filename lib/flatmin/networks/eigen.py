@@ -23,6 +23,8 @@ from flatmin import _check
 __all__ = ["Eigenpairs", "dense", "lanczos", "tridiagonal"]
 
 ENDS = ("largest", "smallest", "magnitude")
+#: largest seed, less one for a second stream
+SEEDS = 2**63 - 2
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ def lanczos(
     """
     size = len(start)
     k = _check.integer("k", k, least=1, most=size)
-    tolerance = _check.number("tolerance", tolerance, above=0)
+    tolerance = _check.number("tolerance", tolerance, above=0, below=1)
     steps = _check.integer("steps", steps, least=1)
     allowed = _check.number("missed", missed, above=0, most=1)
     _check.choice("which", which, ENDS)
-    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0))
+    generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0, most=SEEDS + 1))
     search = _Search(product, start, k, tolerance, steps, which)
     missed = search.run(start, allowed)
     while missed > allowed or len(search.values) < k:
