@@ -9,11 +9,12 @@ import io
 import keyword
 import re
 import zipfile
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 
-from flatmin.ledger.files import read_bytes, write_bytes
+from flatmin import _check
+from flatmin.ledger.files import checked_path, read_bytes, write_bytes
 
 __all__ = ["load_state", "packed", "save_state", "sealed", "sha256", "unpacked", "unsealed"]
 
@@ -28,6 +29,8 @@ def packed(arrays, compress=True):
     Raises ValueError, naming the array, for a name that is no identifier and for values that are not
     numbers, truth values or text (they would need pickles).
     """
+    if not isinstance(arrays, Mapping):
+        raise _check.refused("arrays", arrays, "a dict of arrays and numbers")
     ready = {}
     for key, value in arrays.items():
         if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key) or key in _TAKEN:
@@ -37,7 +40,7 @@ def packed(arrays, compress=True):
             raise ValueError(
                 f"array {key!r} of dtype {ready[key].dtype}: must be numbers, truth values or text"
             )
-    buffer = io.BytesIO()
+    compress, buffer = _check.flag("compress", compress), io.BytesIO()
     (np.savez_compressed if compress else np.savez)(buffer, **ready)
     return buffer.getvalue()
 
@@ -53,10 +56,15 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
+def _checked_kind(kind):
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        raise _check.refused("kind", kind, "words of lower-case letters, digits, '.', '-' and '_'")
+    return kind
+
+
 def sealed(content, kind):
     """Return an npz file (bytes) with its ``kind`` and the hash of both at its end; NumPy reads it, too."""
-    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
-        raise ValueError(f"kind={kind!r}: must be words of lower-case letters, digits, '.', '-' and '_'")
+    kind = _checked_kind(kind)
     buffer = io.BytesIO(content)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = _MARK + kind.encode() + b":" + b"0" * _DIGITS
@@ -99,7 +107,7 @@ def save_state(path, arrays, kind):
     flatmin.ledger.files.FileError
         Where the file cannot be written, with what to do.
     """
-    write_bytes(path, sealed(packed(arrays, compress=False), kind))
+    write_bytes(checked_path("path", path), sealed(packed(arrays, compress=False), kind))
 
 
 def load_state(path, kind):
@@ -108,5 +116,6 @@ def load_state(path, kind):
     Raises ValueError, naming the file, for one that is empty, truncated, damaged, foreign or of another
     kind, FileError (an OSError) for one that cannot be read.
     """
+    path, kind = checked_path("path", path), _checked_kind(kind)
     content = read_bytes(path)
-    return None if content is None else unsealed(content, kind, Path(path))
+    return None if content is None else unsealed(content, kind, path)

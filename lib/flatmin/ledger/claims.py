@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import yaml
 
+from flatmin import _check
 from flatmin.ledger import paths
 from flatmin.ledger.collection import collect, load_verdicts, write_verdicts
 from flatmin.ledger.decimals import approx, exact, number
@@ -90,9 +91,10 @@ def _read_claims(path, _changed):
 def claim_of(id):
     """Return the claim of that id. Raises ValueError with the nearest ids when there is none."""
     claims = load_claims()
-    if id not in claims:
+    if not isinstance(id, str) or id not in claims:
         near = difflib.get_close_matches(str(id), claims, n=3, cutoff=0)
-        raise ValueError(f"id={id!r}: no claim of data/claims.yml has it; the nearest are {', '.join(near)}")
+        allowed = f"the id of a claim in data/claims.yml; the nearest are {', '.join(near)}"
+        raise _check.refused("id", id, allowed)
     return claims[id]
 
 
@@ -161,10 +163,13 @@ def _draft(id, part, note, numbers):
     """Return the arguments of a check as a Verdict yet to be decided; ValueError for what cannot be one."""
     claim_of(id)
     if part is not None and not (isinstance(part, str) and slug(part)):
-        raise ValueError(f"part={part!r}: must be a text with a letter or a digit in it")
+        raise _check.refused("part", part, "a text with a letter or a digit in it")
     if note is not None and not (isinstance(note, str) and note.strip()):
-        raise ValueError(f"note={note!r}: must be a text that says something")
-    values = {name: number(name, value) for name, value in numbers.items() if value is not None}
+        raise _check.refused("note", note, "a text that says something")
+    required = ("tolerance", "sigmas")
+    values = {
+        name: number(name, value) for name, value in numbers.items() if value is not None or name in required
+    }
     return Verdict(id, part, "open", **values, note=note)
 
 
@@ -174,7 +179,7 @@ def _truth(name, value):
         return None
     if isinstance(value, bool) or type(value).__name__ in ("bool", "BooleanTrue", "BooleanFalse"):
         return bool(value)
-    raise ValueError(f"{name}={value!r}: must be True or False (an unevaluated expression proves nothing)")
+    raise _check.refused(name, value, "True or False (an unevaluated expression proves nothing)")
 
 
 class VerdictTable:

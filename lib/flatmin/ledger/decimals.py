@@ -39,7 +39,7 @@ def _with_error(value, error):
     suffix = ""
     if not _SMALL < power < _LARGE:
         value, error, suffix = value / 10.0**power, error / 10.0**power, f"e{power:+03d}"
-    decimals = 1 - _magnitude(error, 2)
+    decimals = min(1 - _magnitude(error, 2), 17)  # a float has no more of them
     rounded = f"{round(value, decimals):.{max(decimals, 0)}f}"
     inside = round(error, decimals)
     if decimals <= 0:

@@ -14,7 +14,9 @@ import secrets
 from hashlib import sha256
 from pathlib import Path
 
-__all__ = ["FileError", "clear_leftovers", "in_words", "read_bytes", "write_bytes"]
+from flatmin import _check
+
+__all__ = ["FileError", "checked_path", "clear_leftovers", "in_words", "read_bytes", "write_bytes"]
 
 # process ids mean something on one machine only, and return: a leftover of our own number is told by _RUN
 _HOST, _RUN = sha256(platform.node().encode()).hexdigest()[:6], secrets.token_hex(3)
@@ -41,6 +43,13 @@ _REASONS = {
 
 class FileError(OSError):
     """A file that cannot be read or written: one sentence with its name, the reason and what to do."""
+
+
+def checked_path(name, value):
+    """Return the argument ``name`` as a Path; ValueError for what is no path."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in os.fspath(value):
+        raise _check.refused(name, value, "a path")
+    return Path(value)
 
 
 def write_bytes(path, content):

@@ -122,11 +122,11 @@ def edges(centres, log=False):
     ``log`` halves on a logarithmic scale. Raises ValueError for fewer than two centres, for centres that
     do not increase, and for non-positive ones with ``log``.
     """
-    centres = np.asarray(centres, dtype=float)
-    if centres.ndim != 1 or len(centres) < 2 or not np.all(np.diff(centres) > 0):
-        raise ValueError(f"centres={centres}: must be at least two increasing numbers")
+    centres, log = _check.array("centres", centres, ndim=1, increasing=True), _check.flag("log", log)
+    if len(centres) < 2:
+        raise _check.refused("centres", centres, "at least two increasing numbers")
     if log and centres[0] <= 0:
-        raise ValueError(f"centres={centres}: must be positive on a logarithmic scale")
+        raise _check.refused("centres", centres, "positive on a logarithmic scale")
     scaled = np.log(centres) if log else centres
     middle = (scaled[1:] + scaled[:-1]) / 2
     ends = np.concatenate([[2 * scaled[0] - middle[0]], middle, [2 * scaled[-1] - middle[-1]]])

@@ -23,7 +23,7 @@ import flatmin
 from flatmin import _check
 from flatmin.ledger import paths
 from flatmin.ledger.arrays import packed, sha256, unpacked
-from flatmin.ledger.files import FileError, read_bytes, write_bytes
+from flatmin.ledger.files import FileError, checked_path, read_bytes, write_bytes
 from flatmin.ledger.sweeps import Results, SweepError, plain_name, stack, sweep
 
 __all__ = [
@@ -91,6 +91,7 @@ def save(
     (an OSError) where the files cannot be written.
     """
     plain_name(name)
+    content = packed(arrays)
     for key in _TAKEN:
         if key in arrays:
             raise ValueError(f"array name {key!r}: must be none of {', '.join(_TAKEN)}")
@@ -98,9 +99,11 @@ def save(
         raise ValueError(f"scale={scale!r}: must say how the run compares with the paper's")
     if not isinstance(command, str) or not command.strip():
         raise ValueError(f"command={command!r}: must be the line that makes the result again")
+    for key, value in (("data_set", data_set), ("device", device)):
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise _check.refused(key, value, "a text, or None")
     if wall_time is not None:
         wall_time = _check.number("wall_time", wall_time, least=0)
-    content = packed(arrays)
     provenance = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": _cpu() if device is None else device,
@@ -114,8 +117,9 @@ def save(
     }
     record = {"format": FORMAT, "name": name, "sha256": sha256(content), "provenance": provenance}
     record = json.loads(_checked_json(record))
+    _check.array("seed", seed, least=0, dtype=int)
     text = _checked_json(record | {"seal": seal(record)})
-    folder = paths.results(to_write=True) if folder is None else Path(folder)
+    folder = paths.results(to_write=True) if folder is None else checked_path("folder", folder)
     npz, record_file, pending = _files(folder, name)
     write_bytes(pending, text.encode())  # a kill between the two files leaves what fits the arrays
     write_bytes(npz, content)
@@ -138,7 +142,7 @@ def load(name, folder=None):
     it was made with.
     """
     plain_name(name)
-    folder = paths.results() if folder is None else Path(folder)
+    folder = paths.results() if folder is None else checked_path("folder", folder)
     npz, record_file, pending = _files(folder, name)
     try:
         return _fitting(name, record_file, npz)
@@ -253,14 +257,14 @@ def _shown(path):
 
 def _checked_json(record):
     """Return the record as JSON text; ValueError for what JSON cannot hold and for absolute paths."""
-    try:
-        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance {record['provenance']!r}: cannot be kept as JSON: {error}") from None
     for key, value in record["provenance"].items():
-        if _ABSOLUTE_PATH.search(json.dumps(value, ensure_ascii=False, default=_plain).strip('"')):
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key}={_check.shown(value)}: cannot be kept as JSON: {error}") from None
+        if _ABSOLUTE_PATH.search(text.strip('"')):
             raise ValueError(f"{key}={value!r}: must hold no absolute path, which means nothing elsewhere")
-    return text
+    return json.dumps(record, indent=1, ensure_ascii=False, default=_plain) + "\n"
 
 
 def _plain(value):

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from flatmin import _check
 from flatmin.ledger import paths
 from flatmin.ledger.arrays import packed, sealed, sha256
+from flatmin.ledger.files import checked_path
 from flatmin.ledger.store import Store
 
 WORKERS = 2
@@ -55,6 +56,8 @@ def stack(results):
 
     Raises ValueError, naming the array, when points differ in their arrays or in the shapes of these.
     """
+    if not isinstance(results, (list, tuple)) or not all(isinstance(each, dict) for each in results):
+        raise _check.refused("results", results, "a list of dicts, as sweep() returns it")
     names = list(results[0]) if results else []
     for result in results:
         if set(result) != set(names):
@@ -99,10 +102,19 @@ def sweep(
     (an OSError) when a result cannot be stored; what is finished is kept.
     """
     _require_importable(function, executor)
+    progress, resume = _check.flag("progress", progress), _check.flag("resume", resume)
+    if not isinstance(version, str) or not (combine is None or callable(combine)):
+        raise ValueError(f"version={version!r}, combine={combine!r}: must be a text, and a function or None")
+    if isinstance(points, (str, bytes, dict)) or not isinstance(points, Iterable):
+        raise _check.refused("points", points, "a list of points")
     points = list(points)
     tasks = _tasks(function, points, seed, version)
     name = plain_name(name)
-    store = Store((paths.results(to_write=True) if folder is None else Path(folder)) / ".partial" / name)
+    store = Store(
+        (paths.results(to_write=True) if folder is None else checked_path("folder", folder))
+        / ".partial"
+        / name
+    )
     done = _finished(store, [key for key, _ in tasks], resume)
     missing = [index for index, (key, _) in enumerate(tasks) if key not in done]
     failures = []
@@ -141,6 +153,8 @@ def _require_importable(function, executor):
     name = getattr(function, "__qualname__", None)
     if not callable(function) or name is None or "<" in name:
         raise ValueError(f"function={function!r}: must be defined at the top level of a module")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise _check.refused("executor", executor, "an executor with submit(), or None")
     interactive = not hasattr(sys.modules["__main__"], "__file__")
     if executor is None and function.__module__ == "__main__" and interactive:
         raise ValueError(
@@ -177,7 +191,7 @@ def canonical(point):
         return json.dumps(point, sort_keys=True, allow_nan=False, default=plain)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"point={point!r}: must hold finite numbers, text, lists and dicts: {error}"
+            f"points: point={_check.shown(point)}: must hold finite numbers, text, lists and dicts: {error}"
         ) from None
 
 

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from flatmin import _check
@@ -30,10 +31,10 @@ _shown = []  # the verdicts that the running cell has shown already
 
 def overall(verdicts):
     """Return the verdict on a claim whose parts have the given ``verdicts``: the worst of them decides."""
-    verdicts = set(verdicts)
-    if not verdicts or not verdicts <= set(VERDICTS):
-        raise ValueError(f"verdicts={sorted(verdicts)!r}: must be one or more of {VERDICTS}")
-    return next(verdict for verdict in _WEIGHT if verdict in verdicts)
+    given = list(verdicts) if isinstance(verdicts, Iterable) and not isinstance(verdicts, str) else []
+    if not given or not all(isinstance(verdict, str) and verdict in VERDICTS for verdict in given):
+        raise _check.refused("verdicts", verdicts, f"a list of one or more of {VERDICTS}")
+    return next(verdict for verdict in _WEIGHT if verdict in given)
 
 
 def badge(verdict):
@@ -261,7 +262,9 @@ def _derived(draft):
     """Return the word for a derivation."""
     numbers = (draft.measured, draft.error, draft.printed, draft.expected, draft.at_least, draft.at_most)
     if any(value is not None for value in numbers) or draft.tolerance:
-        raise ValueError("holds is for derivations and takes no numbers; give these in a check of their own")
+        raise ValueError(
+            "holds, like printed_holds, is for derivations and takes no numbers: make two checks with part="
+        )
     if draft.holds is None:
         raise ValueError("printed_holds needs holds: say whether our own statement was proved")
     if draft.printed_holds and not draft.holds:
@@ -297,6 +300,8 @@ def _require_sound(draft):
         raise ValueError(
             f"error={draft.error!r}: must be positive (leave it out if a tolerance is all there is)"
         )
+    if not math.isfinite(draft.reach):
+        raise ValueError(f"error={draft.error!r}, sigmas={draft.sigmas!r}: their product must be finite")
 
 
 def _bounded(draft):
