@@ -329,9 +329,9 @@ X, Y = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), torch.zero
     [
         ({"data": (X[:0], Y[:0])}, "no samples"),
         ({"data": (X, Y[:5])}, r"tensors of \[5, 8\] samples"),
-        ({"data": (X * torch.inf, Y)}, "inputs .* must be finite"),
-        ({"data": (X, Y * torch.nan)}, "targets .* must be finite"),
-        ({"data": (X.to(torch.complex64), Y)}, "inputs=.*must be dense and real"),
+        ({"data": (X * torch.inf, Y)}, "data: inputs .* must be finite"),
+        ({"data": (X, Y * torch.nan)}, "data: targets .* must be finite"),
+        ({"data": (X.to(torch.complex64), Y)}, "data: inputs .*must be dense and real"),
         ({"data": X}, "data"),
         ({"data": 3}, "data=3: must be"),
         ({"data": None}, "data=None: must be"),

@@ -11,13 +11,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from flatmin._check import choice, integer
+from flatmin._check import choice, integer, refused
 
 __all__ = ["block_of", "flat", "parameter_slice", "trainable", "with_parameters"]
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return (name, parameter) of what is trained, in order."""
+    """Return (name, parameter) of what is trained, in order; ValueError if ``model`` is no module."""
+    if not isinstance(model, nn.Module):
+        raise refused("model", model, "a torch.nn.Module")
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
@@ -29,13 +31,13 @@ def flat(model: nn.Module) -> Tensor:
 def with_parameters(model: nn.Module, theta: Tensor) -> nn.Module:
     """Return a copy of ``model`` whose trainable parameters are the vector ``theta`` (P,).
 
-    Raises ValueError if the number of parameters differs.
+    Raises ValueError unless theta is a finite tensor of as many numbers.
     """
+    count = sum(p.numel() for _, p in trainable(model))
+    if not isinstance(theta, Tensor) or theta.shape != (count,) or not torch.isfinite(theta).all():
+        raise refused("theta", theta, f"a tensor of finite numbers, of shape ({count},)")
     twin = copy.deepcopy(model)
     parameters = [p for _, p in trainable(twin)]
-    count = sum(p.numel() for p in parameters)
-    if theta.shape != (count,):
-        raise ValueError(f"theta must have shape ({count},), got {tuple(theta.shape)}")
     with torch.no_grad():
         start = 0
         for p in parameters:

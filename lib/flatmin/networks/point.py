@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from flatmin._check import choice, integer, refused
+from flatmin._check import choice, flag, integer, refused
 from flatmin.networks import curvature, losses, stability
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
@@ -20,7 +20,7 @@ from flatmin.networks.gradient_noise import Noise
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.parameters import block_of
 from flatmin.networks.passes.generic import linearise
-from flatmin.networks.trust import Check, examine
+from flatmin.networks.trust import examine
 
 __all__ = ["Point", "at"]
 
@@ -207,13 +207,12 @@ def at(
         raise refused("forward", forward, "a function of (model, inputs)")
     if isinstance(dtype, str):
         dtype = _DTYPES[choice("dtype", dtype, _DTYPES)]
-    elif dtype not in (None, *_DTYPES.values()):
+    elif dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in _DTYPES.values()):
         raise refused("dtype", dtype, "float32 or float64")
     where = choose(device, model if isinstance(model, nn.Module) else None)
     with quiet():
         network = Network(model, forward, mode, where, dtype)
         read = samples_of(data, samples).to(network.device, network.dtype)
     here = Point(network, losses.of(loss), read, chunk)
-    found: list[Check] = examine(here) if checks else []
-    here.checks = tuple(found)
+    here.checks = tuple(examine(here) if flag("checks", checks) else ())
     return here

@@ -30,6 +30,9 @@ __all__ = ["Edge", "Escape", "Tangent", "edge", "escape", "largest_step", "tange
 #: most rows n·C of the Gram matrix: 1.2 GB of float64
 MOST_ROWS = 12_000
 
+#: most steps of linearised SGD, and most trajectories, of one call
+MOST_STEPS = 1_000_000
+
 #: numbers in the kept parameters of one block of trajectories, and in the roots of one chunk of samples
 _ENTRIES = 2**25
 
@@ -98,7 +101,7 @@ class Tangent:
         """(1/n) Σ ½|e_i|² of linearised SGD for each seed, (seeds, steps + 1), from the batches that
         :func:`~flatmin.networks.train.train` draws; ValueError for arguments out of range."""
         n, eta = self.samples, threshold.step_of(self.minimum, eta)
-        steps, how = _check.integer("steps", steps, least=0), Sampling.of(sampling)
+        steps, how = _check.integer("steps", steps, least=0, most=MOST_STEPS), Sampling.of(sampling)
         seeds = _check.array("seeds", seeds, ndim=1, dtype=int, least=0)
         batch_size = _check.integer("batch_size", batch_size, least=1, most=n)
         per_epoch, rows = n // batch_size, self.gram.reshape(n, self.outputs, -1)
@@ -151,7 +154,7 @@ def _residuals(passed):
     return torch.cat(found).cpu().numpy(), ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Edge:
     """Where a network stands against the edges of stability, each a ratio that is 1 at the edge.
 
@@ -189,6 +192,14 @@ class Edge:
     typical: Estimate | None = None
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self):
+        low, high = (f"{value:.4g}" for value in self.within)
+        shown = [f"exact {low if self.exact is not None else f'{low}…{high}'}"]
+        for name in ("descent", "trace", "necessary", "bound", "sharpness", "typical"):
+            value = getattr(self, name)
+            shown += [] if value is None else [f"{name} {float(value):.4g}"]
+        return f"<Edge, each 1 at the edge: {', '.join(shown)}>"
+
 
 def edge(
     here,
@@ -206,6 +217,9 @@ def edge(
 
     Parameters
     ----------
+    here : Point
+    eta, batch_size : float, int
+        η and B of the run asked about.
     sampling : "fresh" or "replacement"
     typical : bool
         Whether to simulate for the typical edge too, which takes longer; not beyond the exact operator.
@@ -223,6 +237,7 @@ def edge(
     """
     eta = _check.number("eta", eta, above=0)
     _check.integer("batch_size", batch_size, least=1)
+    _check.flag("typical", typical)
     at, reasons = tangent(here), {}
     minimum, step = at.minimum, _largest_step(at.minimum, batch_size, sampling)
     if isinstance(step, Bracket):
@@ -238,7 +253,7 @@ def edge(
         sharpness = paths.batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
         sharpness = _scaled(sharpness, eta / 2)
         if at.quadratic:
-            bound = eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu)
+            bound = float(eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu))
         else:
             reasons["bound"] = "loss: W22 defines μ for the square loss, L = (1/n) Σ ½|f − y|²"
     if typical and isinstance(step, Bracket):
@@ -309,9 +324,9 @@ def escape(
     ValueError
         As :func:`~flatmin.networks.train.train` and :func:`tangent`, and for a loss without a parabola.
     """
-    seed = _check.integer("seed", seed, least=0)
-    trajectories = _check.integer("trajectories", trajectories, least=1)
-    steps = _check.integer("steps", steps, least=1)
+    seed = _check.integer("seed", seed, least=0, most=2**62)
+    trajectories = _check.integer("trajectories", trajectories, least=1, most=MOST_STEPS)
+    steps = _check.integer("steps", steps, least=1, most=MOST_STEPS)
     seeds = [seed + k for k in range(trajectories)]
     at = tangent(here)
     linearised = at.losses(eta, batch_size, steps, seeds)

@@ -179,12 +179,13 @@ def _require_sound(found: Samples):
         raise ValueError("data holds no tensor of inputs or of targets: must hold both")
     for name, tensors in (("inputs", inputs), ("targets", targets)):
         for tensor in tensors:
+            told = f"data: {name} of shape {tuple(tensor.shape)}, {tensor.dtype}"
             if tensor.is_complex() or tensor.layout != torch.strided:
-                raise refused(name, tensor, "dense and real")
+                raise ValueError(f"{told}: must be dense and real")
             if tensor.ndim == 0:
-                raise refused(name, tensor, "tensors with the samples along their first axis")
+                raise ValueError(f"{told}: must have the samples along the first axis")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} of shape {tuple(tensor.shape)} hold NaN or ∞: must be finite")
+                raise ValueError(f"{told}: hold NaN or ∞, must be finite")
     lengths = {len(tensor) for tensor in inputs + targets}
     if len(lengths) > 1:
         raise ValueError(f"data hold tensors of {sorted(lengths)} samples: must be as many inputs as targets")
