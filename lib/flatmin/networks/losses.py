@@ -465,29 +465,32 @@ class _CrossEntropy(Bound):
         return ((p if self._mass is None else self._mass[rows] * p) - self._soft(f, rows)).flatten(1)
 
     def _scaled(self, moved, rows, root):
-        """Times m, or √m, at each position; (r, k, V, T) as (r, k, C)."""
+        """Times m, or √m, at each position, in place; (r, k, V, T) as (r, k, C)."""
         if self._mass is not None:
             mass = self._mass[rows]
-            moved = moved * (_root_of(mass, self.name) if root else mass)[:, None]
+            moved *= (_root_of(mass, self.name) if root else mass)[:, None]
         return moved.flatten(2)
 
     def curvature_product(self, f, rows, vectors):
         """m (p ∘ v − p (p·v)) at each position."""
         p = self._p(f)[:, None]
         weighted = p * vectors.reshape(len(f), -1, *p.shape[2:])
-        return self._scaled(weighted - p * weighted.sum(2, keepdim=True), rows, root=False)
+        weighted.addcmul_(p, weighted.sum(2, keepdim=True), value=-1)
+        return self._scaled(weighted, rows, root=False)
 
     def root_product(self, f, rows, vectors):
         """√m (√p ∘ z − p (√p·z))."""
         p = self._p(f)[:, None]
         weighted = p.sqrt() * vectors.reshape(len(f), -1, *p.shape[2:])
-        return self._scaled(weighted - p * weighted.sum(2, keepdim=True), rows, root=True)
+        weighted.addcmul_(p, weighted.sum(2, keepdim=True), value=-1)
+        return self._scaled(weighted, rows, root=True)
 
     def root_transpose(self, f, rows, vectors):
         """√m (√p ∘ v − √p (p·v))."""
         p = self._p(f)[:, None]
         vectors = vectors.reshape(len(f), -1, *p.shape[2:])
-        moved = p.sqrt() * (vectors - (p * vectors).sum(2, keepdim=True))
+        moved = vectors - (p * vectors).sum(2, keepdim=True)
+        moved *= p.sqrt()
         return self._scaled(moved, rows, root=True)
 
     def curvature_diagonal(self, f, rows=_ALL):

@@ -31,6 +31,8 @@ __all__ = ["ENTRIES", "DensePass", "dense_layers"]
 
 #: numbers in the temporary arrays of one product (128 MB in float64)
 ENTRIES = 2**24
+#: parameters whose operations are torch's own
+_PARAMETERS = (nn.Parameter,)
 #: largest Gram matrix of the samples that is kept
 _KEPT_GRAM = 2**24
 _ALL = slice(None)
@@ -152,7 +154,7 @@ def _plain(module: nn.Module) -> bool:
     if kind is nn.Linear:
         held = {name: p for name, p in module._parameters.items() if p is not None}
         kept = held.keys() <= {"weight", "bias"} and not module._buffers and not module._modules
-        return "weight" in held and kept and all(type(p) is nn.Parameter for p in held.values())
+        return "weight" in held and kept and all(type(p) in _PARAMETERS for p in held.values())
     return kind in (nn.Sequential, Features) or kind in _ACTIVATIONS
 
 
@@ -199,6 +201,12 @@ def _layers(modules) -> list[Layer] | None:
         else:
             return None
     return None if layers[-1].activation is not nn.Identity else layers
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """|row|² of each row, without a second array of their size."""
+    step = max(1, ENTRIES // 16 // rows.shape[1])
+    return torch.cat([part.square().sum(1) for part in rows.split(step)])
 
 
 class DensePass:
@@ -336,7 +344,7 @@ class DensePass:
     def input_norms(self) -> list[Tensor]:
         """|ã_i|² of each layer's inputs, with 1 added where there is a bias, (n,)."""
         return [
-            torch.linalg.vecdot(a, a) + (0.0 if layer.bias is None else 1.0)
+            _squares(a) + (0.0 if layer.bias is None else 1.0)
             for a, layer in zip(self.inputs, self.layers, strict=True)
         ]
 
@@ -364,7 +372,7 @@ class DensePass:
     def pulled_squares(self, tops: Tensor) -> Tensor:
         """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,)."""
         pairs = zip(self._backward(tops), self.input_norms(), strict=True)
-        return sum(torch.linalg.vecdot(back, back) * norm for back, norm in pairs)
+        return sum(_squares(back) * norm for back, norm in pairs)
 
     def _outer(self, backs: list[Tensor], rows: slice) -> Tensor:
         parts = []
@@ -383,9 +391,8 @@ class DensePass:
         """
         left = [one if one.ndim == 3 else one[:, None] for one in left]
         (r, c, classes), parts = left[-1].shape, []
-        for part in self.chunks(
-            classes * max(r * c, *(2 * len(layer.weight) for layer in self.layers[:-1]), 1)
-        ):
+        widest = max([r * c, *(len(layer.weight) for layer in self.layers[:-1])])
+        for part in self.chunks(16 * classes * widest):  # stays in cache
             roots, shape = self._roots_of(part), (r, c, part.stop - part.start, classes)
             total = None if len(roots) == len(left) else self._top_products(left[-1], rows, part)
             for index, (one, root) in enumerate(zip(left, roots, strict=False)):
@@ -532,16 +539,25 @@ class DensePass:
             return []
         if self._through_roots:
             return [s.transpose(1, 2) @ s for s in self.hidden_roots(rows)]
-        weight, f = self.layers[-1].weight, self.outputs[rows]
-        if len(weight) <= weight.shape[1]:
-            inner = weight.T @ self.loss_function.curvature(f, rows) @ weight
-        else:
-            inner = self.loss_function.curvature_product(f, rows, weight.T.expand(len(f), -1, -1)) @ weight
-        out = [self._bent(inner, len(self.layers) - 1, rows)]
+        out = [self._bent(self._below_top(rows), len(self.layers) - 1, rows)]
         for index in range(len(self.layers) - 2, 0, -1):
             weight = self.layers[index].weight
             out.append(self._bent(weight.T @ out[-1] @ weight, index, rows))
         return out[::-1]
+
+    def _below_top(self, rows) -> Tensor:
+        """W_Lᵀ ∂²ℓ/∂f² W_L of each sample, (r, d, d), a few samples at a time."""
+        weight, loss = self.layers[-1].weight, self.loss_function
+        positions = torch.arange(self.samples, device=weight.device)[rows]
+        found = weight.new_empty(len(positions), weight.shape[1], weight.shape[1])
+        step = max(1, ENTRIES // 16 // weight.numel())
+        for out, part in zip(found.split(step), positions.split(step), strict=True):
+            f = self.outputs[part]
+            if len(weight) <= weight.shape[1]:  # whichever is less work
+                out[:] = weight.T @ loss.curvature(f, part) @ weight
+            else:
+                out[:] = loss.curvature_product(f, part, weight.T.expand(len(f), -1, -1)) @ weight
+        return found
 
     def _bent(self, inner, index, rows):
         """M of the layer below ``index`` from Wᵀ M W: φ′ on both sides, and φ″ on the diagonal."""
