@@ -331,7 +331,8 @@ every = slice(None)
 
 def growth(measure):
     # in a process of its own, which begins with the memory of this one
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/statm") as pages:
+        before = int(pages.read().split()[1]) * resource.getpagesize() / 1024
     child = os.fork()
     if not child:
         measure()
