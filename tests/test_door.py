@@ -61,8 +61,8 @@ def test_every_name_of_the_door_has_an_example_that_is_true(name):
 @pytest.mark.parametrize("name", fm.__all__)
 def test_every_argument_of_the_door_is_described(name):
     thing = getattr(fm, name)
-    if inspect.ismodule(thing) or not callable(thing):
-        return
+    if inspect.ismodule(thing) or (inspect.isclass(thing) and "Parameters\n---" not in inspect.getdoc(thing)):
+        return  # or made by a function of its own
     text = inspect.getdoc(thing) + (inspect.getdoc(thing.__init__) or "")
     described = set(
         re.findall(r"``(\w+)``|\b(\w+)\b(?=[^\n]* : )|^(\w+)(?:, (\w+))*", text, flags=re.MULTILINE)

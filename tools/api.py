@@ -55,11 +55,13 @@ def page():
 def entry(name):
     """Return the text about one name of the door."""
     thing = getattr(flatmin, name)
+    lines = [f"(api-{name})=", f"### `fm.{name}`", ""]
+    text = translated(inspect.getdoc(thing))
     if inspect.ismodule(thing):
-        lines = [f"(api-{name})=", f"### `fm.{name}`", "", *translated(inspect.getdoc(thing)), ""]
-        return "\n".join([*lines, *members(thing, thing.__all__, f"fm.{name}.")])
-    lines = [f"(api-{name})=", f"### `fm.{name}`", "", "```python", signature(f"fm.{name}", thing), "```", ""]
-    lines += [*translated(inspect.getdoc(thing)), ""]
+        return "\n".join([*lines, *text, "", *members(thing, thing.__all__, f"fm.{name}.")])
+    if not inspect.isclass(thing) or "**Parameters**" in text:  # others are made by a function of their own
+        lines += ["```python", signature(f"fm.{name}", thing), "```", ""]
+    lines += [*text, ""]
     if inspect.isclass(thing):
         public = [each for each in vars(thing) if not each.startswith("_")]
         lines += members(thing, public, ".")

@@ -25,6 +25,14 @@ class Estimate:
         where the number is exact.
     method : str
         How it was found, in a few words.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> found = fm.Estimate(0.512, 0.013, 400, "mean over trajectories")
+    >>> found
+    0.512 ± 0.013 (n = 400; mean over trajectories)
+    >>> value, error = found
     """
 
     value: float | np.ndarray

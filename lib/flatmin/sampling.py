@@ -23,7 +23,10 @@ __all__ = ["Sampling"]
 class Sampling(StrEnum):
     """How a minibatch is drawn; every function takes the word itself too, ``sampling="fresh"``.
 
-    >>> Sampling("fresh").factor(samples=100, batch_size=10)
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> fm.Sampling("fresh").factor(samples=100, batch_size=10)
     0.09090909090909091
     """
 

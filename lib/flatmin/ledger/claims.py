@@ -137,6 +137,15 @@ def check(
     Raises ValueError for an unknown id, for other combinations of arguments, and for a measurement too
     coarse to mean anything: its reach exceeds ``resolve``, or it agrees with both ``printed`` and
     ``expected`` although these differ.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> verdict = fm.check("y23-lsgd", measured=1.02, error=0.01, printed=1.0, part="an example")
+    y23-lsgd (an example): reproduced
+      measured ≈ 1.020(10) · printed 1 · within 3 standard errors
+    >>> verdict.verdict
+    'reproduced'
     """
     numbers = {
         "measured": measured,

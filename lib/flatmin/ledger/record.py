@@ -140,6 +140,13 @@ def load(name, folder=None):
     Raises RecordError, naming the file, when one of the two files is absent or cannot be read, when the
     record is of another name or format or was changed after it was sealed, or when the arrays are not those
     it was made with.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> result = fm.load_result("noise-alignment")
+    >>> result.provenance["scale"][:60]
+    'four kinds of models and 5 runs as W22 Fig. 1; n = 100, d = '
     """
     plain_name(name)
     folder = paths.results() if folder is None else checked_path("folder", folder)

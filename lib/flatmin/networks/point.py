@@ -32,9 +32,29 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Point:
     """A network at its present parameters, on one loss and one set of samples; made by :func:`at`.
 
-    It is a snapshot: training the model afterwards does not change it. ``samples`` is n, ``parameters`` P,
-    ``names`` those of the trainable parameters in the order of θ, ``checks`` what was tested before the first
-    number.
+    It is a snapshot: training the model afterwards does not change it.
+
+    Parameters
+    ----------
+    network, loss, samples
+        What :func:`at` made of the model, the loss and the data.
+    chunk : int, optional
+        How many samples one graph holds.
+    checks : list of Check
+        What was tested before the first number: ``name``, relative difference ``found``, ``allowed``.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train, test = fm.datasets.digits()
+    >>> here = fm.at(fm.models.mlp((64, 8, 10)), "cross-entropy", train)
+    >>> pairs = here.eigenpairs(3)
+    >>> [round(float(value), 1) for value in pairs.values]
+    [14.1, 8.1, 4.3]
+    >>> here.trace().method
+    'exact, layer by layer'
+    >>> here.noise.covariance(batch_size=64, layer=2).shape
+    torch.Size([80, 80])
     """
 
     def __init__(self, network: Network, loss, samples, chunk: int | None = None, checks=()):

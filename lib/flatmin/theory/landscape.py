@@ -60,6 +60,19 @@ class Landscape:
         If the loss is complex or not finite, has a symbol that is neither coordinate nor parameter, if two
         symbols share a name or have one of eta, sigma, Delta_S, or if a positive expression is not positive
         for the given values.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> import numpy as np
+    >>> import sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> k = sp.Symbol("k", positive=True)
+    >>> bowl = fm.Landscape(x**2 / 2 + k * y**2, (x, y), (k,))
+    >>> bowl.gradient.T
+    Matrix([[x, 2*k*y]])
+    >>> bowl.at(k=3).function("x + k")(np.array([0.0, 1.0]), 0)
+    array([3., 4.])
     """
 
     loss: sp.Expr

@@ -83,6 +83,14 @@ class RandomShift(Noise):
     """The random-shift minibatch: L^μ(θ) = L(θ) − μ·∇L(θ), μᵢ of variance 2σ (Y22 S1–S4, Y23 Eq. 7).
 
     Its covariance is C = 2σH², derived here from the minibatch loss and not typed in.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> import sympy as sp
+    >>> x, a = sp.symbols("x a", real=True)
+    >>> fm.RandomShift().covariance(fm.Landscape(a * x**2 / 2, (x,), (a,)))
+    Matrix([[2*a**2*sigma]])
     """
 
     def gradient_noise(self, landscape, normals):
@@ -94,7 +102,16 @@ class RandomShift(Noise):
 
 
 class Isotropic(Noise):
-    """Isotropic noise of constant strength, C = 2σ·1: gradient Langevin dynamics (GLD)."""
+    """Isotropic noise of constant strength, C = 2σ·1: gradient Langevin dynamics (GLD).
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> fm.Isotropic().covariance(fm.near_degenerate_valley())
+    Matrix([
+    [2*sigma,       0],
+    [      0, 2*sigma]])
+    """
 
     def gradient_noise(self, landscape, normals):
         """One draw of ∇L^μ − ∇L, shape (d, 1)."""
@@ -118,6 +135,16 @@ class HessianAligned(Noise):
 
     The sampler is H₊^{1/2} z in closed form: for a symmetric 2×2 matrix with mean m of the diagonal and
     half-gap d, H₊^{1/2} = ½(s₊ + s₋)·1 + ½(s₊ − s₋)(H − m)/d with s± = √max(m ± d, 0).
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> import sympy as sp
+    >>> x, y = sp.symbols("x y", real=True)
+    >>> bowl = fm.Landscape(x**2 / 2 + 2 * y**2, (x, y))
+    >>> noise = fm.HessianAligned().covariance(bowl).subs("sigma", 1)  # 2H, as σ = 1
+    >>> [round(float(entry), 6) for entry in noise.subs({s: 1 for s in noise.free_symbols})]
+    [2.0, 0.0, 0.0, 8.0]
     """
 
     def covariance(self, landscape):
@@ -196,7 +223,16 @@ class LossProportional(Noise):
 
 
 class NoNoise(Noise):
-    """Gradient descent (GD): C = 0."""
+    """Gradient descent (GD): C = 0.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> fm.NoNoise().covariance(fm.near_degenerate_valley())
+    Matrix([
+    [0, 0],
+    [0, 0]])
+    """
 
     def __init__(self):
         super().__init__(0.0)

@@ -2,6 +2,13 @@
 
 The image sets are looked for in the folder that the environment variable FLATMIN_DATA names, then in a cache,
 then downloaded into it (see :mod:`flatmin.networks.data.files`).
+
+Examples
+--------
+>>> import flatmin as fm
+>>> train, test = fm.datasets.digits(train=1000)
+>>> len(train), len(test), train.inputs.shape[1]
+(1000, 797, 64)
 """
 
 from __future__ import annotations
@@ -40,6 +47,15 @@ class Data:
     ------
     ValueError
         For other than dense real tensors, NaN or ∞, negative labels, no samples, or lengths that differ.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train = fm.datasets.digits().train
+    >>> train.inputs.shape, train.per_class(10).targets.shape
+    (torch.Size([1000, 64]), torch.Size([100]))
+    >>> train.first(3).parity().targets.ravel()
+    tensor([ 1., -1.,  1.])
     """
 
     inputs: Tensor

@@ -171,6 +171,12 @@ def critical_law(landscape: Landscape, eta=0, cross: bool = True) -> CriticalLaw
     ------
     ValueError
         For a landscape of another form, λ₁ ≥ 0, or η outside 0 ≤ ηλ₀ < 2.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> fm.critical_law(fm.near_degenerate_valley()).centre
+    -epsilon/lambda_1
     """
     epsilon, lam0, lam1, lam2 = _valley_coefficients(_check.instance("landscape", landscape, Landscape))
     step = as_expression("eta", eta)

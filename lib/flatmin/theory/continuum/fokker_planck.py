@@ -568,6 +568,14 @@ def stationary(
     ------
     ValueError
         As :class:`Equation` and :meth:`Equation.stationary`.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> valley = fm.near_degenerate_valley().at(epsilon=0.02, lambda_0=4, lambda_1=-2, lambda_2=1)
+    >>> density = fm.stationary(valley, delta_s=0.012, convention="ito")
+    >>> round(density.mean("x**2"), 4)
+    0.0717
     """
     equation = Equation(
         landscape,

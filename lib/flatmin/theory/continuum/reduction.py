@@ -44,6 +44,12 @@ class Reduction:
     ------
     ValueError
         For another number of coordinates, an unknown name, or a loss of another form.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> fm.Reduction(fm.near_degenerate_valley()).curvature
+    lambda_0 + lambda_1*x**2 + lambda_2*x**4
     """
 
     landscape: Landscape

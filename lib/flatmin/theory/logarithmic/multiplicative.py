@@ -179,6 +179,13 @@ class RegressionChain:
     ------
     ValueError
         For arguments that are not positive, or no integers where they must be.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> chain = fm.RegressionChain(eta=0.5, batch_size=1)
+    >>> round(chain.tail_exponent, 3)
+    2.904
     """
 
     eta: float

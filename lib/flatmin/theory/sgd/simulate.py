@@ -50,6 +50,15 @@ class Passage:
     ------
     ValueError
         For a level that is not finite, or what is neither text nor expression.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> valley = fm.near_degenerate_valley().at(epsilon=0.001, lambda_0=8, lambda_1=-2, lambda_2=1)
+    >>> runs = fm.simulate(valley, fm.RandomShift(sigma=0.2), eta=0.01, steps=20_000, start=(0.1, 1.0),
+    ...     trajectories=64, seed=1, passage=fm.Passage(0.5))
+    >>> runs.passage_time.shape, bool(runs.passage_time.mean() > 100)
+    ((64,), True)
     """
 
     level: float | np.ndarray
@@ -129,6 +138,16 @@ def simulate(
     ValueError
         Naming the argument: non-positive eta, negative sigma, steps, trajectories or bound below one,
         unknown names, a start of the wrong length or outside the domain, results too large for memory.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> valley = fm.near_degenerate_valley().at(epsilon=0.001, lambda_0=8, lambda_1=-2, lambda_2=1)
+    >>> runs = fm.simulate(valley, fm.RandomShift(sigma=0.2), eta=0.01, steps=20_000, start=(1.5, 1.5),
+    ...     trajectories=64, seed=1, burn_in=10_000, observe=("x**2",))
+    >>> value, error = runs.time_average("x**2")
+    >>> bool(0.5 < value < 1.5), bool(error < 0.1)
+    (True, True)
     """
     _check.instance("landscape", landscape, Landscape).require_numbers()
     progress, threads = _check.flag("progress", progress), _threads(threads)

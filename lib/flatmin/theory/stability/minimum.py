@@ -59,6 +59,16 @@ class Minimum:
     modes : (n·K, r) array
         Orthonormal columns: the same eigenvectors in the space of errors, e = √n modes √λ δ; sample by
         sample, output by output.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> minimum = fm.Minimum.from_gradients([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> minimum.samples, minimum.rank, round(minimum.trace, 6)
+    (3, 2, 1.333333)
+    >>> from flatmin.theory.stability.threshold import largest_step
+    >>> round(largest_step(minimum, batch_size=1), 4), round(largest_step(minimum, batch_size=3), 4)
+    (1.2679, 2.0)
     """
 
     def __init__(self, outputs: int, *, pairs=None, kernel=None):

@@ -33,6 +33,14 @@ def two_valleys() -> Landscape:
         positive; ``two_valleys().at(**PAPER)`` is the paper's. Its domain is y > −y_f, where the loss has a
         pole. The valleys meet at x = 0 in a kink, where the loss is continuous and its gradient is not; x = 0
         itself belongs to the flat side.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> from flatmin.theory.two_valleys.landscape import PAPER
+    >>> valleys = fm.two_valleys().at(**PAPER)
+    >>> valleys.coordinates
+    (x, y)
     """
     side = sp.Piecewise((_X1, _X >= 0), (-_X2, True))
     floor = _LD * sp.exp(-_Y / _YD) + _X0**2 / _F0

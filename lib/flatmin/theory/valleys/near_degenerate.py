@@ -32,6 +32,15 @@ def near_degenerate_valley(terms: Sequence[str] = ("lambda_0", "lambda_1", "lamb
     ------
     ValueError
         For terms that are no names, occur twice, or are x, y or epsilon.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> valley = fm.near_degenerate_valley()
+    >>> valley.loss
+    epsilon*lambda_0*x**2/2 + y**2*(lambda_0 + lambda_1*x**2 + lambda_2*x**4)/2
+    >>> valley.at(epsilon=0.001, lambda_0=8, lambda_1=-2, lambda_2=1).is_numeric
+    True
     """
     named = isinstance(terms, (tuple, list)) and all(isinstance(t, str) and t.isidentifier() for t in terms)
     if not named or not terms or len({*terms, "x", "y", "epsilon"}) < len(terms) + 3:
