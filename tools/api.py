@@ -30,7 +30,8 @@ GROUPS = {
     "A network of your own": ("at", "Point", "train", "Runs", "Data", "datasets", "models"),
     "Landscapes and their SGD": (
         "Landscape", "near_degenerate_valley", "two_valleys", "RandomShift", "HessianAligned", "Isotropic",
-        "NoNoise", "simulate", "Passage", "stationary", "Reduction", "critical_law", "RegressionChain", "Minimum",
+        "NoNoise", "simulate", "Passage", "stationary", "Reduction", "critical_law", "RegressionChain",
+        "Minimum",
     ),
     "Numbers and claims": ("Estimate", "Sampling", "check", "load_result"),
 }  # fmt: skip
