@@ -241,3 +241,13 @@ def test_bad_arguments_are_named(data, arguments, word):
 def test_a_network_is_the_same_in_both_precisions():
     single, double = (models.mlp((6, 5, 3), 4, dtype=dtype) for dtype in (torch.float32, torch.float64))
     torch.testing.assert_close(parameters.flat(single), parameters.flat(double).float(), rtol=0, atol=0)
+
+
+def test_outputs_beyond_the_range_are_an_infinite_loss_and_no_nan(data):
+    model = models.mlp((64, 5, 10))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1e25)
+    runs = train(model, "square", data, eta=1e-3, steps=2, keep=[0, 2])
+    assert runs.diverged_at.tolist() == [2]
+    assert np.isposinf(runs.losses(data)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from flatmin.networks import losses
@@ -29,6 +30,8 @@ class Objective:
 
     def __init__(self, loss, output: Tensor):
         self.loss, self.output = losses.of(loss), output.detach()
+        if not torch.isfinite(output).all():  # of a run about to diverge: only the shape counts
+            self.output = torch.zeros_like(self.output)
         self._closed = isinstance(self.loss.given, str) and output.ndim == 2
 
     def targets(self, samples: Samples):

@@ -44,6 +44,19 @@ class Runs:
     device, threads
         Where the runs were trained, and with how many threads of torch; losses and accuracies are computed
         there too.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train, test = fm.datasets.digits()
+    >>> model = fm.models.mlp((64, 8, 10))
+    >>> runs = fm.train(model, "cross-entropy", train, eta=0.1, batch_size=50, steps=200, keep=3)
+    >>> runs.steps, runs.parameters.shape
+    (array([  0, 100, 200]), torch.Size([1, 3, 610]))
+    >>> runs.losses(train).shape
+    (1, 3)
+    >>> bool(runs.accuracies(test)[0, -1] > 0.8)
+    True
     """
 
     model: nn.Module
@@ -86,10 +99,11 @@ class Runs:
         return parameters.with_parameters(self.model, self.parameters[found[0], found[1]])
 
     def losses(self, data) -> np.ndarray:
-        """Mean loss on ``data`` of every run at every checkpoint, (R, T); ∞ once a run has diverged.
+        """Mean loss on ``data`` of every run at every checkpoint, (R, T).
 
-        The loss is the one trained with, over all samples at once; outputs come in chunks of samples.
-        Raises ValueError for data that do not fit.
+        ∞ once a run has diverged, or where outputs leave the floating-point range. The loss is the one that
+        was trained with, over all samples at once; outputs come in chunks of samples. Raises ValueError
+        for data that do not fit.
         """
         late = self.diverged[:, None] & (self.steps >= self.diverged_at[:, None])
 
@@ -98,7 +112,8 @@ class Runs:
             targets = objective.targets(samples)
             return lambda outputs: objective.mean(outputs, targets)
 
-        return np.where(late, np.inf, self._evaluate(prepared, data))
+        values = self._evaluate(prepared, data)
+        return np.where(late | np.isnan(values), np.inf, values)
 
     def accuracies(self, data) -> np.ndarray:
         """Share of ``data`` that every run classifies rightly at every checkpoint, (R, T).

@@ -237,7 +237,7 @@ class GenericStack:
         if self.mapped:
             return vmap(grad(total))(self._thetas, x, y)
         found = []
-        for run, theta in enumerate(self._thetas):  # vmap costs much where convolutions are few
+        for run, theta in enumerate(self._thetas):  # cheaper than vmap for convolutions of a run
             theta = theta.detach().requires_grad_()
             one_x, one_y = (mapped(lambda t, run=run: t[run], tree) for tree in (x, y))
             with torch.enable_grad():
