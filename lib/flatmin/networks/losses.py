@@ -548,8 +548,13 @@ class _Generic(Bound):
 
     @staticmethod
     def fitted(module, targets, shape, dtype):
+        leaves = _leaves(targets)
+        if not leaves:
+            raise _check.refused("targets", targets, "at least one tensor")
+        for leaf in leaves:
+            _finite(leaf)
         if isinstance(targets, Tensor):
-            return _finite(targets.to(dtype) if targets.is_floating_point() else targets)
+            return targets.to(dtype) if targets.is_floating_point() else targets
         return _rows(targets, _ALL)
 
     def total(self, f, rows=_ALL):
@@ -792,9 +797,12 @@ def _root_of(diagonal: Tensor, name: str) -> Tensor:
 
 
 def _leaves(tree) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    return [leaf for value in (tree.values() if isinstance(tree, dict) else tree) for leaf in _leaves(value)]
+    """All tensors of a tree of targets, each with one row a sample."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in _leaves(value)]
+    return [_tensor(tree)]
 
 
 def _rows(tree, rows):
@@ -803,6 +811,4 @@ def _rows(tree, rows):
         return {key: _rows(value, rows) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
         return tuple(_rows(value, rows) for value in tree)
-    if not isinstance(tree, Tensor):
-        raise _check.refused("targets", tree, "a tensor, or a tree of tensors")
     return tree[rows]

@@ -141,6 +141,8 @@ def _flattened(model):
 
 def _plain(module: nn.Module) -> bool:
     """Whether a module does what its type says: one of the proven types, and nothing hung on it."""
+    if not isinstance(module, nn.Module):
+        return False
     kind = type(module)
     hooks = (
         *(value for name, value in vars(module).items() if name.endswith("_hooks")),
