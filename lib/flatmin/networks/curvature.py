@@ -46,7 +46,7 @@ _CACHED = 2**20
 #: largest fully connected block whose eigenpairs come from the dense matrix
 _SMALL = 600
 #: multiplications and numbers kept up to which the norm of a fully connected network is exact
-_EXACT_WORK, _EXACT_ENTRIES = 2**38, 2**26
+_EXACT_WORK, _EXACT_ENTRIES = 2**38, 2**27
 
 _UNITS = "exact, column by column"
 
@@ -448,7 +448,7 @@ def frobenius_norm(here, layer: int | str | None = None, probes: int = 100, seed
 
     Fully connected networks: exact, ‖H‖² = (1/n²) Σ_ij ⟨H_i, H_j⟩, where the inner product of two samples'
     Hessians is a short sum of products of small matrices for each pair of layers; H itself is never formed.
-    That is up to 2³⁸ multiplications (some seconds) and 2²⁶ numbers kept. Beyond, and for other networks: the
+    That is up to 2³⁸ multiplications (some seconds) and 2²⁷ numbers kept. Beyond, and for other networks: the
     root of the mean of |Hz|² over ``probes`` vectors of random signs, its bias from the curved root taken off
     to first order, with its standard error; exact where the block has no more than ``probes`` parameters.
     Raises ValueError as :func:`diagonal`.

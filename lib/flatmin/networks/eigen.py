@@ -183,7 +183,7 @@ class _Chain:
         self.rows[at + 1] = w / after
         return True
 
-    def overlooked(self, mu: float, sign: int, nodes: np.ndarray) -> float:
+    def overlooked(self, mu: float, sign: int) -> float:
         """Bound on the chance that a vector of an eigenvalue sign · ``mu`` or beyond has stayed unseen."""
         if self.ended:
             return 0.0
@@ -215,6 +215,7 @@ class _Search:
         self.rows, self.left, self.steps = like.new_empty(0, len(like)), steps, steps
         self.floor, self.scale = torch.finfo(like.dtype).eps ** (2 / 3), 0.0
         self.signs = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}[which]
+        self._standing = ""
 
     def run(self, start: Tensor, allowed: float) -> float:
         """Follow one chain, and keep what it finds; its bound on what it missed if that is nothing, else 1.
@@ -240,7 +241,7 @@ class _Search:
             self._standing = f"the residuals are still {ends[bad].max(initial=0):.1e}"
             if bad.any():
                 continue
-            missed = max(chain.overlooked(self._beyond(nodes), sign, nodes) for sign in self.signs)
+            missed = max(chain.overlooked(self._beyond(nodes), sign) for sign in self.signs)
             if (first and self.k > 1) or missed <= allowed:
                 break
             self._standing = f"the chance of a missed eigenvalue is still {missed:.1e}"
