@@ -68,7 +68,8 @@ class AutogradPass:
     piecewise_linear = False
 
     def __init__(self, network: Network, samples: Samples, loss: Loss, chunk: int | None = None):
-        self.network, self.inputs, self.samples = network, samples.inputs, len(samples)
+        self.network, self.data, self.samples = network, samples, len(samples)
+        self.inputs = samples.inputs
         self.bytes_per_sample = _GRAPHS * self._saved_bytes()
         fitting = max(1, _BUDGET // max(1, self.bytes_per_sample))
         self.chunk = min(self.samples, fitting if chunk is None else chunk)
