@@ -168,9 +168,9 @@ def test_time_ratio_of_two_networks_and_its_error():
 
 def test_powers_are_compared_at_the_same_levels():
     levels = np.geomspace(1.1, 3, 20)
-    steps, tangent = (np.ones((5, 1)) * 10 * levels**power for power in (3, 2))
+    steps, tangent = (np.round(np.ones((5, 1)) * 1e8 * levels**power).astype(int) for power in (3, 2))
     late = np.where(levels < 2, tangent, -1)
-    windows = ((20, 100), (10_000, 100_000))
+    windows = ((2e8, 1e9), (1e11, 1e12))
     found = passage_times.powers((steps, tangent, late), levels, windows)
     assert [fit.value for fit in found[0][:2]] == pytest.approx([3, 2])
     assert found[0][0].window == found[0][1].window
