@@ -31,6 +31,7 @@ from flatmin.sampling import Sampling
         (_check.array, [1.0, 2.0], {"shape": (3,)}, r"of shape \(3\)"),
         (_check.array, [[1.0], [1.0, 2.0]], {}, "eta="),
         (_check.array, ["a"], {}, "finite real numbers"),
+        (_check.array, np.array(-1.0), {"least": 0}, "eta=-1.0: must be"),
         (_check.flag, 1, {}, "eta=1: must be True or False"),
     ],
 )

@@ -29,6 +29,8 @@ def shown(value) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None and math.prod(shape) > 8:
         return f"<{type(value).__name__} of shape {tuple(shape)}>"
+    if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
+        value = value.item()
     return " ".join(_SHORT.repr(value).split())
 
 
