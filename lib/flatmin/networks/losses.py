@@ -15,15 +15,12 @@ is the loss as torch computes it:
 Outputs (n, *s) are flattened to (n, C). Every method of a bound loss takes the flat outputs ``f`` (r, C) of
 the samples at ``rows`` (a slice or positions), so that chunks can be used; with Q Qᵀ = ∂²ℓ/∂f² of a sample:
 
-==============================  =========  =================================================
-``values(f, rows)``             (r,)       ℓ_i; differentiable in f
-``total(f, rows)``              ()         Σ ℓ_i; differentiable in f, twice
-``gradient(f, rows)``           (r, C)     ∂ℓ/∂f
-``curvature_product(f, rows, v)``  (r, k, C)  (∂²ℓ/∂f²) v for v (r, k, C)
-``root_product(f, rows, z)``    (r, k, C)  Q z; ``root_transpose(f, rows, v)`` is Qᵀ v
-``curvature_diagonal(f, rows)`` (r, C)     diagonal of ∂²ℓ/∂f²
-``curvature_inner(f, rows, g, others)``  (r, r')  ⟨∂²ℓ_i, ∂²ℓ_j⟩ between the samples at rows and others
-==============================  =========  =================================================
+- ``values(f, rows)`` (r,): ℓ_i, and ``total(f, rows)``: their sum; differentiable in f, the sum twice.
+- ``gradient(f, rows)`` (r, C): ∂ℓ/∂f.
+- ``curvature_product(f, rows, v)`` (r, k, C): (∂²ℓ/∂f²) v for v (r, k, C).
+- ``root_product(f, rows, z)`` (r, k, C): Q z; ``root_transpose(f, rows, v)``: Qᵀ v.
+- ``curvature_diagonal(f, rows)`` (r, C): the diagonal of ∂²ℓ/∂f².
+- ``curvature_inner(f, rows, g, others)`` (r, r'): ⟨∂²ℓ_i, ∂²ℓ_j⟩ between the samples at rows and at others.
 
 None of them forms an array (n, C, C).
 """
