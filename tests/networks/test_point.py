@@ -366,7 +366,7 @@ def test_float32_states_how_far_it_is_from_float64():
 
 
 def test_numbers_that_would_be_rounding_noise_are_refused():
-    """Phases near 3e7, where neighbours in float32 are 2 apart."""
+    """Phases near 2e6, where neighbours in float32 are 0.12 apart."""
 
     class Shifted(nn.Module):
         def __init__(self):
@@ -374,7 +374,7 @@ def test_numbers_that_would_be_rounding_noise_are_refused():
             self.layer = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
 
         def forward(self, x):
-            return torch.sin(3e7 + self.layer(x))
+            return torch.sin(2e6 + self.layer(x))
 
     data = X, torch.zeros(8, 1)
     with pytest.raises(ValueError, match=r"check 'rounding': .*float64"):
