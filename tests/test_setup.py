@@ -16,6 +16,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import environment
@@ -59,6 +60,14 @@ def test_all_that_is_installed_is_pinned_once(root):
     for name in sorted(brought_along(required)):
         installed = importlib.metadata.version(name).split("+")[0]
         assert pinned.get(name) == installed, f"{name}: installed {installed}, pinned {pinned.get(name)}"
+
+
+def test_every_pin_can_be_had_for_the_oldest_python_that_the_book_takes(root):
+    """Debian 12, where continuous integration runs, has 3.11.2: a pin that asks for 3.11.5 ends the set-up."""
+    oldest = ".".join(map(str, environment.LEAST)) + ".0"
+    for name in sorted(brought_along(pins(root / "requirements.txt"))):
+        allowed = importlib.metadata.metadata(name).get("Requires-Python") or ""
+        assert SpecifierSet(allowed).contains(oldest), f"{name} asks for Python {allowed}"
 
 
 def test_the_library_needs_nothing_that_is_not_pinned(root):
