@@ -63,7 +63,7 @@ def test_all_that_is_installed_is_pinned_once(root):
 
 
 def test_every_pin_can_be_had_for_the_oldest_python_that_the_book_takes(root):
-    """Debian 12, where continuous integration runs, has 3.11.2: a pin that asks for 3.11.5 ends the set-up."""
+    """Debian 12, where integration runs, has 3.11.2: a pin that asks for 3.11.5 ends the set-up."""
     oldest = ".".join(map(str, environment.LEAST)) + ".0"
     for name in sorted(brought_along(pins(root / "requirements.txt"))):
         allowed = importlib.metadata.metadata(name).get("Requires-Python") or ""
