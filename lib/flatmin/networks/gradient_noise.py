@@ -373,7 +373,10 @@ def noise_strength(here, chunk: int = 1000) -> NoiseStrength:
     value = float(squares.mean()) - square
     error = float(squares.std() / n**0.5) if n > 1 else float("inf")
     if passed.samples == n:
-        along = sample_slopes(passed, mean.to(passed.outputs)[None])[:, 0].double()
+        direction = mean.to(passed.outputs)
+        dense = isinstance(passed, DensePass)
+        along = sample_slopes(passed, direction[None])[:, 0] if dense else passed.loss_slopes(direction)
+        along = along.double()
         error = float((squares - 2 * along).std() / n**0.5) if n > 1 else error
     else:
         error += 2 * (square * max(value, 0.0) / n) ** 0.5

@@ -134,11 +134,13 @@ class AutogradPass:
             self._kept[make.__name__] = found
         return found
 
-    def _gradient_of(self, rows):
+    def _gradient_of(self, rows, create_graph=True):
         """∂/∂θ of the sum of the losses in ``rows``, with its graph."""
         outputs = self.network.matrix(self._rows(rows))
         total = self.loss_function.total(outputs, rows)
-        return torch.autograd.grad(total, self.network.tensors, create_graph=True, materialize_grads=True)
+        return torch.autograd.grad(
+            total, self.network.tensors, create_graph=create_graph, materialize_grads=True
+        )
 
     def _jacobian_of(self, rows):
         """(f, w, Jᵀw): the outputs, a variable of their shape, and its pull-back with its graph."""
@@ -153,9 +155,31 @@ class AutogradPass:
     def gradient(self) -> Tensor:
         """∇L, (P,)."""
         total = 0.0
-        for index in range(len(self.chunks)):
-            total = total + _flat(g.detach() for g in self._graph(index, self._gradient_of))
+        for rows in self.chunks:
+            if self._gradient_of.__name__ in self._kept:
+                parts = [g.detach() for g in self._kept[self._gradient_of.__name__]]
+            else:  # without the graph that only products need
+                parts = self._gradient_of(rows, create_graph=False)
+            total = total + _flat(parts)
         return total / self.samples
+
+    @_quietly
+    def loss_slopes(self, vector: Tensor) -> Tensor:
+        """v·∇ℓ_i along ``vector`` (P,), (n,), by central differences: two forward passes, for error bars."""
+        theta = torch.cat([p.detach().reshape(-1) for p in self.network.tensors])
+        length = float(vector.norm())
+        if not length:
+            return torch.zeros_like(self.losses)
+        # the step that balances rounding (eps/step) and curvature (step²)
+        step = torch.finfo(self.dtype).eps ** (1 / 3) * max(float(theta.norm()), 1.0) / length
+        ends = []
+        with torch.no_grad():
+            for sign in (1, -1):
+                self.network.load(theta + sign * step * vector)
+                outputs = [self.network.matrix(self._rows(rows)) for rows in self.chunks]
+                ends.append(self.loss_function.values(torch.cat(outputs), slice(None)))
+            self.network.load(theta)
+        return (ends[0] - ends[1]) / (2 * step)
 
     @_quietly
     def hessian_product(self, vectors: Tensor) -> Tensor:
