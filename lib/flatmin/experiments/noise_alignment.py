@@ -77,7 +77,7 @@ def along(point, seed):
     )
     found = [
         at(runs.model_at(0, i).double(), "square", data.to(torch.float64)).noise.alignment()
-        for i in range(len(runs.steps))
+        for i in range(len(runs.kept))
     ]
     values = {name: np.array([getattr(one, name) for one in found]) for name in MEASURES}
     return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}

@@ -60,7 +60,7 @@ def along(point, seed):
         keep=point["checkpoints"],
     )
     how = point["batch_size"], point.get("hessian", True)
-    found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.steps))]
+    found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.kept))]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
 

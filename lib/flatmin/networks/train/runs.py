@@ -32,8 +32,8 @@ class Runs:
         A copy of the (first) start.
     loss
         As it was given.
-    steps : (T,)
-        At which parameters were kept.
+    kept : (T,)
+        Steps at which parameters were kept.
     parameters : Tensor, (R, T, P)
         A diverged run keeps its last finite ones.
     seeds, eta : (R,)
@@ -51,7 +51,7 @@ class Runs:
     >>> train, test = fm.datasets.digits()
     >>> model = fm.models.mlp((64, 8, 10))
     >>> runs = fm.train(model, "cross-entropy", train, eta=0.1, batch_size=50, steps=200, keep=3)
-    >>> runs.steps, runs.parameters.shape
+    >>> runs.kept, runs.parameters.shape
     (array([  0, 100, 200]), torch.Size([1, 3, 610]))
     >>> runs.losses(train).shape
     (1, 3)
@@ -61,7 +61,7 @@ class Runs:
 
     model: nn.Module
     loss: object
-    steps: np.ndarray
+    kept: np.ndarray
     parameters: Tensor = field(repr=False)
     seeds: np.ndarray
     eta: np.ndarray
@@ -76,10 +76,10 @@ class Runs:
         return len(self.seeds)
 
     def __repr__(self):
-        kept, lost = len(self.steps), int(self.diverged.sum())
+        kept, lost = len(self.kept), int(self.diverged.sum())
         runs = f"{len(self)} run{'s' if len(self) > 1 else ''} of {self.method}"
         return (
-            f"<Runs: {runs}, P = {self.parameters.shape[2]}, kept at {kept} steps up to {self.steps[-1]}, "
+            f"<Runs: {runs}, P = {self.parameters.shape[2]}, kept at {kept} steps up to {self.kept[-1]}, "
             f"{lost or 'none'} diverged>"
         )
 
@@ -89,12 +89,12 @@ class Runs:
         return self.diverged_at >= 0
 
     def model_at(self, run: int = 0, checkpoint: int = -1) -> nn.Module:
-        """Return the network of one run at one checkpoint (positions, the latter in ``steps``).
+        """Return the network of one run at one checkpoint (positions, the latter in ``kept``).
 
         Raises ValueError for positions that are not there.
         """
         found = []
-        for name, value, count in (("run", run, len(self)), ("checkpoint", checkpoint, len(self.steps))):
+        for name, value, count in (("run", run, len(self)), ("checkpoint", checkpoint, len(self.kept))):
             found.append(_check.integer(name, value, least=-count, most=count - 1))
         return parameters.with_parameters(self.model, self.parameters[found[0], found[1]])
 
@@ -105,7 +105,7 @@ class Runs:
         was trained with, over all samples at once; outputs come in chunks of samples. Raises ValueError
         for data that do not fit.
         """
-        late = self.diverged[:, None] & (self.steps >= self.diverged_at[:, None])
+        late = self.diverged[:, None] & (self.kept >= self.diverged_at[:, None])
 
         def prepared(output, samples):
             objective = Objective(self.loss, output)
