@@ -164,11 +164,8 @@ class Landscape:
     def at(self, **values: float) -> Landscape:
         """The same landscape with numbers for some or all parameters.
 
-        Raises
-        ------
-        ValueError
-            For an unknown parameter name, a value that is not a finite real number, or values that make
-            an expression of ``positive`` negative somewhere.
+        Raises ValueError for an unknown parameter name, a value that is not a finite real number, or values
+        that make an expression of ``positive`` negative somewhere.
         """
         return replace(self, values={**self.values, **self._numbers("at", values)})
 
@@ -188,6 +185,8 @@ class Landscape:
     def function(self, expression: str | sp.Expr | sp.Matrix) -> Callable[..., np.ndarray]:
         """Compile an expression in the coordinates to a NumPy function of arrays.
 
+        Raises ValueError for an unknown symbol or function, or a parameter without a number.
+
         Parameters
         ----------
         expression : str, expression or Matrix
@@ -199,11 +198,6 @@ class Landscape:
             ``f(x, y, …)`` broadcasting over arrays. A Matrix gives an array with the broadcast shape
             first and the matrix shape (columns flattened) last. It raises ValueError for another number of
             coordinates, and for points outside the landscape's ``domain``.
-
-        Raises
-        ------
-        ValueError
-            For an unknown symbol or function, or a parameter without a number.
         """
         self.require_numbers()
         if not isinstance(expression, sp.MatrixBase):

@@ -36,15 +36,12 @@ ETA = sp.Symbol("eta", positive=True)
 class Noise:
     """Base class: gradient noise ξ of covariance C(θ), defined by :meth:`gradient_noise`.
 
+    Raises ValueError if sigma is negative, not finite or beyond 1e300.
+
     Parameters
     ----------
     sigma : float or array
         Noise strength σ ≥ 0 (Y23 Eq. 7); an array spans a grid.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, not finite or beyond 1e300.
     """
 
     sigma: float | np.ndarray = 1.0
@@ -183,7 +180,8 @@ class HessianAligned(Noise):
 class LossProportional(Noise):
     """Gaussian noise in proportion to the loss, C = 2σL(θ)M with a constant matrix M; σ = 1/B (M22 Eq. 6).
 
-    The loss must stay positive: where it does not, the step is not a number and the run has diverged.
+    The loss must stay positive: where it does not, the step is not a number and the run has diverged. Raises
+    ValueError if sigma is negative or not finite, or matrix is not symmetric and positive definite.
 
     Parameters
     ----------
@@ -191,11 +189,6 @@ class LossProportional(Noise):
     matrix : d rows of d numbers, optional
         M, symmetric and positive definite: H(θ*) for noise aligned with the Hessian, a multiple of the
         identity for the isotropic one; by default the identity.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative or not finite, or matrix is not symmetric and positive definite.
     """
 
     matrix: tuple[tuple[float, ...], ...] | None = None

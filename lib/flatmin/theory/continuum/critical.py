@@ -105,20 +105,13 @@ class CriticalLaw:
     def density(self, xi, w: float) -> np.ndarray:
         """P(ξ), normalised over the real line.
 
+        Raises ValueError for numbers out of range, or a law without numbers.
+
         Parameters
         ----------
         xi : (n,)
         w : float
             Distance from the transition; up to 10⁵, as far as the normalisation is resolved.
-
-        Returns
-        -------
-        (n,) array
-
-        Raises
-        ------
-        ValueError
-            For numbers out of range, or a law without numbers.
         """
         xi, w = _check.array("xi", xi), _check.number("w", w, most=1e5)
         ratio = self._number("multiplicative") / self._number("cubic")

@@ -34,6 +34,9 @@ def mean_passage_time(
 ) -> float:
     """Mean time τ for the coordinate to go from ``start`` to ``target``, reflected at ``far``.
 
+    Raises ValueError for a start not between target and far, fewer than one panel, a diffusion that is not
+    positive on the way, or a time too large for a double (a barrier of more than 700).
+
     Parameters
     ----------
     equation : SlowEquation
@@ -49,12 +52,6 @@ def mean_passage_time(
     -------
     float
         In the time of the equation (τ = ηt for an equation of x).
-
-    Raises
-    ------
-    ValueError
-        For a start not between target and far, fewer than one panel, a diffusion that is not positive on
-        the way, or a time too large for a double (a barrier of more than 700).
     """
     _check.instance("equation", equation, SlowEquation)
     start, target, far = (_check.number(*pair) for pair in zip(_ENDS, (start, target, far), strict=True))
@@ -134,6 +131,7 @@ def escape_rate(
     """Quasi-stationary escape rate: the lowest eigenvalue of the equation absorbed at ``target``.
 
     Found by inverse iteration, u ← ∫_target^x dy/(DP) ∫_y^far u P dz, which starts at the mean passage time.
+    Raises ValueError as :func:`mean_passage_time`; also when 100 iterations do not settle.
 
     Parameters
     ----------
@@ -152,11 +150,6 @@ def escape_rate(
     -------
     float
         Rate per unit of the time of the equation.
-
-    Raises
-    ------
-    ValueError
-        As :func:`mean_passage_time`; also when 100 iterations do not settle.
     """
     _check.instance("equation", equation, SlowEquation)
     target, far = _check.number("target", target), _check.number("far", far)
@@ -203,6 +196,9 @@ def _lowest_eigenvalue(equation, target, far, panels, tolerance):
 def kramers_rate(temperature, barrier, hessian, saddle_hessian):
     """Kramers–Langer rate |v_e|/(2π) √(det V*/|det V_s|) e^(−ΔV/T) of dz = −∇V dτ + √(2T) dW (M22 Eq. 19).
 
+    Raises ValueError for a temperature or barrier that is not positive, a minimum that is not one, or a
+    saddle whose Hessian has not exactly one negative eigenvalue.
+
     Parameters
     ----------
     temperature, barrier : number or array
@@ -214,12 +210,6 @@ def kramers_rate(temperature, barrier, hessian, saddle_hessian):
     -------
     number or array
         Rate per unit of τ.
-
-    Raises
-    ------
-    ValueError
-        For a temperature or barrier that is not positive, a minimum that is not one, or a saddle whose
-        Hessian has not exactly one negative eigenvalue.
     """
     temperature = _check.array("temperature", temperature, above=0)
     barrier = _check.array("barrier", barrier, above=0)
@@ -247,8 +237,10 @@ def _eigenvalues(name, matrix):
 def plane_passage_time(potential, temperatures, start, target: float, box, *, clock=None, cells=(240, 80)):
     """Mean time of dz_i = −∂_iV dτ + √(2T_i) dW_i in the plane to go from ``start`` to x ≥ ``target``.
 
-    The backward equation on a grid with exponentially fitted differences (second order, every rate
-    positive). The T_i may differ, in which case V is not the quasi-potential.
+    The backward equation on a grid with exponentially fitted differences (second order, every rate positive).
+    The T_i may differ, in which case V is not the quasi-potential. Raises ValueError for temperatures that
+    are not positive, a start outside of the box or beyond the target, or a time so long that rounding decides
+    it (10¹³ of the shortest times of the grid).
 
     Parameters
     ----------
@@ -270,12 +262,6 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
     Returns
     -------
     float
-
-    Raises
-    ------
-    ValueError
-        For temperatures that are not positive, a start outside of the box or beyond the target, or a time so
-        long that rounding decides it (10¹³ of the shortest times of the grid).
     """
     _check.instance("potential", potential, Callable)
     temperatures = _check.array("temperatures", temperatures, above=0, shape=(2,))

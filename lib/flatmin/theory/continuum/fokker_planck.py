@@ -57,21 +57,14 @@ def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
 def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
     """Return the vector c of J = −P∇L − cP − D∇P for D = BBᵀ.
 
+    Raises ValueError for an unknown convention, or a root without a row for each coordinate.
+
     Parameters
     ----------
     root : sympy matrix, (d, k)
         B.
     coordinates : sequence of d symbols
     convention : {"ito", "stratonovich", "isothermal"}
-
-    Returns
-    -------
-    sympy matrix, (d, 1)
-
-    Raises
-    ------
-    ValueError
-        For an unknown convention, or a root without a row for each coordinate.
     """
     convention_power(convention)
     _check.instance("root", root, sp.MatrixBase)
@@ -95,6 +88,9 @@ def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix
 class Region:
     """Where the equation is solved and with what elements.
 
+    Raises ValueError for a non-positive extent, fewer than one element, a degree below 2 (or more of them
+    than a direct solver can take) or an unknown rim.
+
     Parameters
     ----------
     extent : (float, float) or float
@@ -105,12 +101,6 @@ class Region:
         Polynomial degree of an element in each coordinate, at least 2.
     rim : {"reflecting", "absorbing"}
         No flux through the rim, or P = 0 on it (the paper's choice, Y22 §III.C).
-
-    Raises
-    ------
-    ValueError
-        For a non-positive extent, fewer than one element, a degree below 2 (or more of them than a direct
-        solver can take) or an unknown rim.
     """
 
     extent: tuple[float, float] | float = (2.0, 2.0)
@@ -160,6 +150,8 @@ class Region:
 class Equation:
     """The stationary Fokker–Planck equation of a landscape under a noise, assembled once for every Δ_S.
 
+    Raises ValueError for a landscape without numbers or not of two coordinates, or an unknown convention.
+
     Parameters
     ----------
     landscape : Landscape
@@ -170,11 +162,6 @@ class Equation:
     cross : bool
         Keep the cross terms D₁₂ = D₂₁. Without them the equation is that of Y22 §III.B–C.
     region : Region, optional
-
-    Raises
-    ------
-    ValueError
-        For a landscape without numbers or not of two coordinates, or an unknown convention.
     """
 
     def __init__(self, landscape: Landscape, noise: Noise, *, convention: str, cross=True, region=None):

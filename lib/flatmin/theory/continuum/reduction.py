@@ -157,7 +157,7 @@ class Reduction:
             drift += Sk' − Fkm' − 2emk − ½ηFF',    diffusion += Sk + ¼ηλ'²m².
 
         For the random shift and η = 0, c = Δ_Sλ'(λ + U''), so that Sk ≈ −¾Δ_S²λλ'² takes back three quarters
-        of what ⟨λ'²y²⟩ put into ⟨D₁₁⟩.
+        of what ⟨λ'²y²⟩ put into ⟨D₁₁⟩. Raises ValueError for an order other than 1 or 2, or a negative eta.
 
         Parameters
         ----------
@@ -166,15 +166,6 @@ class Reduction:
             False sets c = 0.
         eta : number or expression
             Step of the discrete update, whose time is still τ = ηt; 0 is the continuous equation.
-
-        Returns
-        -------
-        SlowEquation
-
-        Raises
-        ------
-        ValueError
-            For an order other than 1 or 2, or a negative eta.
         """
         order, cross = _check.integer("order", order, least=1, most=2), _check.flag("cross", cross)
         eta = as_expression("eta", eta)
@@ -220,7 +211,8 @@ class Reduction:
         """L_SGD(x) = −Δ(x) ln[P_ss(x) P(y=0|x)] − U(x) for a density of x (n,) (Y22 S31–S33).
 
         Because Δ(x) multiplies the logarithm, the normalisation of P matters: a factor in P adds a multiple
-        of Δ(x), not a constant.
+        of Δ(x), not a constant. Raises ValueError for numbers out of range, or points where λ(x) is not
+        positive.
 
         Parameters
         ----------
@@ -229,15 +221,6 @@ class Reduction:
             P_ss at x, taken as it is, positive; P(0|x) is the normalised Gaussian.
         delta_s : float
             Δ_S, positive.
-
-        Returns
-        -------
-        (n,) array
-
-        Raises
-        ------
-        ValueError
-            For numbers out of range, or points where λ(x) is not positive.
         """
         x = _check.array("x", x, ndim=1)
         density = _check.array("density", density, shape=x.shape, above=0)

@@ -16,6 +16,8 @@ __all__ = ["SlowEquation", "variance_growth"]
 def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
     """Factor by which one step multiplies ⟨y²⟩, less one (Y22 S9): η²⟨λ²⟩ − 2η⟨λ⟩ + 2η²σ⟨λ'²⟩.
 
+    Raises ValueError for numbers out of range, or shapes that do not broadcast.
+
     Parameters
     ----------
     curvature_mean, curvature_square, slope_square : number, array or expression
@@ -27,11 +29,6 @@ def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
     -------
     number, array or expression
         Negative where the variance of y is stable.
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range, or shapes that do not broadcast.
     """
     given = {
         "curvature_mean": as_numbers("curvature_mean", curvature_mean),
@@ -53,6 +50,8 @@ def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
 class SlowEquation:
     """One-dimensional stationary equation drift·P − D^(1−s) d/dx (D^s P) = 0, s by the convention.
 
+    Raises ValueError for an unknown convention, or a drift or diffusion that is no real expression.
+
     Parameters
     ----------
     coordinate : sympy symbol
@@ -62,11 +61,6 @@ class SlowEquation:
         D(x), positive where the equation is solved.
     convention : {"ito", "stratonovich", "isothermal"}
         s = 1, ½ or 0.
-
-    Raises
-    ------
-    ValueError
-        For an unknown convention, or a drift or diffusion that is no real expression.
     """
 
     coordinate: sp.Symbol
@@ -112,23 +106,15 @@ class SlowEquation:
     def density(self, x) -> np.ndarray:
         """Stationary density, normalised over the range of the points (trapezoidal rule).
 
-        ln P is integrated from point to point by 8-point Gauss quadrature.
+        ln P is integrated from point to point by 8-point Gauss quadrature. Raises ValueError for points that
+        do not increase, where the diffusion is not positive or the drift not finite, or symbols without
+        numbers.
 
         Parameters
         ----------
         x : (n,)
             At least three increasing points, dense enough for the trapezoidal rule to normalise a density
             of that width.
-
-        Returns
-        -------
-        (n,) array
-
-        Raises
-        ------
-        ValueError
-            For points that do not increase, where the diffusion is not positive or the drift not finite, or
-            symbols without numbers.
         """
         x = _check.array("x", x, ndim=1, increasing=True)
         if len(x) < 3:

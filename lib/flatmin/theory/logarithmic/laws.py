@@ -48,6 +48,9 @@ def temperature(eta, batch_size, curvature=1.0):
 def stationary_exponent(eta, batch_size, curvature=1.0, dimension=1):
     """φ = 1 + B/(ηh) of the stationary density P ∝ L^(−φ) (M22 Eq. 17).
 
+    Raises ValueError for numbers out of range, and where L^(−φ) cannot be normalised around a quadratic
+    minimum of n directions, which takes φ > n/2: there is no stationary state.
+
     Parameters
     ----------
     eta, batch_size, curvature : number or array
@@ -58,12 +61,6 @@ def stationary_exponent(eta, batch_size, curvature=1.0, dimension=1):
     Returns
     -------
     number or array
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range, and where L^(−φ) cannot be normalised around a quadratic minimum of n
-        directions, which takes φ > n/2: there is no stationary state.
     """
     phi = 1 + _inverse(eta, batch_size, curvature)
     dimension = _dimension(dimension, phi)
@@ -88,7 +85,8 @@ def passage_exponent(eta, batch_size, curvature=1.0, dimension=1, *, covariance=
     """Power of c in the mean time to reach c·L* around an isotropic quadratic minimum, c → ∞.
 
     Both are exponents of the diffusion; that of the updates is half of
-    :attr:`.multiplicative.RegressionChain.tail_exponent`.
+    :attr:`.multiplicative.RegressionChain.tail_exponent`. Raises ValueError for numbers out of range or
+    another covariance.
 
     Parameters
     ----------
@@ -103,11 +101,6 @@ def passage_exponent(eta, batch_size, curvature=1.0, dimension=1, *, covariance=
     Returns
     -------
     number or array
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range or another covariance.
     """
     _check.choice("covariance", covariance, ("loss", "gaussian inputs"))
     inverse = _inverse(eta, batch_size, curvature)
@@ -134,7 +127,9 @@ def _dimension(dimension, other):
 def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
     """Escape rate per unit of t on the logarithmic landscape (M22 Eq. 15, 16).
 
-    κ = |h_e|/(2π) √(det H*/|det H_s|) (L_s/L*)^(−(1/T + 1 − n/2)).
+    κ = |h_e|/(2π) √(det H*/|det H_s|) (L_s/L*)^(−(1/T + 1 − n/2)). Raises ValueError for a loss that is not
+    positive at the minimum (the clock of the time change would stand still), a saddle that is not above it,
+    or Hessians of the wrong signature.
 
     Parameters
     ----------
@@ -150,12 +145,6 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
     Returns
     -------
     number or array
-
-    Raises
-    ------
-    ValueError
-        For a loss that is not positive at the minimum (the clock of the time change would stand still), a
-        saddle that is not above it, or Hessians of the wrong signature.
     """
     temperature = _check.array("temperature", temperature, above=0)
     minimum, saddle = _check.number("minimum", minimum), _check.array("saddle", saddle)
@@ -179,9 +168,10 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
 def aligned_factor(loss, curvature, ratio, minimum, saddle):
     """Rate with noise of another strength across the path, over that with isotropic noise; T → 0.
 
-    With the quasi-potential log L/T_x + ½wy² and W = T_y w the Hamilton–Jacobi equation gives
-    ½U'(W' − ratio·u') = W(u − W), u = curvature/L, and the rate gains exp ∫(u − W)/U' dx. For noise aligned
-    with the Hessian the ratio is h_y/h_x. Several directions multiply. Not in M22, whose App. C has 1 here.
+    With the quasi-potential log L/T_x + ½wy² and W = T_y w the Hamilton–Jacobi equation gives ½U'(W' −
+    ratio·u') = W(u − W), u = curvature/L, and the rate gains exp ∫(u − W)/U' dx. For noise aligned with the
+    Hessian the ratio is h_y/h_x. Several directions multiply. Not in M22, whose App. C has 1 here. Raises
+    ValueError for a ratio out of range, or a path on which the loss does not rise.
 
     Parameters
     ----------
@@ -195,11 +185,6 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
     Returns
     -------
     float
-
-    Raises
-    ------
-    ValueError
-        For a ratio out of range, or a path on which the loss does not rise.
     """
     _check.instance("loss", loss, Callable)
     _check.instance("curvature", curvature, Callable)
@@ -232,7 +217,8 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
 def fit_exponent(ratios, dimension=1, beyond=1.0):
     """Maximum-likelihood φ of P(θ) ∝ (L/L*)^(−φ) from samples of L/L* at a quadratic minimum.
 
-    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩.
+    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩. Raises ValueError for ratios below 1,
+    too few (10) of them above ``beyond``, or so close to it that no φ fits.
 
     Parameters
     ----------
@@ -247,11 +233,6 @@ def fit_exponent(ratios, dimension=1, beyond=1.0):
     Returns
     -------
     float
-
-    Raises
-    ------
-    ValueError
-        For ratios below 1, too few (10) of them above ``beyond``, or so close to it that no φ fits.
     """
     ratios = _check.array("ratios", ratios).ravel()
     dimension, beyond = _tail(dimension, beyond)
@@ -297,6 +278,8 @@ _LOG_PHI = (-12, 25)
 def mean_log_ratio(phi, dimension=1, beyond=1.0):
     """⟨log L/L*⟩ where L/L* > ``beyond`` under P(θ) ∝ (L/L*)^(−φ), θ of ``dimension`` entries.
 
+    Raises ValueError for numbers out of range.
+
     Parameters
     ----------
     phi : float
@@ -309,11 +292,6 @@ def mean_log_ratio(phi, dimension=1, beyond=1.0):
     Returns
     -------
     float
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range.
     """
     dimension, beyond = _tail(dimension, beyond)
     phi = _check.number("phi", phi)
@@ -357,6 +335,8 @@ def _mean_log_ratio(phi, dimension, beyond):
 def fit_histogram(theta, ratios_of, bins=60, least=10):
     """φ from a histogram: least squares of log counts against log L/L* over bins with ``least`` counts.
 
+    Raises ValueError when fewer than three bins are left, or L/L* is not positive and different in them.
+
     Parameters
     ----------
     theta : (samples,)
@@ -372,11 +352,6 @@ def fit_histogram(theta, ratios_of, bins=60, least=10):
     -------
     (float, (float, float))
         φ, and the lowest and highest L/L* used.
-
-    Raises
-    ------
-    ValueError
-        When fewer than three bins are left, or L/L* is not positive and different in them.
     """
     theta = _check.array("theta", theta).ravel()
     bins, least = _check.integer("bins", bins, least=3, most=10**6), _check.integer("least", least, least=1)

@@ -39,20 +39,13 @@ def kesten_exponent(log_moment) -> float:
     """The κ > 0 with E A^κ = 1.
 
     A stationary law of a recursion with the random factor A has the tail P(|δ| > u) ~ u^(−κ) (Kesten 1973).
+    Raises ValueError for a function that does not rise above 0 up to κ = 10¹², or is not below 0 down to κ =
+    10⁻¹².
 
     Parameters
     ----------
     log_moment : callable
         log E A^κ as a function of κ, which falls from 0 and rises again.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        For a function that does not rise above 0 up to κ = 10¹², or is not below 0 down to κ = 10⁻¹².
     """
     _check.instance("log_moment", log_moment, Callable)
     low, high = _bracket(log_moment)
@@ -78,6 +71,8 @@ def _bracket(log_moment):
 class StationaryLaw:
     """Stationary law of r = |θ| on a grid.
 
+    Raises ValueError for arrays of different lengths, or numbers out of range.
+
     Parameters
     ----------
     r : (points,)
@@ -88,11 +83,6 @@ class StationaryLaw:
         Integral of each hat function, so that mass/width is the density of r ≥ 0.
     dimension : int
         d, of θ.
-
-    Raises
-    ------
-    ValueError
-        For arrays of different lengths, or numbers out of range.
     """
 
     r: np.ndarray
@@ -124,7 +114,8 @@ class StationaryLaw:
     def local_exponent(self, ratios, width: float = 0.06) -> np.ndarray:
         """−d log P(θ)/d log L at ratios c = L/L*: the φ that a narrow window of the density would show.
 
-        P(θ) is the density in ℝᵈ.
+        P(θ) is the density in ℝᵈ. Raises ValueError for ratios whose window reaches beyond the law's own grid
+        or below 1.
 
         Parameters
         ----------
@@ -132,15 +123,6 @@ class StationaryLaw:
             c, above 1.
         width : float
             The slope is that of a parabola fitted where |log(L/cL*)| ≤ width.
-
-        Returns
-        -------
-        array of the shape of ratios
-
-        Raises
-        ------
-        ValueError
-            For ratios whose window reaches beyond the law's own grid or below 1.
         """
         ratios, width = _check.array("ratios", ratios, least=1), _check.number("width", width, above=0)
         inside = (self.r > 0) & (self.mass > 0)
@@ -273,6 +255,8 @@ class RegressionChain:
     def matrix(self, grid, nodes=_NODES):
         """P[i, j] = E[hat_j(r')] from r = grid[i], and what leaves the grid.
 
+        Raises ValueError for a grid that does not increase from 0, or numbers of nodes out of range.
+
         Parameters
         ----------
         grid : (points,)
@@ -283,11 +267,6 @@ class RegressionChain:
         Returns
         -------
         (points, points) array, (points,) array
-
-        Raises
-        ------
-        ValueError
-            For a grid that does not increase from 0, or numbers of nodes out of range.
         """
         grid, nodes = (
             _grid("grid", grid),
@@ -309,7 +288,8 @@ class RegressionChain:
     ) -> StationaryLaw:
         """Stationary law of r on a grid that is even near 0 and in geometric progression far out.
 
-        The entries are right relative to themselves, however small (GTH elimination).
+        The entries are right relative to themselves, however small (GTH elimination). Raises ValueError where
+        there is no stationary state, or for numbers out of range.
 
         Parameters
         ----------
@@ -319,15 +299,6 @@ class RegressionChain:
             The last point (default: where the tail is negligible); what would jump beyond it stays there.
         nodes : (int, int, int)
             As for :meth:`matrix`.
-
-        Returns
-        -------
-        StationaryLaw
-
-        Raises
-        ------
-        ValueError
-            Where there is no stationary state, or for numbers out of range.
         """
         points = _check.integer("points", points, least=3, most=10_000)
         if highest is not None:
@@ -351,6 +322,8 @@ class RegressionChain:
     def passage_time(self, ratio: float, points: int = 160, nodes=_NODES) -> float:
         """Mean number of steps from θ = 0 until L first exceeds ``ratio``·L*.
 
+        Raises ValueError for numbers out of range, or a time that exceeds a double.
+
         Parameters
         ----------
         ratio : float
@@ -359,15 +332,6 @@ class RegressionChain:
             Of the grid, from 3 to 10⁴.
         nodes : (int, int, int)
             As for :meth:`matrix`.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ValueError
-            For numbers out of range, or a time that exceeds a double.
         """
         ratio = _check.number("ratio", ratio, above=1, most=_LARGE)
         points = _check.integer("points", points, least=3, most=10_000)

@@ -26,6 +26,8 @@ _LARGE, _MANY = 1e100, 10**12
 class Regression:
     """A data set of pairs (x, y) of independent standard normal numbers.
 
+    Raises ValueError for numbers out of range.
+
     Parameters
     ----------
     samples : int
@@ -33,11 +35,6 @@ class Regression:
     dimension : int
         Entries of x.
     seed : int
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range.
     """
 
     samples: int
@@ -89,7 +86,7 @@ class Regression:
     def run(
         self, eta: float, batch_size: int, steps: int, *, keep: int, sampling="replacement", seed: int = 0
     ) -> np.ndarray:
-        """δ along one run of SGD that starts at the minimum.
+        """δ along one run of SGD that starts at the minimum. Raises ValueError for arguments out of range.
 
         Parameters
         ----------
@@ -109,11 +106,6 @@ class Regression:
         -------
         (keep, dimension) array
             Infinite or NaN from where the run diverges.
-
-        Raises
-        ------
-        ValueError
-            For arguments out of range.
         """
         eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
         keep = _check.integer("keep", keep, least=1, most=10**9)
@@ -129,6 +121,7 @@ class Regression:
         """First step at which L exceeds c·L*, for all levels c at once.
 
         Every run starts at the minimum and ends after ``steps`` steps, or when all levels were exceeded.
+        Raises ValueError for arguments out of range.
 
         Parameters
         ----------
@@ -143,11 +136,6 @@ class Regression:
         -------
         (runs, C) array of int
             −1 where a level was not exceeded; a run that diverges exceeds them all.
-
-        Raises
-        ------
-        ValueError
-            For arguments out of range.
         """
         eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
         ratios = _check.array("ratios", ratios, ndim=1, above=1, most=_LARGE, increasing=True)

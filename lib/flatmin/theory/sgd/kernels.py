@@ -478,17 +478,14 @@ def _load(text: str, name: str):
 def build(landscape: Landscape, noise: Noise, observables, passage, hop, histograms):
     """The compiled ``run`` of a landscape under a noise, to be called with a :class:`Call`.
 
+    Raises ValueError for an expression with a function that the compiled code does not have.
+
     Parameters
     ----------
     observables : tuple of expressions, averaged over time
     passage : expression or None, watched for its first passage through a level
     hop : expression or None, watched for its last change of sign
     histograms : tuple of tuples of coordinate numbers
-
-    Raises
-    ------
-    ValueError
-        For an expression with a function that the compiled code does not have.
 
     Notes
     -----

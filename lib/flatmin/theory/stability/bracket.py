@@ -45,6 +45,8 @@ def step_bracket(
 ) -> Bracket:
     """Proven bounds on the largest mean-square stable learning rate, at any number of samples and outputs.
 
+    Raises ValueError as :func:`~.threshold.largest_step`, and for fewer than one direction.
+
     Parameters
     ----------
     minimum : Minimum
@@ -52,11 +54,6 @@ def step_bracket(
         As :func:`~.threshold.largest_step`.
     directions : int
         q, how many leading eigenvectors of H are treated exactly; a larger one narrows the bracket.
-
-    Raises
-    ------
-    ValueError
-        As :func:`~.threshold.largest_step`, and for fewer than one direction.
     """
     c = checked(minimum).factor(batch_size, sampling)
     split = _Split(minimum, _check.integer("directions", directions, least=1), c)

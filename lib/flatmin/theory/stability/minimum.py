@@ -82,14 +82,12 @@ class Minimum:
     def from_gradients(cls, gradients) -> Minimum:
         """Build from the per-sample gradients g_i of the only output, or from the rows R_i of several.
 
+        Raises ValueError for another shape, numbers that are not finite (or whose squares are not), or
+        nothing but zeros.
+
         Parameters
         ----------
         gradients : (n, P) or (n, K, P)
-
-        Raises
-        ------
-        ValueError
-            For another shape, numbers that are not finite (or whose squares are not), or nothing but zeros.
         """
         rows = _check.array("gradients", gradients)
         if rows.ndim not in (2, 3):
@@ -109,18 +107,15 @@ class Minimum:
     def from_gram(cls, gram, outputs: int = 1) -> Minimum:
         """Build from the inner products of all rows, without a factor 1/n.
 
+        Raises ValueError unless ``gram`` is square, finite, symmetric and positive semi-definite up to
+        rounding, and not zero, and ``outputs`` divides its rows.
+
         Parameters
         ----------
         gram : (n·K, n·K)
             g_i·g_j; for K outputs sample by sample, output by output.
         outputs : int
             K.
-
-        Raises
-        ------
-        ValueError
-            Unless ``gram`` is square, finite, symmetric and positive semi-definite up to rounding, and not
-            zero, and ``outputs`` divides its rows.
         """
         gram = _check.array("gram", gram, ndim=2)
         outputs, size = _check.integer("outputs", outputs, least=1), len(gram)

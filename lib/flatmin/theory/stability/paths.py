@@ -45,7 +45,8 @@ def mean_losses(
 
     The recursion of :mod:`.threshold` in the space of errors, where it is exact for errors that no δ reaches
     too: E eeᵀ ← (1 − ηK) E eeᵀ (1 − ηK) + η² c K [n D − E eeᵀ] K, with D the blocks of E eeᵀ that belong to
-    one sample and K = RRᵀ/n. A step costs four products of matrices (n·K, n·K).
+    one sample and K = RRᵀ/n. A step costs four products of matrices (n·K, n·K). Raises ValueError as
+    :func:`~.threshold.growth`, and for residuals that do not fit.
 
     Parameters
     ----------
@@ -53,11 +54,6 @@ def mean_losses(
     residuals : (n·K,) or (n, K), optional
         The errors at the start; by default standard normal ones (those that the model can make), the start of
         :func:`log_losses`, E L₀ = r/2n.
-
-    Raises
-    ------
-    ValueError
-        As :func:`~.threshold.growth`, and for residuals that do not fit.
     """
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     steps, n = _check.integer("steps", steps, least=0, most=_MOST), minimum.samples
@@ -89,13 +85,9 @@ def log_losses(
     """Simulate linearised SGD and return ln L, (trajectories, steps + 1); −inf where L is exactly 0.
 
     The errors are standard normal at the start (those that the model can make). The length of δ is kept
-    apart, so that no path overflows or underflows.
-
-    Raises
-    ------
-    ValueError
-        For an unknown ``sampling``, a batch size that is no integer in 1…n (or does not divide the n samples
-        of an epoch), η ≤ 0, or steps, trajectories or a seed that are no counts.
+    apart, so that no path overflows or underflows. Raises ValueError for an unknown ``sampling``, a batch
+    size that is no integer in 1…n (or does not divide the n samples of an epoch), η ≤ 0, or steps,
+    trajectories or a seed that are no counts.
     """
     eta, rng = step_of(minimum, eta), np.random.default_rng(_check.integer("seed", seed, least=0))
     steps = _check.integer("steps", steps, least=0, most=_MOST)
@@ -144,6 +136,8 @@ def _drawn(rng, samples, batch_size, trajectories, sampling):
 def typical_growth(log_losses, discard: int = 0) -> Estimate:
     """Rate of ln L per step along single paths: the Lyapunov exponent of the loss, 2λ of δ.
 
+    Raises ValueError where nothing is left, or a loss compared is exactly 0 (or no number).
+
     Parameters
     ----------
     log_losses : (trajectories, steps + 1)
@@ -155,11 +149,6 @@ def typical_growth(log_losses, discard: int = 0) -> Estimate:
     -------
     Estimate
         With the error of the mean over trajectories.
-
-    Raises
-    ------
-    ValueError
-        Where nothing is left, or a loss compared is exactly 0 (or no number).
     """
     logs = _check.array("log_losses", log_losses, shape=(None, None), infinite=True)
     if len(logs) < 2:
@@ -187,7 +176,7 @@ def typical_edge(
     Root of the mean rate of ln L of simulated paths, with the same batches at every η; never below η* in the
     limit, as λ ≤ ½ ln ρ. The first quarter of the steps, in which a path turns into its fastest direction, is
     left out. Where slow directions let the loss fall by less than the error, the root is that of the fast
-    ones.
+    ones. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2 trajectories.
 
     Parameters
     ----------
@@ -198,11 +187,6 @@ def typical_edge(
     -------
     Estimate
         The error is that of the rate over its slope in η.
-
-    Raises
-    ------
-    ValueError
-        As :func:`log_losses`, and for fewer than 8 steps or 2 trajectories.
     """
     size = _size(minimum, batch_size, sampling)
     unit = minimum.samples // size if sampling == "epoch" else 1
@@ -239,6 +223,7 @@ def batch_sharpness(
 
     g_B = (1/B) Σ R_iᵀe_i and H_B = (1/B) Σ R_iᵀR_i over the batch (Andreyev & Beneventano, arXiv 2412.20553;
     there with the Hessian in the place of H_B). A mean of ratios; batches without a gradient are left out.
+    Raises ValueError for residuals or a batch size that do not fit, or where no batch has a gradient.
 
     Parameters
     ----------
@@ -246,11 +231,6 @@ def batch_sharpness(
         e, for which R_iᵀe_i is the gradient of sample i.
     draws : int
         How many batches are drawn; where there are no more than that, all are taken and the error is 0.
-
-    Raises
-    ------
-    ValueError
-        For residuals or a batch size that do not fit, or where no batch has a gradient.
     """
     size, e = _size(minimum, batch_size, sampling), minimum.residuals_of(residuals)
     draws, n = _check.integer("draws", draws, least=2, most=_MOST), minimum.samples
@@ -298,13 +278,8 @@ def epoch_growth(minimum: Minimum, eta: float, batch_size: int) -> float:
     """Factor ρ of E L per epoch, exactly, where each epoch passes once through all samples in random order.
 
     The average of M ⊗ M over all orders of the batches, M the product of an epoch's steps: for a few samples
-    only.
-
-    Raises
-    ------
-    ValueError
-        Where more than 50 000 orders would have to be multiplied, for more than 50 directions, η ≤ 0, or
-        batches that do not divide n.
+    only. Raises ValueError where more than 50 000 orders would have to be multiplied, for more than 50
+    directions, η ≤ 0, or batches that do not divide n.
     """
     eta, n, r = step_of(minimum, eta), minimum.samples, minimum.rank
     size = _size(minimum, batch_size, "epoch")

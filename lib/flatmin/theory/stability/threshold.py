@@ -114,17 +114,13 @@ def stationary_moment(
 ) -> np.ndarray:
     """S∞ = T S∞ + η² c Σ: the stationary second moment about the minimum of a quadratic model, (r, r).
 
-    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0.
+    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0. Raises ValueError
+    also for η ≥ η*, where nothing is stationary.
 
     Parameters
     ----------
     noise : (r, r) array
         Σ = (1/n) Σ b_i b_iᵀ in the eigenbasis of H, symmetric.
-
-    Raises
-    ------
-    ValueError
-        Also for η ≥ η*, where nothing is stationary.
     """
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     noise = _check.array("noise", noise, shape=(minimum.rank, minimum.rank))

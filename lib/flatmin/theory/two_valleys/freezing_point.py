@@ -56,16 +56,13 @@ def phi_bound(landscape: Landscape, printed: bool = True) -> float:
 def regime(landscape: Landscape, delta_s, eps_phi):
     """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything.
 
+    Raises ValueError for values outside these.
+
     Parameters
     ----------
     landscape : two_valleys() with numbers
     delta_s, eps_phi : floats or arrays > 0, at most 10¹⁰⁰
         Noise level Δ_S = ησ and the free constant εΦ; they broadcast.
-
-    Raises
-    ------
-    ValueError
-        For values outside these.
     """
     delta_s = _check.array("delta_s", delta_s, above=0, most=1e100)
     eps_phi = _check.array("eps_phi", eps_phi, above=0, most=1e100)
@@ -155,8 +152,10 @@ def follow(
     """Follow P_flat along the drift y(t) with the chain's exact hopping rates at each y; no free constant.
 
     dP/dt = (1 − λ₂(y)) (π_flat(y) − P), dy/dt = −η⟨∂_yL⟩, the mean over the chain's stationary law in either
-    valley, weighted by P. The last change of sign lies before t if neither valley is left afterwards:
-    P exp(−∫κ_flat) + (1 − P) exp(−∫κ_sharp), κ the exit rates.
+    valley, weighted by P. The last change of sign lies before t if neither valley is left afterwards: P
+    exp(−∫κ_flat) + (1 − P) exp(−∫κ_sharp), κ the exit rates. Raises ValueError for values outside these, from
+    :class:`FrozenChain` where the step is unstable, and where noise drives y out of the range that was
+    tabulated.
 
     Parameters
     ----------
@@ -175,16 +174,6 @@ def follow(
         Largest change of the sharp side's reduced barrier z² between tabulated y.
     points : int
         Times at which the solution is kept.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    ValueError
-        For values outside these, from :class:`FrozenChain` where the step is unstable, and where noise drives
-        y out of the range that was tabulated.
     """
     steps, points = (
         _check.integer("steps", steps, least=1, most=10**12),

@@ -53,17 +53,14 @@ _LOUDEST, _FARTHEST, _HIGHEST = 1e100, 1e50, 26.0
 class Slice:
     """The landscape across the valleys at one y, or at an array of them.
 
+    Raises ValueError for a side that is missing, or an entry that is not positive.
+
     Attributes
     ----------
     y : float or array > 0
     f : dict, side → flatness f > 0 (curvature 2/f)
     floor : dict, side → distance of the valley floor from the kink, g/2 > 0
     barrier : float or array > 0, ΔL, the same on both sides
-
-    Raises
-    ------
-    ValueError
-        For a side that is missing, or an entry that is not positive.
     """
 
     y: np.ndarray
@@ -130,7 +127,7 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
     """Stationary probability of the flat side, x > 0, in the limit η → 0 at fixed Δ_S.
 
     Weight of a side: ∫ D^{c−1} e^{−(L−L₀)/D} dx = D^{c−1/2} √(πf)/2 · e^{z²}(1 + erf z), exact because each
-    side is a parabola.
+    side is a parabola. Raises ValueError for values outside these.
 
     Parameters
     ----------
@@ -140,11 +137,6 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
     convention : "ito", "stratonovich" or "isothermal"
     power : 0, 1 or 2
         That of the Hessian in the noise covariance.
-
-    Raises
-    ------
-    ValueError
-        For values outside these.
     """
     _check.instance("at", at, Slice)
     c = 1 - float(convention_power(convention))
@@ -254,7 +246,9 @@ class FrozenChain:
 
     On either side it is an AR(1) step, so K(x′|x) is a Gaussian whose mean and width jump at x = 0. The
     density after a step is smooth; it is kept at Gauss–Legendre nodes on panels that end at x = 0, where the
-    quadrature error is below 1e-10 (see the tests). Rates and times are per iteration.
+    quadrature error is below 1e-10 (see the tests). Rates and times are per iteration. Raises ValueError
+    where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2), and for a step so small
+    that the operator would not fit into memory.
 
     Parameters
     ----------
@@ -270,12 +264,6 @@ class FrozenChain:
     ----------
     x, weights : arrays, (nodes,), increasing
         Where the density is kept, and the quadrature.
-
-    Raises
-    ------
-    ValueError
-        Where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2), and for a step so
-        small that the operator would not fit into memory.
     """
 
     #: nodes a panel and panels per kick; kernel tails are cut at this many standard deviations
@@ -492,8 +480,8 @@ def extrapolated_flat(
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Stationary P_flat of the discrete chain extrapolated to η → 0 at fixed Δ_S.
 
-    The chain is solved at η/4^k, k = 0 … halvings, where √η halves each time, and the values are
-    extrapolated as a polynomial in √η (Neville).
+    The chain is solved at η/4^k, k = 0 … halvings, where √η halves each time, and the values are extrapolated
+    as a polynomial in √η (Neville). Raises ValueError as :class:`FrozenChain`, and for isolated valleys.
 
     Parameters
     ----------
@@ -509,11 +497,6 @@ def extrapolated_flat(
         in practice.
     etas, values : arrays, (halvings + 1,)
         The step sizes and what the chain gives there.
-
-    Raises
-    ------
-    ValueError
-        As :class:`FrozenChain`, and for isolated valleys.
     """
     halvings = _check.integer("halvings", halvings, least=2, most=12)
     etas = _check.number("eta", eta, above=0) / 4.0 ** np.arange(halvings + 1)

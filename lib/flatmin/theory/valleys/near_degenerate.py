@@ -66,6 +66,8 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
     """Δ_S at which x = 0 gives way at learning rate η: (−ε/λ₁)(1 − ηλ₀/2), the leading order in ε of
     :func:`flatmin.theory.continuum.critical.critical_law`; at η = 0 that of Y22 Eq. S34.
 
+    Raises ValueError for parameters that are missing or out of range, or a negative η.
+
     Parameters
     ----------
     values : mapping
@@ -76,11 +78,6 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
     -------
     array
         Of the shape of ``eta``; infinite for λ₁ ≥ 0, 0 where the step itself is unstable.
-
-    Raises
-    ------
-    ValueError
-        For parameters that are missing or out of range, or a negative η.
     """
     bounds = {"epsilon": {"above": 0}, "lambda_0": {"above": 0}, "lambda_1": {}}
     _check.instance("values", values, Mapping)
