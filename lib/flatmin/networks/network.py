@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from flatmin._check import choice, refused
 from flatmin.networks.data.samples import leaves
@@ -45,7 +47,8 @@ class Network:
     ------
     ValueError
         For a model that cannot be copied, is compiled or scripted, has no trainable, or has complex, sparse,
-        mixed, half-precision or not finite parameters, and in mode "train" for batch norm and dropout.
+        mixed, half-precision or not finite parameters, for embeddings whose gradient is none of the loss, for
+        batch norm without running statistics, and in mode "train" for batch norm and dropout.
     """
 
     def __init__(
@@ -57,15 +60,15 @@ class Network:
         if dtype is not None:
             self.module = self.module.to(dtype)
         self.mode = choice("mode", mode, ("eval", "train"))
-        self.module.train(mode == "train")
+        self.module.train().train(mode == "train")  # some models empty their caches on the way
         for part in self.module.modules():
-            if type(part) is nn.EmbeddingBag:
-                part.__class__ = _Bag
-        if mode == "train":
-            _require_no_coupling(self.module)
+            _make_differentiable(part)
+        _require_no_coupling(self.module, mode)
         named = trainable(self.module)
         if not named:
-            raise ValueError("model must have trainable parameters: all are frozen, or there are none")
+            raise ValueError(
+                "model must have trainable parameters: all are frozen or quantised, or there are none"
+            )
         self.names, self.tensors = zip(*named, strict=True)
         _require_parameters(self.module)
         self._homes = [
@@ -112,7 +115,7 @@ class Network:
                 found = self.module(**inputs)
             else:
                 found = self.module(*inputs) if isinstance(inputs, tuple) else self.module(inputs)
-        return _with_rows(_selected(found), rows)
+        return _with_rows(_precise(_selected(found), self.dtype), rows)
 
     @contextlib.contextmanager
     def _holding(self, values):
@@ -147,6 +150,35 @@ def _refresh(recurrent):
         part._flat_weights = [getattr(part, name, None) for name in part._flat_weights_names]
 
 
+def _make_differentiable(part: nn.Module):
+    """Let a module of the copy compute the same by operations whose first two derivatives are right."""
+    if type(part) is nn.EmbeddingBag:
+        part.__class__ = _Bag
+    if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+        part.sparse = False
+    if type(part) is _WeightNorm:
+        part.__class__ = _Normed
+    for hook in part._forward_pre_hooks.values():
+        if type(hook) is WeightNorm:
+            hook.__class__ = _NormedBefore
+
+
+def _normed(v, g, dim):
+    """g v/|v|, the norm over all axes but ``dim`` (−1: all); torch's has a wrong second derivative."""
+    axes = [axis for axis in range(v.ndim) if axis != dim]
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
+class _Normed(_WeightNorm):
+    def forward(self, weight_g, weight_v):
+        return _normed(weight_v, weight_g, self.dim)
+
+
+class _NormedBefore(WeightNorm):
+    def compute_weight(self, module):
+        return _normed(getattr(module, self.name + "_v"), getattr(module, self.name + "_g"), self.dim)
+
+
 class _Bag(nn.EmbeddingBag):
     """An embedding bag from operations that have a second derivative, which torch's own has not."""
 
@@ -179,6 +211,16 @@ def _selected(found) -> Tensor:
     return found
 
 
+def _precise(found: Tensor, dtype: torch.dtype) -> Tensor:
+    """Outputs that are no less precise than the parameters."""
+    if torch.finfo(found.dtype).eps > torch.finfo(dtype).eps:
+        raise ValueError(
+            f"model returned a tensor of {found.dtype} with parameters of {dtype}: must not round its "
+            "outputs (autocast, .half() or .float() inside); measure with dtype='float32', or give forward="
+        )
+    return found
+
+
 def _with_rows(found: Tensor, rows: int) -> Tensor:
     """Outputs (n, …), also of one sample whose first axis was squeezed away."""
     if found.ndim and len(found) == rows:
@@ -194,21 +236,36 @@ def _with_rows(found: Tensor, rows: int) -> Tensor:
 def _require_module(model):
     if not isinstance(model, nn.Module):
         raise refused("model", model, "a torch.nn.Module")
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise ValueError(
-            f"model={type(model).__name__}: must not be compiled or scripted; give the module that was"
-        )
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
+            raise ValueError(
+                f"model={type(model).__name__}: {name or 'it'} must not be compiled or scripted; give the "
+                "module that was"
+            )
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            for option in ("max_norm", "scale_grad_by_freq"):
+                if getattr(part, option):
+                    raise ValueError(
+                        f"model: {name} ({type(part).__name__}) has {option}={getattr(part, option)}: must "
+                        "be without, its gradient is not that of the loss"
+                    )
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        raise ValueError("model has parameters or buffers on the device 'meta': must hold numbers")
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         raise ValueError("model has lazy parameters without a shape: must have seen an input first")
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that a hook computes anew at each call (pruning, weight norm) come detached."""
+    """A deep copy.
+
+    Tensors that were computed from others (by pruning, weight norm, or to be kept) come as NaN: a module that
+    computes them anew at each call does not notice, one that does not would be measured wrong.
+    """
     memo = {}
     for module in model.modules():
-        for value in vars(module).values():
+        for value in _held(module):
             if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+                memo[id(value)] = torch.full_like(value.detach(), torch.nan)
     try:
         twin = copy.deepcopy(model, memo)
     except Exception as error:
@@ -221,9 +278,26 @@ def _copied(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _require_no_coupling(module: nn.Module):
-    """Refuse what makes no sense in training mode: random outputs, and outputs that depend on the batch."""
+def _held(module):
+    """The attributes of a module, and what its lists and dicts of attributes hold."""
+    for value in vars(module).values():
+        yield value
+        if isinstance(value, (list, tuple)):
+            yield from value
+        elif isinstance(value, Mapping):
+            yield from value.values()
+
+
+def _require_no_coupling(module: nn.Module, mode: str):
+    """Refuse what makes outputs depend on the batch, and in training mode on chance."""
     for name, part in module.named_modules():
+        if isinstance(part, _NORMS[0]) and part.running_mean is None:
+            raise ValueError(
+                f"model: {name} ({type(part).__name__}) keeps no running statistics, so that a sample's "
+                "output depends on the batch: must have track_running_stats=True"
+            )
+        if mode != "train":
+            continue
         if isinstance(part, _NORMS) and not (isinstance(part, _NORMS[1]) and not part.track_running_stats):
             raise ValueError(
                 f"mode='train': {name} ({type(part).__name__}) makes a sample's output depend on the batch: "
@@ -260,12 +334,12 @@ def quiet(network: Network | None = None):
 
     Autograd is on, whatever the caller chose. Attention by the math kernel (flash attention has no second
     derivative), no fused fast path, no TF32;
-    cuDNN off for recurrent networks, whose backward pass it has in training mode only. The random states of
-    torch, NumPy and Python are put back.
+    cuDNN off for recurrent networks, whose backward pass it has in training mode only. No autocast of the
+    caller. The random states of torch, NumPy and Python are put back.
     """
-    devices, recurrent = [], False
+    devices, recurrent, kind = [], False, "cpu"
     if network is not None:
-        devices = [network.device] if network.device.type == "cuda" else []
+        devices, kind = [network.device] if network.device.type == "cuda" else [], network.device.type
         recurrent = any(isinstance(part, nn.RNNBase) for part in network.module.modules())
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     precision, fast = torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
@@ -282,6 +356,7 @@ def quiet(network: Network | None = None):
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.random.fork_rng(devices),
+            torch.autocast(kind, enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             cudnn,
         ):

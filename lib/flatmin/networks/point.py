@@ -234,5 +234,5 @@ def at(
         network = Network(model, forward, mode, where, dtype)
         read = samples_of(data, samples).to(network.device, network.dtype)
     here = Point(network, losses.of(loss), read, chunk)
-    here.checks = tuple(examine(here) if flag("checks", checks) else ())
+    here.checks = tuple(examine(here, model) if flag("checks", checks) else ())
     return here

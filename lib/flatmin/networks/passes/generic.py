@@ -175,10 +175,10 @@ class AutogradPass:
         ends = []
         with torch.no_grad():
             for sign in (1, -1):
-                self.network.load(theta + sign * step * vector)
-                outputs = [self.network.matrix(self._rows(rows)) for rows in self.chunks]
+                moved = self.network.split(theta + sign * step * vector)  # beside θ: graphs are kept of it
+                values = dict(zip(self.network.names, moved, strict=True))
+                outputs = [self.network.matrix(self._rows(rows), values) for rows in self.chunks]
                 ends.append(self.loss_function.values(torch.cat(outputs), slice(None)))
-            self.network.load(theta)
         return (ends[0] - ends[1]) / (2 * step)
 
     @_quietly
