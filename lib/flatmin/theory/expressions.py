@@ -45,19 +45,11 @@ class _Refused(Exception):
 
 
 def parse(name: str, text: str, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
-    """The real expression that ``text`` stands for.
+    """The real expression that ``text`` stands for, in ``symbols`` by name; ``name`` is for messages.
 
-    Raises ValueError for anything else: unknown names and functions, attributes, indices, numbers beyond
-    1e308.
-
-    Parameters
-    ----------
-    name : str
-        Of the argument, for the message.
-    text : str
-        Such as ``"x**2 + exp(-x)"``: + − * / **, numbers, ``pi``, the :data:`FUNCTIONS`, and
-        ``Piecewise((a, x >= 0), (b, True))`` with one comparison for each piece.
-    symbols : mapping from names to symbols
+    Such as ``"x**2 + exp(-x)"``: + − * / **, numbers, ``pi``, the :data:`FUNCTIONS`, and ``Piecewise((a, x >=
+    0), (b, True))`` with one comparison for each piece. Raises ValueError for anything else: unknown names
+    and functions, attributes, indices, numbers beyond 1e308.
     """
     _check.instance(name, text, str)
     allowed = f"an expression in {', '.join(symbols)} and {', '.join(FUNCTIONS)}"

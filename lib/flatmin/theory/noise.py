@@ -36,12 +36,8 @@ ETA = sp.Symbol("eta", positive=True)
 class Noise:
     """Base class: gradient noise ξ of covariance C(θ), defined by :meth:`gradient_noise`.
 
-    Raises ValueError if sigma is negative, not finite or beyond 1e300.
-
-    Parameters
-    ----------
-    sigma : float or array
-        Noise strength σ ≥ 0 (Y23 Eq. 7); an array spans a grid.
+    ``sigma`` is the noise strength σ (Y23 Eq. 7); an array spans a grid. Raises ValueError unless 0 ≤ σ ≤
+    1e300.
     """
 
     sigma: float | np.ndarray = 1.0
@@ -180,15 +176,9 @@ class HessianAligned(Noise):
 class LossProportional(Noise):
     """Gaussian noise in proportion to the loss, C = 2σL(θ)M with a constant matrix M; σ = 1/B (M22 Eq. 6).
 
+    ``matrix``, d rows of d numbers, is H(θ*) for noise aligned with the Hessian; the identity unless given.
     The loss must stay positive: where it does not, the step is not a number and the run has diverged. Raises
     ValueError if sigma is negative or not finite, or matrix is not symmetric and positive definite.
-
-    Parameters
-    ----------
-    sigma : float or array ≥ 0
-    matrix : d rows of d numbers, optional
-        M, symmetric and positive definite: H(θ*) for noise aligned with the Hessian, a multiple of the
-        identity for the isotropic one; by default the identity.
     """
 
     matrix: tuple[tuple[float, ...], ...] | None = None

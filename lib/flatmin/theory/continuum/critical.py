@@ -30,14 +30,8 @@ class CriticalLaw:
 
         P(ξ) ∝ (d + cξ²)^{(α + βd/c)/2c − 1} exp(−βξ²/2c).
 
-    Parameters
-    ----------
-    centre : expression
-        Δ₀, proportional to ε.
-    linear, cubic, additive, multiplicative : expressions
-        α (linear in w), β, d and c.
-    epsilon : expression
-        ε, its symbol or its number.
+    ``centre`` is Δ₀, proportional to ε; ``linear`` (in w), ``cubic``, ``additive`` and ``multiplicative`` are
+    α, β, d and c. All are expressions.
     """
 
     centre: sp.Expr
@@ -103,15 +97,9 @@ class CriticalLaw:
             return _check.finite(away, delta_s=delta_s)
 
     def density(self, xi, w: float) -> np.ndarray:
-        """P(ξ), normalised over the real line.
+        """P(ξ) at ξ (n,), normalised over the real line, at a distance w ≤ 10⁵ from the transition.
 
-        Raises ValueError for numbers out of range, or a law without numbers.
-
-        Parameters
-        ----------
-        xi : (n,)
-        w : float
-            Distance from the transition; up to 10⁵, as far as the normalisation is resolved.
+        Beyond, the normalisation is not resolved. Raises ValueError there and for a law without numbers.
         """
         xi, w = _check.array("xi", xi), _check.number("w", w, most=1e5)
         ratio = self._number("multiplicative") / self._number("cubic")

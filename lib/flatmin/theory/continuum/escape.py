@@ -34,24 +34,18 @@ def mean_passage_time(
 ) -> float:
     """Mean time τ for the coordinate to go from ``start`` to ``target``, reflected at ``far``.
 
-    Raises ValueError for a start not between target and far, fewer than one panel, a diffusion that is not
-    positive on the way, or a time too large for a double (a barrier of more than 700).
+    In the time of the equation (τ = ηt for an equation of x). Raises ValueError for a start not between
+    target and far, a diffusion that is not positive on the way, or a time too large for a double (a barrier
+    of 700).
 
     Parameters
     ----------
     equation : SlowEquation
         With numbers.
-    start, target : float
-        In the equation's coordinate; start lies between target and far.
-    far : float
-        Where the process is reflected, on the side of ``start``: far enough not to matter.
+    start, target, far : float
+        Start lies between target and far; far lies far enough out not to matter.
     panels : int
         Panels of 12 Radau points between target and far.
-
-    Returns
-    -------
-    float
-        In the time of the equation (τ = ηt for an equation of x).
     """
     _check.instance("equation", equation, SlowEquation)
     start, target, far = (_check.number(*pair) for pair in zip(_ENDS, (start, target, far), strict=True))
@@ -130,26 +124,17 @@ def escape_rate(
 ) -> float:
     """Quasi-stationary escape rate: the lowest eigenvalue of the equation absorbed at ``target``.
 
-    Found by inverse iteration, u ← ∫_target^x dy/(DP) ∫_y^far u P dz, which starts at the mean passage time.
+    Found by inverse iteration, u ← ∫_target^x dy/(DP) ∫_y^far u P dz, which starts at the mean passage time,
+    until the eigenvalue changes by less than ``tolerance`` of itself. Per unit of the time of the equation.
+
     Raises ValueError as :func:`mean_passage_time`; also when 100 iterations do not settle.
 
     Parameters
     ----------
-    equation : SlowEquation
-        With numbers.
+    equation, far, panels
+        As for :func:`mean_passage_time`.
     target : float
-        Where the process is absorbed: beyond the barrier, such as the bottom of the next well.
-    far : float
-        Where it is reflected, on the side it escapes from.
-    panels : int
-        Panels of 12 Radau points.
-    tolerance : float
-        Relative change of the eigenvalue at which to stop.
-
-    Returns
-    -------
-    float
-        Rate per unit of the time of the equation.
+        Beyond the barrier, such as the bottom of the next well.
     """
     _check.instance("equation", equation, SlowEquation)
     target, far = _check.number("target", target), _check.number("far", far)
@@ -196,20 +181,17 @@ def _lowest_eigenvalue(equation, target, far, panels, tolerance):
 def kramers_rate(temperature, barrier, hessian, saddle_hessian):
     """Kramers–Langer rate |v_e|/(2π) √(det V*/|det V_s|) e^(−ΔV/T) of dz = −∇V dτ + √(2T) dW (M22 Eq. 19).
 
-    Raises ValueError for a temperature or barrier that is not positive, a minimum that is not one, or a
-    saddle whose Hessian has not exactly one negative eigenvalue.
-
     Parameters
     ----------
     temperature, barrier : number or array
         T > 0 and ΔV > 0.
     hessian, saddle_hessian : number or (n, n)
-        Of V at the minimum and at the saddle; numbers in one dimension.
+        Of V at the minimum, positive definite, and at the saddle, with one negative eigenvalue.
 
-    Returns
-    -------
-    number or array
-        Rate per unit of τ.
+    Raises
+    ------
+    ValueError
+        For numbers out of range, or Hessians of the wrong signature.
     """
     temperature = _check.array("temperature", temperature, above=0)
     barrier = _check.array("barrier", barrier, above=0)
@@ -238,30 +220,21 @@ def plane_passage_time(potential, temperatures, start, target: float, box, *, cl
     """Mean time of dz_i = −∂_iV dτ + √(2T_i) dW_i in the plane to go from ``start`` to x ≥ ``target``.
 
     The backward equation on a grid with exponentially fitted differences (second order, every rate positive).
-    The T_i may differ, in which case V is not the quasi-potential. Raises ValueError for temperatures that
-    are not positive, a start outside of the box or beyond the target, or a time so long that rounding decides
-    it (10¹³ of the shortest times of the grid).
+    The T_i may differ, in which case V is not the quasi-potential. Raises ValueError for numbers out of
+    range, a start outside of the box or beyond the target, or a time so long that rounding decides it (10¹³
+    of the shortest times of the grid).
 
     Parameters
     ----------
-    potential : callable
-        V of arrays (x, y).
-    temperatures : (float, float)
-        (T_x, T_y), positive.
-    start : (float, float)
-        (x, y), moved to the nearest grid point.
-    target : float
+    potential, clock : callable
+        V of arrays (x, y), and how much of the time to be measured passes per unit of τ: 1/L on the
+        logarithmic landscape, 1 by default.
+    temperatures, start : (float, float)
+        (T_x, T_y), and (x, y), moved to the nearest grid point.
     box : ((x_low, x_high), (y_low, y_high))
         Walls that reflect; x ≥ target inside it is the target.
-    clock : callable, optional
-        Of arrays (x, y): units of the time to be measured that pass per unit of τ; 1/L on the logarithmic
-        landscape.
     cells : (int, int)
-        Cells along x and y.
-
-    Returns
-    -------
-    float
+        Along x and y.
     """
     _check.instance("potential", potential, Callable)
     temperatures = _check.array("temperatures", temperatures, above=0, shape=(2,))

@@ -55,16 +55,9 @@ def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
 
 
 def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
-    """Return the vector c of J = −P∇L − cP − D∇P for D = BBᵀ.
+    """Return the vector c (d, 1) of J = −P∇L − cP − D∇P for D = BBᵀ, B the ``root`` (d, k).
 
-    Raises ValueError for an unknown convention, or a root without a row for each coordinate.
-
-    Parameters
-    ----------
-    root : sympy matrix, (d, k)
-        B.
-    coordinates : sequence of d symbols
-    convention : {"ito", "stratonovich", "isothermal"}
+    Raises ValueError for an unknown convention, or a root without a row for each of the ``coordinates``.
     """
     convention_power(convention)
     _check.instance("root", root, sp.MatrixBase)
@@ -88,19 +81,21 @@ def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix
 class Region:
     """Where the equation is solved and with what elements.
 
-    Raises ValueError for a non-positive extent, fewer than one element, a degree below 2 (or more of them
-    than a direct solver can take) or an unknown rim.
-
     Parameters
     ----------
     extent : (float, float) or float
         Half-widths of a box centred at 0, or the radius of a disk.
     elements : (int, int)
-        Number of elements along each coordinate between 0 and the rim.
+        Along each coordinate between 0 and the rim.
     degree : int
-        Polynomial degree of an element in each coordinate, at least 2.
+        Of the polynomials in each coordinate, at least 2.
     rim : {"reflecting", "absorbing"}
         No flux through the rim, or P = 0 on it (the paper's choice, Y22 §III.C).
+
+    Raises
+    ------
+    ValueError
+        For values outside these, or more elements than a direct solver can take.
     """
 
     extent: tuple[float, float] | float = (2.0, 2.0)

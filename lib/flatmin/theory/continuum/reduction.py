@@ -208,19 +208,11 @@ class Reduction:
             raise ValueError(f"{error}; here delta_s={delta_s:g}, eta={eta}") from None
 
     def effective_loss(self, x, density, delta_s: float) -> np.ndarray:
-        """L_SGD(x) = −Δ(x) ln[P_ss(x) P(y=0|x)] − U(x) for a density of x (n,) (Y22 S31–S33).
+        """L_SGD(x) = −Δ(x) ln[P_ss(x) P(y=0|x)] − U(x) for a positive ``density`` of x (n,) (Y22 S31–S33).
 
-        Because Δ(x) multiplies the logarithm, the normalisation of P matters: a factor in P adds a multiple
-        of Δ(x), not a constant. Raises ValueError for numbers out of range, or points where λ(x) is not
-        positive.
-
-        Parameters
-        ----------
-        x : (n,)
-        density : (n,)
-            P_ss at x, taken as it is, positive; P(0|x) is the normalised Gaussian.
-        delta_s : float
-            Δ_S, positive.
+        The density is taken as it is, P(0|x) is the normalised Gaussian: because Δ(x) multiplies the
+        logarithm, a factor in P adds a multiple of Δ(x), not a constant. Raises ValueError for numbers out of
+        range, or points where λ(x) is not positive.
         """
         x = _check.array("x", x, ndim=1)
         density = _check.array("density", density, shape=x.shape, above=0)

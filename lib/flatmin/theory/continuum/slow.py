@@ -16,19 +16,9 @@ __all__ = ["SlowEquation", "variance_growth"]
 def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
     """Factor by which one step multiplies ⟨y²⟩, less one (Y22 S9): η²⟨λ²⟩ − 2η⟨λ⟩ + 2η²σ⟨λ'²⟩.
 
-    Raises ValueError for numbers out of range, or shapes that do not broadcast.
-
-    Parameters
-    ----------
-    curvature_mean, curvature_square, slope_square : number, array or expression
-        ⟨λ⟩, ⟨λ²⟩ and ⟨λ'²⟩; the last two are not negative.
-    eta, sigma : number, array or expression
-        Learning rate and noise strength, neither negative.
-
-    Returns
-    -------
-    number, array or expression
-        Negative where the variance of y is stable.
+    Negative where the variance of y is stable. The arguments, ⟨λ⟩, ⟨λ²⟩, ⟨λ'²⟩, η and σ, are numbers, arrays
+    or expressions; all but the first at least 0. Raises ValueError for others, or shapes that do not
+    broadcast.
     """
     given = {
         "curvature_mean": as_numbers("curvature_mean", curvature_mean),
@@ -50,17 +40,9 @@ def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
 class SlowEquation:
     """One-dimensional stationary equation drift·P − D^(1−s) d/dx (D^s P) = 0, s by the convention.
 
-    Raises ValueError for an unknown convention, or a drift or diffusion that is no real expression.
-
-    Parameters
-    ----------
-    coordinate : sympy symbol
-    drift : expression or number
-        Velocity dx/dτ as the convention reads it.
-    diffusion : expression or number
-        D(x), positive where the equation is solved.
-    convention : {"ito", "stratonovich", "isothermal"}
-        s = 1, ½ or 0.
+    ``drift`` is the velocity dx/dτ as the ``convention`` ("ito", "stratonovich" or "isothermal": s = 1, ½ or
+    0) reads it, ``diffusion`` is D(x), both expressions or numbers. Raises ValueError for another convention,
+    or a drift or diffusion that is no real expression.
     """
 
     coordinate: sp.Symbol
@@ -104,17 +86,11 @@ class SlowEquation:
         return tuple(vectorised(self.coordinate, e) for e in (self.drift, self.diffusion))
 
     def density(self, x) -> np.ndarray:
-        """Stationary density, normalised over the range of the points (trapezoidal rule).
+        """Stationary density at increasing points x (n,), normalised over their range (trapezoidal rule).
 
-        ln P is integrated from point to point by 8-point Gauss quadrature. Raises ValueError for points that
-        do not increase, where the diffusion is not positive or the drift not finite, or symbols without
-        numbers.
-
-        Parameters
-        ----------
-        x : (n,)
-            At least three increasing points, dense enough for the trapezoidal rule to normalise a density
-            of that width.
+        ln P is integrated from point to point by 8-point Gauss quadrature; three points or more, dense enough
+        to normalise a density of that width. Raises ValueError for points that do not increase, where the
+        diffusion is not positive or the drift not finite, or symbols without numbers.
         """
         x = _check.array("x", x, ndim=1, increasing=True)
         if len(x) < 3:

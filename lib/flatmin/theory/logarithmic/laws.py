@@ -48,19 +48,9 @@ def temperature(eta, batch_size, curvature=1.0):
 def stationary_exponent(eta, batch_size, curvature=1.0, dimension=1):
     """φ = 1 + B/(ηh) of the stationary density P ∝ L^(−φ) (M22 Eq. 17).
 
-    Raises ValueError for numbers out of range, and where L^(−φ) cannot be normalised around a quadratic
-    minimum of n directions, which takes φ > n/2: there is no stationary state.
-
-    Parameters
-    ----------
-    eta, batch_size, curvature : number or array
-        As for :func:`temperature`.
-    dimension : number or array
-        n, the number of directions that count, positive.
-
-    Returns
-    -------
-    number or array
+    Arguments as for :func:`temperature`, and n, the ``dimension``. Raises ValueError for numbers out of
+    range, and where L^(−φ) cannot be normalised around a quadratic minimum of n directions, which takes φ >
+    n/2: there is no stationary state.
     """
     phi = 1 + _inverse(eta, batch_size, curvature)
     dimension = _dimension(dimension, phi)
@@ -84,23 +74,10 @@ def critical_dimension(eta, batch_size, curvature=1.0):
 def passage_exponent(eta, batch_size, curvature=1.0, dimension=1, *, covariance="loss"):
     """Power of c in the mean time to reach c·L* around an isotropic quadratic minimum, c → ∞.
 
-    Both are exponents of the diffusion; that of the updates is half of
-    :attr:`.multiplicative.RegressionChain.tail_exponent`. Raises ValueError for numbers out of range or
-    another covariance.
-
-    Parameters
-    ----------
-    eta, batch_size, curvature : number or array
-        As for :func:`temperature`.
-    dimension : number or array
-        n, positive.
-    covariance : {"loss", "gaussian inputs"}
-        Σ = 2LH/B, which gives B/(ηh) + 1 − n/2 (M22 Eq. 16), or Σ = (2LH + ∇L∇Lᵀ)/B (W22 Prop. 2.3), which
-        gives B/(2ηh) + (3 − n)/4.
-
-    Returns
-    -------
-    number or array
+    For the ``covariance`` Σ = 2LH/B ("loss") it is B/(ηh) + 1 − n/2 (M22 Eq. 16), for (2LH + ∇L∇Lᵀ)/B
+    ("gaussian inputs", W22 Prop. 2.3) it is B/(2ηh) + (3 − n)/4. Both are exponents of the diffusion; that of
+    the updates is half of :attr:`.multiplicative.RegressionChain.tail_exponent`. Arguments as for
+    :func:`stationary_exponent`. Raises ValueError for numbers out of range or another covariance.
     """
     _check.choice("covariance", covariance, ("loss", "gaussian inputs"))
     inverse = _inverse(eta, batch_size, curvature)
@@ -133,18 +110,10 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
 
     Parameters
     ----------
-    temperature : number or array
-        T = ηh/B > 0.
-    minimum : float
-        L* > 0.
-    saddle : number or array
-        L_s > L*.
+    temperature, minimum, saddle : number (the first and last also arrays)
+        T = ηh/B > 0, L* > 0 and L_s > L*.
     hessian, saddle_hessian : number or (n, n)
-        Of L at the minimum and at the saddle; numbers for n = 1. The second has one negative eigenvalue.
-
-    Returns
-    -------
-    number or array
+        Of L at the minimum and at the saddle; the second has one negative eigenvalue.
     """
     temperature = _check.array("temperature", temperature, above=0)
     minimum, saddle = _check.number("minimum", minimum), _check.array("saddle", saddle)
@@ -181,10 +150,6 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
         T_y/T_x, from 10⁻³ to 10³.
     minimum, saddle : float
         The ends of the path in x.
-
-    Returns
-    -------
-    float
     """
     _check.instance("loss", loss, Callable)
     _check.instance("curvature", curvature, Callable)
@@ -215,24 +180,12 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
 
 
 def fit_exponent(ratios, dimension=1, beyond=1.0):
-    """Maximum-likelihood φ of P(θ) ∝ (L/L*)^(−φ) from samples of L/L* at a quadratic minimum.
+    """Maximum-likelihood φ of P(θ) ∝ (L/L*)^(−φ) from samples of L/L* ≥ 1 at a quadratic minimum.
 
-    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩. Raises ValueError for ratios below 1,
-    too few (10) of them above ``beyond``, or so close to it that no φ fits.
-
-    Parameters
-    ----------
-    ratios : array
-        Samples of L/L* ≥ 1, of any shape.
-    dimension : float
-        n, positive.
-    beyond : float
-        Above 1: only samples with L/L* > beyond are used, and the density conditioned on that (n = 1 only),
-        which gives the exponent of the tail.
-
-    Returns
-    -------
-    float
+    For all samples the estimate solves ψ(φ) − ψ(φ − n/2) = ⟨log L/L*⟩. With ``beyond`` above 1 only samples
+    with L/L* > beyond are used, and the density conditioned on that (n = 1 only): the exponent of the tail.
+    Raises ValueError for ratios below 1, too few (10) of them above ``beyond``, or so close to it that no φ
+    fits.
     """
     ratios = _check.array("ratios", ratios).ravel()
     dimension, beyond = _tail(dimension, beyond)
@@ -333,25 +286,11 @@ def _mean_log_ratio(phi, dimension, beyond):
 
 
 def fit_histogram(theta, ratios_of, bins=60, least=10):
-    """φ from a histogram: least squares of log counts against log L/L* over bins with ``least`` counts.
+    """φ from a histogram of positions θ in one dimension, and the lowest and highest L/L* used.
 
-    Raises ValueError when fewer than three bins are left, or L/L* is not positive and different in them.
-
-    Parameters
-    ----------
-    theta : (samples,)
-        Positions, in one dimension.
-    ratios_of : callable
-        Maps positions to L/L*.
-    bins : int
-        How many equal bins span the samples, at least 3.
-    least : int
-        Counts that a bin must hold to be used, at least 1.
-
-    Returns
-    -------
-    (float, (float, float))
-        φ, and the lowest and highest L/L* used.
+    Least squares of log counts against log L/L* over those of ``bins`` equal bins that hold ``least`` counts;
+    ``ratios_of`` maps positions to L/L*. Raises ValueError when fewer than three bins are left, or L/L* is
+    not positive and different in them.
     """
     theta = _check.array("theta", theta).ravel()
     bins, least = _check.integer("bins", bins, least=3, most=10**6), _check.integer("least", least, least=1)

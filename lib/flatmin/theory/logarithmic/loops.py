@@ -41,19 +41,10 @@ def _clocks(eta, temperature, steps, kept, rng):  # pragma: no cover - compiled
 
 
 def chain_density(eta: float, squares, steps: int = 2_000_000, groups: int = 8, seed: int = 0) -> np.ndarray:
-    """Density of θ by SGD with one fresh Gaussian sample a step, d = 1 (M22 §5.1).
+    """Density of θ by SGD with one fresh Gaussian sample a step, d = 1 (M22 §5.1), (groups, cells).
 
-    Parameters
-    ----------
-    squares : (cells + 1,)
-        Edges of the cells, in θ², increasing from 0 or more.
-    steps, groups : int
-        Steps counted, after ten thousand, in each of so many independent runs.
-
-    Returns
-    -------
-    (groups, cells)
-        NaN for a run that diverged.
+    In the cells between ``squares`` (cells + 1,) of θ², from ``steps`` steps after ten thousand in each of so
+    many independent ``groups``; NaN for a run that diverged. Raises ValueError for numbers out of range.
     """
     eta = _check.number("eta", eta, above=0)
     steps = _check.integer("steps", steps, least=1, most=10**12)

@@ -36,16 +36,11 @@ _LARGE = 1e150
 
 
 def kesten_exponent(log_moment) -> float:
-    """The κ > 0 with E A^κ = 1.
+    """The κ > 0 with E A^κ = 1; ``log_moment`` is log E A^κ as a function of κ, which falls from 0 and rises.
 
     A stationary law of a recursion with the random factor A has the tail P(|δ| > u) ~ u^(−κ) (Kesten 1973).
     Raises ValueError for a function that does not rise above 0 up to κ = 10¹², or is not below 0 down to κ =
     10⁻¹².
-
-    Parameters
-    ----------
-    log_moment : callable
-        log E A^κ as a function of κ, which falls from 0 and rises again.
     """
     _check.instance("log_moment", log_moment, Callable)
     low, high = _bracket(log_moment)
@@ -112,17 +107,10 @@ class StationaryLaw:
         return np.exp(np.interp(at, self.r[keep], np.log(above[keep])))
 
     def local_exponent(self, ratios, width: float = 0.06) -> np.ndarray:
-        """−d log P(θ)/d log L at ratios c = L/L*: the φ that a narrow window of the density would show.
+        """−d log P(θ)/d log L at ratios c = L/L* > 1: φ as a narrow window of the density in ℝᵈ shows it.
 
-        P(θ) is the density in ℝᵈ. Raises ValueError for ratios whose window reaches beyond the law's own grid
-        or below 1.
-
-        Parameters
-        ----------
-        ratios : number or array
-            c, above 1.
-        width : float
-            The slope is that of a parabola fitted where |log(L/cL*)| ≤ width.
+        The slope is that of a parabola fitted where |log(L/cL*)| ≤ ``width``. Raises ValueError for ratios
+        whose window reaches beyond the law's own grid or below 1.
         """
         ratios, width = _check.array("ratios", ratios, least=1), _check.number("width", width, above=0)
         inside = (self.r > 0) & (self.mass > 0)
@@ -253,20 +241,11 @@ class RegressionChain:
 
     # ------------------------------------------------------------------ everywhere: the transfer operator
     def matrix(self, grid, nodes=_NODES):
-        """P[i, j] = E[hat_j(r')] from r = grid[i], and what leaves the grid.
+        """P[i, j] = E[hat_j(r')] from r = grid[i], (points, points), and what leaves the grid, (points,).
 
-        Raises ValueError for a grid that does not increase from 0, or numbers of nodes out of range.
-
-        Parameters
-        ----------
-        grid : (points,)
-            Increasing from 0; hat functions are linear between its points.
-        nodes : (int, int, int)
-            Quadrature nodes for √v, ξ and χ_{d−1}.
-
-        Returns
-        -------
-        (points, points) array, (points,) array
+        The hat functions are linear between the points of a grid that increases from 0; ``nodes`` are those
+        of the quadratures for √v, ξ and χ_{d−1}. Raises ValueError for another grid, or numbers of nodes out
+        of range.
         """
         grid, nodes = (
             _grid("grid", grid),
@@ -288,17 +267,9 @@ class RegressionChain:
     ) -> StationaryLaw:
         """Stationary law of r on a grid that is even near 0 and in geometric progression far out.
 
-        The entries are right relative to themselves, however small (GTH elimination). Raises ValueError where
-        there is no stationary state, or for numbers out of range.
-
-        Parameters
-        ----------
-        points : int
-            Of the grid, from 3 to 10⁴.
-        highest : float, optional
-            The last point (default: where the tail is negligible); what would jump beyond it stays there.
-        nodes : (int, int, int)
-            As for :meth:`matrix`.
+        The entries are right relative to themselves, however small (GTH elimination). What would jump beyond
+        ``highest`` (default: where the tail is negligible) stays there; ``nodes`` as for :meth:`matrix`.
+        Raises ValueError where there is no stationary state, or for numbers out of range.
         """
         points = _check.integer("points", points, least=3, most=10_000)
         if highest is not None:
@@ -320,18 +291,10 @@ class RegressionChain:
         return StationaryLaw(grid, mass, hats, self.dimension)
 
     def passage_time(self, ratio: float, points: int = 160, nodes=_NODES) -> float:
-        """Mean number of steps from θ = 0 until L first exceeds ``ratio``·L*.
+        """Mean number of steps from θ = 0 until L first exceeds ``ratio``·L*, on a grid of ``points``.
 
-        Raises ValueError for numbers out of range, or a time that exceeds a double.
-
-        Parameters
-        ----------
-        ratio : float
-            c, above 1, where the run starts.
-        points : int
-            Of the grid, from 3 to 10⁴.
-        nodes : (int, int, int)
-            As for :meth:`matrix`.
+        ``nodes`` as for :meth:`matrix`. Raises ValueError for a ratio that is not above 1 (where the run
+        starts), other numbers out of range, or a time that exceeds a double.
         """
         ratio = _check.number("ratio", ratio, above=1, most=_LARGE)
         points = _check.integer("points", points, least=3, most=10_000)

@@ -17,28 +17,14 @@ _LARGE = 1e150
 def decoupled_passages(
     curvatures, levels, *, eta: float, batch_size: int, steps: int, runs: int, seed: int = 0
 ) -> np.ndarray:
-    """First steps at which L > c · L*, in M22's model with its steps kept discrete.
+    """First steps at which L > c · L*, in M22's model with its steps kept discrete, (runs, C).
 
     A quadratic minimum and Gaussian noise of covariance 2LH/B (M22 Eq. 6): in units x_i = δ_i √(h_i/2L*) of a
-    loss L = L*(1 + |x|²) a step does x_i ← (1 − ηh_i)x_i + ηh_i √((1 + |x|²)/B) ξ_i. Raises ValueError for
-    numbers out of range, or levels that do not increase from above 1.
+    loss L = L*(1 + |x|²) a step does x_i ← (1 − ηh_i)x_i + ηh_i √((1 + |x|²)/B) ξ_i. −1 where a level is not
+    reached within ``steps``; a run that diverges reaches them all.
 
-    Parameters
-    ----------
-    curvatures : (k,)
-        Eigenvalues h_i, positive.
-    levels : (C,)
-        c, increasing and above 1.
-    eta, batch_size : float, int
-        Learning rate and B.
-    steps, runs : int
-        Length of the longest run, and how many.
-    seed : int
-
-    Returns
-    -------
-    (runs, C) array of int
-        −1 where a level is not reached within ``steps``; a run that diverges reaches them all.
+    Raises ValueError for curvatures h_i (k,) that are not positive, levels c (C,) that do not increase from
+    above 1, or other numbers out of range.
     """
     h = _check.array("curvatures", curvatures, ndim=1, above=0, most=_LARGE)
     levels = _check.array("levels", levels, ndim=1, above=1, most=_LARGE, increasing=True)
@@ -70,23 +56,10 @@ def decoupled_passages(
 def kesten_tail(curvatures, eta: float, batch_size: int, draws: int = 200_000, seed: int = 0) -> float:
     """x with P(L > c) ∝ c^−x, and t_p ∝ c^x, for the recursion δ ← (1 − ηĥ)δ + noise along one direction v.
 
-    ĥ, the mean over a batch drawn with replacement, is the batch's own curvature. Kesten's theorem: P(|δ| >
-    s) ∝ s^−κ with E|1 − ηĥ|^κ = 1, and L − L* ∝ δ² gives x = κ/2. Raises ValueError for numbers out of range.
-
-    Parameters
-    ----------
-    curvatures : (n,)
-        Of the samples, (∇fᵢ·v)² ≥ 0.
-    eta, batch_size : float, int
-        Learning rate and B.
-    draws : int
-        How many batches the expectations are taken over.
-    seed : int
-
-    Returns
-    -------
-    float
-        ∞ if no batch expands, 0 if E log|1 − ηĥ| ≥ 0: then there is no stationary state.
+    ĥ, the mean over a batch drawn with replacement from the samples' ``curvatures`` (∇fᵢ·v)² ≥ 0, is the
+    batch's own curvature; expectations are taken over so many ``draws`` of it. Kesten's theorem: P(|δ| > s) ∝
+    s^−κ with E|1 − ηĥ|^κ = 1, and L − L* ∝ δ² gives x = κ/2. It is ∞ if no batch expands, 0 if E log|1 − ηĥ|
+    ≥ 0: then there is no stationary state. Raises ValueError for numbers out of range.
     """
     values = _check.array("curvatures", curvatures, ndim=1, least=0, most=_LARGE)
     eta = _check.number("eta", eta, above=0, most=_LARGE)

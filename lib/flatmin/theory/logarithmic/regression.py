@@ -24,17 +24,9 @@ _LARGE, _MANY = 1e100, 10**12
 
 @dataclass(frozen=True)
 class Regression:
-    """A data set of pairs (x, y) of independent standard normal numbers.
+    """A data set of N pairs (x, y) of independent standard normal numbers, x of ``dimension`` entries.
 
-    Raises ValueError for numbers out of range.
-
-    Parameters
-    ----------
-    samples : int
-        N, at least 2·dimension + 2.
-    dimension : int
-        Entries of x.
-    seed : int
+    Raises ValueError for fewer than 2·dimension + 2 ``samples`` N, or other numbers out of range.
     """
 
     samples: int
@@ -86,26 +78,11 @@ class Regression:
     def run(
         self, eta: float, batch_size: int, steps: int, *, keep: int, sampling="replacement", seed: int = 0
     ) -> np.ndarray:
-        """δ along one run of SGD that starts at the minimum. Raises ValueError for arguments out of range.
+        """δ along one run of SGD that starts at the minimum, (keep, dimension).
 
-        Parameters
-        ----------
-        eta : float
-            Learning rate, positive.
-        batch_size : int
-            From 1 to the number of samples.
-        steps : int
-            Length of the run, a multiple of ``keep``.
-        keep : int
-            How many δ are kept, equally spaced, the last at the end.
-        sampling : {"replacement", "epoch"}
-            How batches are drawn, see :mod:`flatmin.sampling`.
-        seed : int
-
-        Returns
-        -------
-        (keep, dimension) array
-            Infinite or NaN from where the run diverges.
+        Equally spaced, the last at the end; infinite or NaN from where the run diverges. ``sampling`` is
+        "replacement" or "epoch". Raises ValueError for a number of steps that is no multiple of ``keep``, or
+        arguments out of range.
         """
         eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
         keep = _check.integer("keep", keep, least=1, most=10**9)
@@ -118,24 +95,11 @@ class Regression:
     def passage_steps(
         self, eta: float, batch_size: int, ratios, *, runs: int, steps: int, sampling="replacement", seed=0
     ) -> np.ndarray:
-        """First step at which L exceeds c·L*, for all levels c at once.
+        """First step at which L exceeds c·L*, for all levels c at once, (runs, C).
 
-        Every run starts at the minimum and ends after ``steps`` steps, or when all levels were exceeded.
-        Raises ValueError for arguments out of range.
-
-        Parameters
-        ----------
-        eta, batch_size, sampling, seed
-            As for :meth:`run`.
-        ratios : (C,)
-            Levels c, increasing and above 1.
-        runs, steps : int
-            How many runs, and the length of the longest.
-
-        Returns
-        -------
-        (runs, C) array of int
-            −1 where a level was not exceeded; a run that diverges exceeds them all.
+        Every run starts at the minimum and ends after ``steps`` steps, or when all levels were exceeded: −1
+        where a level was not; a run that diverges exceeds them all. Raises ValueError for ``ratios`` c (C,)
+        that do not increase from above 1, or arguments out of range.
         """
         eta, batch_size, shuffled, seed = self._checked(eta, batch_size, sampling, seed)
         ratios = _check.array("ratios", ratios, ndim=1, above=1, most=_LARGE, increasing=True)

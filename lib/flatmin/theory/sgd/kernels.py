@@ -478,19 +478,10 @@ def _load(text: str, name: str):
 def build(landscape: Landscape, noise: Noise, observables, passage, hop, histograms):
     """The compiled ``run`` of a landscape under a noise, to be called with a :class:`Call`.
 
-    Raises ValueError for an expression with a function that the compiled code does not have.
-
-    Parameters
-    ----------
-    observables : tuple of expressions, averaged over time
-    passage : expression or None, watched for its first passage through a level
-    hop : expression or None, watched for its last change of sign
-    histograms : tuple of tuples of coordinate numbers
-
-    Notes
-    -----
-    Only symbols and structure enter the text: the same landscape at other parameter values, and the
-    same noise at another σ, share one compiled kernel.
+    ``observables`` are averaged over time, ``passage`` is watched for a first passage, ``hop`` for changes of
+    sign (expressions; None for none); ``histograms`` are coordinate numbers. Only symbols and structure enter
+    the text: other parameter values and another σ share the kernel. Raises ValueError for an expression with
+    a function that the compiled code does not have.
     """
     settings = tuple((f.name, getattr(noise, f.name)) for f in fields(noise) if f.name != "sigma")
     key = (landscape.loss, landscape.coordinates, landscape.parameters, type(noise), settings)

@@ -167,17 +167,9 @@ def decoupled_step(eigenvalues, noise, batch_size: float) -> float:
 
     C = H is W22's geometry-aware noise, C = (Tr H/P) 1 its isotropic one. The second moment then closes on
     one number, and the threshold is the root of (η/B) Σ_a C_a/(2 − ηλ_a) = 1: to first order in η, Tr C ≤
-    2B/η over directions with λ > 0, in whatever direction the noise points. Raises ValueError for arguments
-    outside these.
-
-    Parameters
-    ----------
-    eigenvalues : (r,)
-        Those of H, all positive.
-    noise : (r,)
-        Those of C in the same directions, at least 0 and not all 0.
-    batch_size : float
-        B, positive.
+    2B/η over directions with λ > 0, in whatever direction the noise points. ``eigenvalues`` (r,) > 0 are
+    those of H, ``noise`` (r,) ≥ 0 those of C in the same directions. Raises ValueError for others, or nothing
+    but zeros.
     """
     lam = _check.array("eigenvalues", eigenvalues, above=0, most=1e150, ndim=1)
     noise = _check.array("noise", noise, least=0, most=1e150, shape=lam.shape)

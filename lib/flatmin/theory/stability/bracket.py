@@ -45,15 +45,8 @@ def step_bracket(
 ) -> Bracket:
     """Proven bounds on the largest mean-square stable learning rate, at any number of samples and outputs.
 
-    Raises ValueError as :func:`~.threshold.largest_step`, and for fewer than one direction.
-
-    Parameters
-    ----------
-    minimum : Minimum
-    batch_size, sampling
-        As :func:`~.threshold.largest_step`.
-    directions : int
-        q, how many leading eigenvectors of H are treated exactly; a larger one narrows the bracket.
+    ``directions`` leading eigenvectors of H are treated exactly; more of them narrow the bracket. The rest,
+    and what is raised, as for :func:`~.threshold.largest_step`; ValueError for fewer than one direction too.
     """
     c = checked(minimum).factor(batch_size, sampling)
     split = _Split(minimum, _check.integer("directions", directions, least=1), c)

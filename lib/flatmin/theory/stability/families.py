@@ -25,15 +25,11 @@ FAMILIES = ("gaussian", "power law", "relu features", "unequal")
 def random_minimum(family: str, samples: int, seed: int) -> Minimum:
     """A minimum with random per-sample gradients (samples, 2 samples).
 
-    Raises ValueError for another family, fewer than one sample or a negative seed.
-
-    Parameters
-    ----------
-    family : str
-        "gaussian": independent standard normals; "power law": the same with variance 1/j in parameter j;
-        "relu features": W22's random features, ReLU(w_j·x), x uniform on the sphere in 10 dimensions
-        (Prop. 2.5); "unequal": Gaussian, each gradient times exp of a normal number with standard
-        deviation ½; "orthogonal": unit vectors (no randomness).
+    ``family`` is "gaussian": independent standard normals; "power law": the same with variance 1/j in
+    parameter j; "relu features": W22's random features, ReLU(w_j·x), x uniform on the sphere in 10 dimensions
+    (Prop. 2.5); "unequal": Gaussian, each gradient times exp of a normal number with standard deviation ½; or
+    "orthogonal": unit vectors (no randomness). Raises ValueError for another, fewer than one sample or a
+    negative seed.
     """
     family = _check.choice("family", family, (*FAMILIES, "orthogonal"))
     samples = _check.integer("samples", samples, least=1, most=10_000)

@@ -45,15 +45,10 @@ def mean_losses(
 
     The recursion of :mod:`.threshold` in the space of errors, where it is exact for errors that no δ reaches
     too: E eeᵀ ← (1 − ηK) E eeᵀ (1 − ηK) + η² c K [n D − E eeᵀ] K, with D the blocks of E eeᵀ that belong to
-    one sample and K = RRᵀ/n. A step costs four products of matrices (n·K, n·K). Raises ValueError as
-    :func:`~.threshold.growth`, and for residuals that do not fit.
-
-    Parameters
-    ----------
-    steps : int
-    residuals : (n·K,) or (n, K), optional
-        The errors at the start; by default standard normal ones (those that the model can make), the start of
-        :func:`log_losses`, E L₀ = r/2n.
+    one sample and K = RRᵀ/n. A step costs four products of matrices (n·K, n·K). ``residuals``, (n·K,) or (n,
+    K), are the errors at the start; by default standard normal ones (those that the model can make), the
+    start of :func:`log_losses`, E L₀ = r/2n. Raises ValueError as :func:`~.threshold.growth`, and for
+    residuals that do not fit.
     """
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     steps, n = _check.integer("steps", steps, least=0, most=_MOST), minimum.samples
@@ -136,19 +131,9 @@ def _drawn(rng, samples, batch_size, trajectories, sampling):
 def typical_growth(log_losses, discard: int = 0) -> Estimate:
     """Rate of ln L per step along single paths: the Lyapunov exponent of the loss, 2λ of δ.
 
-    Raises ValueError where nothing is left, or a loss compared is exactly 0 (or no number).
-
-    Parameters
-    ----------
-    log_losses : (trajectories, steps + 1)
-        As of :func:`log_losses`; at least two trajectories.
-    discard : int
-        How many of the first steps are left out.
-
-    Returns
-    -------
-    Estimate
-        With the error of the mean over trajectories.
+    From ``log_losses`` (trajectories, steps + 1) as of :func:`log_losses`, of which the first ``discard``
+    steps are left out, with the error of the mean over two trajectories or more. Raises ValueError where
+    nothing is left, or a loss compared is exactly 0 (or no number).
     """
     logs = _check.array("log_losses", log_losses, shape=(None, None), infinite=True)
     if len(logs) < 2:
@@ -176,17 +161,9 @@ def typical_edge(
     Root of the mean rate of ln L of simulated paths, with the same batches at every η; never below η* in the
     limit, as λ ≤ ½ ln ρ. The first quarter of the steps, in which a path turns into its fastest direction, is
     left out. Where slow directions let the loss fall by less than the error, the root is that of the fast
-    ones. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2 trajectories.
-
-    Parameters
-    ----------
-    steps, trajectories, seed : int
-        Of the simulation; for ``sampling="epoch"`` the steps are rounded up to whole epochs.
-
-    Returns
-    -------
-    Estimate
-        The error is that of the rate over its slope in η.
+    ones. For ``sampling="epoch"`` the steps are rounded up to whole epochs. The error is that of the rate
+    over its slope in η. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2
+    trajectories.
     """
     size = _size(minimum, batch_size, sampling)
     unit = minimum.samples // size if sampling == "epoch" else 1
@@ -222,15 +199,10 @@ def batch_sharpness(
     """Mean over batches of g_Bᵀ H_B g_B/|g_B|²: the batch's own gradient in its own curvature.
 
     g_B = (1/B) Σ R_iᵀe_i and H_B = (1/B) Σ R_iᵀR_i over the batch (Andreyev & Beneventano, arXiv 2412.20553;
-    there with the Hessian in the place of H_B). A mean of ratios; batches without a gradient are left out.
-    Raises ValueError for residuals or a batch size that do not fit, or where no batch has a gradient.
-
-    Parameters
-    ----------
-    residuals : (n·K,) or (n, K)
-        e, for which R_iᵀe_i is the gradient of sample i.
-    draws : int
-        How many batches are drawn; where there are no more than that, all are taken and the error is 0.
+    there with the Hessian in the place of H_B); ``residuals`` are the e, (n·K,) or (n, K). A mean of ratios;
+    batches without a gradient are left out. Where there are no more than ``draws`` batches, all are taken and
+    the error is 0. Raises ValueError for residuals or a batch size that do not fit, or where no batch has a
+    gradient.
     """
     size, e = _size(minimum, batch_size, sampling), minimum.residuals_of(residuals)
     draws, n = _check.integer("draws", draws, least=2, most=_MOST), minimum.samples

@@ -40,16 +40,13 @@ class Mode:
 
     Attributes
     ----------
-    eta : float
-        The learning rate.
-    growth : float
-        ρ, the factor of E L per step in the long run.
+    eta, growth : float
+        The learning rate and ρ, the factor of E L per step in the long run.
     moment : (r, r) array
         S in the eigenbasis of H, scaled to E L = ½ Tr(HS) = 1.
-    contraction : float
-        r of W22 Lemma 3.2 averaged over S: what full-batch descent alone leaves of the loss.
-    noise : float
-        ρ − contraction: what the noise of the batch puts back.
+    contraction, noise : float
+        r of W22 Lemma 3.2 averaged over S, what full-batch descent alone leaves of the loss, and ρ − r, what
+        the noise of the batch puts back.
     alignment : float
         μ averaged over S: noise = η² c μ ‖H‖_F²; NaN where c = 0.
     """
@@ -114,13 +111,9 @@ def stationary_moment(
 ) -> np.ndarray:
     """S∞ = T S∞ + η² c Σ: the stationary second moment about the minimum of a quadratic model, (r, r).
 
-    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0. Raises ValueError
-    also for η ≥ η*, where nothing is stationary.
-
-    Parameters
-    ----------
-    noise : (r, r) array
-        Σ = (1/n) Σ b_i b_iᵀ in the eigenbasis of H, symmetric.
+    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0. ``noise`` is Σ =
+    (1/n) Σ b_i b_iᵀ, symmetric, in the eigenbasis of H. Raises ValueError also for η ≥ η*, where nothing is
+    stationary.
     """
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     noise = _check.array("noise", noise, shape=(minimum.rank, minimum.rank))

@@ -26,24 +26,13 @@ def alternating(trajectories: int) -> np.ndarray:
 def run_grid(
     noise: type[Noise], etas, sigmas, *, trajectories: int, steps: int, seed: int = SEED, progress=False
 ) -> dict[str, np.ndarray]:
-    """Run every pair of η and σ and summarise each cell (Y26 Fig. 3).
+    """Run every pair of η (n,) and σ (m,) from y = 5, :func:`alternating` x, and summarise it (Y26 Fig. 3).
 
-    Parameters
-    ----------
-    noise : class
-        Such as :class:`~flatmin.theory.noise.HessianAligned`; it is made with σ.
-    etas, sigmas : (n,), (m,)
-        Learning rates and noise strengths.
-    trajectories, steps : int
-        Of each cell; they start at y = 5 and :func:`alternating` x.
-
-    Returns
-    -------
-    dict of arrays (n, m)
-        And the axes ``eta``, ``sigma``. ``flat`` and its error (share of x > 0 at the end), also by side of
-        the start; ``time``, ``y`` at the last change of sign of x (0 and the start where there is none),
-        their standard errors and standard deviations; ``mobile``, the share that hopped in the last tenth of
-        the run; ``still``, the share that never hopped; ``end_y``.
+    ``noise`` is a class such as :class:`~flatmin.theory.noise.HessianAligned`; it is made with σ. Returns
+    arrays (n, m) beside the axes ``eta``, ``sigma``: ``flat`` and its error (share of x > 0 at the end), also
+    by side of the start; ``time``, ``y`` at the last change of sign of x (0 and the start where there is
+    none), their standard errors and standard deviations; ``mobile``, the share that hopped in the last tenth
+    of the run; ``still``, the share that never hopped; ``end_y``. Raises ValueError for numbers out of range.
     """
     if not (isinstance(noise, type) and issubclass(noise, Noise)):
         raise _check.refused("noise", noise, "a class of noise")

@@ -56,13 +56,8 @@ def phi_bound(landscape: Landscape, printed: bool = True) -> float:
 def regime(landscape: Landscape, delta_s, eps_phi):
     """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything.
 
-    Raises ValueError for values outside these.
-
-    Parameters
-    ----------
-    landscape : two_valleys() with numbers
-    delta_s, eps_phi : floats or arrays > 0, at most 10¹⁰⁰
-        Noise level Δ_S = ησ and the free constant εΦ; they broadcast.
+    ``landscape`` is two_valleys() with numbers; Δ_S = ησ and the free constant ``eps_phi``, εΦ, lie between 0
+    and 10¹⁰⁰ and broadcast. Raises ValueError for values outside these.
     """
     delta_s = _check.array("delta_s", delta_s, above=0, most=1e100)
     eps_phi = _check.array("eps_phi", eps_phi, above=0, most=1e100)
@@ -153,23 +148,17 @@ def follow(
 
     dP/dt = (1 − λ₂(y)) (π_flat(y) − P), dy/dt = −η⟨∂_yL⟩, the mean over the chain's stationary law in either
     valley, weighted by P. The last change of sign lies before t if neither valley is left afterwards: P
-    exp(−∫κ_flat) + (1 − P) exp(−∫κ_sharp), κ the exit rates. Raises ValueError for values outside these, from
-    :class:`FrozenChain` where the step is unstable, and where noise drives y out of the range that was
-    tabulated.
+    exp(−∫κ_flat) + (1 − P) exp(−∫κ_sharp), κ the exit rates. Raises ValueError for values out of range, from
+    :class:`FrozenChain` where the step is unstable, and where noise drives y out of the tabulated range.
 
     Parameters
     ----------
-    landscape : two_valleys() with numbers
-    eta, delta_s : floats > 0
-        Step size and Δ_S = ησ.
-    start_y : float > 0, at most 10⁶
-        The common y of the starts.
+    landscape, eta, delta_s, power
+        As for :func:`.hopping.frozen` and :class:`FrozenChain`.
+    start_y : float
+        The common y of the starts, from 0 to 10⁶.
     start_x : float or array
         The x of the starts, equally likely, among the nodes of the chain at ``start_y``.
-    steps : int
-        Iterations.
-    power : 0, 1 or 2
-        That of the Hessian in the noise covariance.
     resolution : float, 0.01 or more
         Largest change of the sharp side's reduced barrier z² between tabulated y.
     points : int

@@ -51,16 +51,11 @@ _LOUDEST, _FARTHEST, _HIGHEST = 1e100, 1e50, 26.0
 
 @dataclass(frozen=True)
 class Slice:
-    """The landscape across the valleys at one y, or at an array of them.
+    """The landscape across the valleys at one y > 0, or at an array of them.
 
-    Raises ValueError for a side that is missing, or an entry that is not positive.
-
-    Attributes
-    ----------
-    y : float or array > 0
-    f : dict, side → flatness f > 0 (curvature 2/f)
-    floor : dict, side → distance of the valley floor from the kink, g/2 > 0
-    barrier : float or array > 0, ΔL, the same on both sides
+    ``f`` maps each side to its flatness f > 0 (curvature 2/f), ``floor`` to the distance of the valley floor
+    from the kink, g/2 > 0; ``barrier`` is ΔL > 0, the same on both sides. Raises ValueError for a side that
+    is missing, or an entry that is not positive.
     """
 
     y: np.ndarray
@@ -124,19 +119,11 @@ def frozen(landscape: Landscape, y) -> Slice:
 
 
 def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1):
-    """Stationary probability of the flat side, x > 0, in the limit η → 0 at fixed Δ_S.
+    """Stationary probability of the flat side, x > 0, in the limit η → 0 at fixed Δ_S = ησ (number or array).
 
     Weight of a side: ∫ D^{c−1} e^{−(L−L₀)/D} dx = D^{c−1/2} √(πf)/2 · e^{z²}(1 + erf z), exact because each
-    side is a parabola. Raises ValueError for values outside these.
-
-    Parameters
-    ----------
-    at : Slice
-    delta_s : float or array > 0
-        Δ_S = ησ; broadcasts against y.
-    convention : "ito", "stratonovich" or "isothermal"
-    power : 0, 1 or 2
-        That of the Hessian in the noise covariance.
+    side is a parabola. ``convention`` is "ito", "stratonovich" or "isothermal", ``power`` 0, 1 or 2 is that
+    of the Hessian in the noise covariance. Raises ValueError for values outside these.
     """
     _check.instance("at", at, Slice)
     c = 1 - float(convention_power(convention))
@@ -245,10 +232,9 @@ class FrozenChain:
     """The discrete update at frozen y, as a transfer operator: x ← x − η(∂ₓL + ξ), ξ ~ N(0, 2σ (2/f)^p).
 
     On either side it is an AR(1) step, so K(x′|x) is a Gaussian whose mean and width jump at x = 0. The
-    density after a step is smooth; it is kept at Gauss–Legendre nodes on panels that end at x = 0, where the
-    quadrature error is below 1e-10 (see the tests). Rates and times are per iteration. Raises ValueError
-    where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2), and for a step so small
-    that the operator would not fit into memory.
+    density after a step is smooth; it is kept at Gauss–Legendre nodes ``x`` (increasing, with their
+    ``weights``) on panels that end at x = 0, where the quadrature error is below 1e-10 (see the tests). Rates
+    and times are per iteration.
 
     Parameters
     ----------
@@ -260,10 +246,11 @@ class FrozenChain:
     reach : float > 0
         How far the interval extends beyond the floors, in standard deviations of the valleys.
 
-    Attributes
-    ----------
-    x, weights : arrays, (nodes,), increasing
-        Where the density is kept, and the quadrature.
+    Raises
+    ------
+    ValueError
+        Where η ≥ f on a side: the chain is unstable there (Y22 S7: η · curvature < 2), and for a step so
+        small that the operator would not fit into memory.
     """
 
     #: nodes a panel and panels per kick; kernel tails are cut at this many standard deviations
@@ -478,25 +465,12 @@ class FrozenChain:
 def extrapolated_flat(
     at: Slice, delta_s: float, power: int = 1, eta: float = 0.01, halvings: int = 5
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Stationary P_flat of the discrete chain extrapolated to η → 0 at fixed Δ_S.
+    """Stationary P_flat of the discrete chain extrapolated to η → 0 at fixed Δ_S, and what it comes from.
 
     The chain is solved at η/4^k, k = 0 … halvings, where √η halves each time, and the values are extrapolated
-    as a polynomial in √η (Neville). Raises ValueError as :class:`FrozenChain`, and for isolated valleys.
-
-    Parameters
-    ----------
-    at : Slice at one y
-    delta_s, power, eta
-        As for :class:`FrozenChain`; ``eta`` is the largest step.
-    halvings : int, at least 2
-
-    Returns
-    -------
-    value, error : floats
-        The extrapolated probability and its change with the last refinement, an upper bound on the error
-        in practice.
-    etas, values : arrays, (halvings + 1,)
-        The step sizes and what the chain gives there.
+    as a polynomial in √η (Neville). Returns the value, its change with the last refinement (an upper bound on
+    the error in practice), the steps and the values there, (halvings + 1,). Raises ValueError as
+    :class:`FrozenChain`, for isolated valleys, and for fewer than two halvings.
     """
     halvings = _check.integer("halvings", halvings, least=2, most=12)
     etas = _check.number("eta", eta, above=0) / 4.0 ** np.arange(halvings + 1)

@@ -66,18 +66,9 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
     """Δ_S at which x = 0 gives way at learning rate η: (−ε/λ₁)(1 − ηλ₀/2), the leading order in ε of
     :func:`flatmin.theory.continuum.critical.critical_law`; at η = 0 that of Y22 Eq. S34.
 
-    Raises ValueError for parameters that are missing or out of range, or a negative η.
-
-    Parameters
-    ----------
-    values : mapping
-        Numbers ``epsilon``, ``lambda_0`` and ``lambda_1``.
-    eta : number or array
-
-    Returns
-    -------
-    array
-        Of the shape of ``eta``; infinite for λ₁ ≥ 0, 0 where the step itself is unstable.
+    ``values`` maps ``epsilon``, ``lambda_0`` and ``lambda_1`` to numbers, ``eta`` is a number or an array.
+    Infinite for λ₁ ≥ 0, 0 where the step itself is unstable. Raises ValueError for parameters that are
+    missing or out of range, or a negative η.
     """
     bounds = {"epsilon": {"above": 0}, "lambda_0": {"above": 0}, "lambda_1": {}}
     _check.instance("values", values, Mapping)

@@ -39,18 +39,10 @@ _TILT = 0.02  # ε of Y22 Fig. 3
 
 
 def marginals(delta_s, *, eta: float, tau: float, trajectories: int, seed: int) -> dict[str, np.ndarray]:
-    """Simulated marginal of x at ε = 0.02.
+    """Simulated marginal of x at ε = 0.02 and the noise levels ``delta_s`` (n,), in groups of trajectories.
 
-    Returns ``density`` (Δ_S, groups, bins) and ``square`` (Δ_S, groups), ⟨x²⟩.
-
-    Parameters
-    ----------
-    delta_s : (n,)
-        Noise levels.
-    tau : float
-        Length of a run in τ = ηt; the first tenth is discarded.
-    trajectories : int
-        In each of ``GROUPS`` groups.
+    Returns ``density`` (n, GROUPS, bins) and ``square``, ⟨x²⟩, (n, GROUPS). ``tau`` is the length of a run in
+    τ = ηt, of which the first tenth is discarded. Raises ValueError for numbers out of range.
     """
     delta_s = _check.array("delta_s", delta_s, ndim=1, above=0)
     eta, steps = _steps(eta, tau)
@@ -101,12 +93,8 @@ def laws(delta_s: float) -> dict[str, np.ndarray]:
 def distance(density, law) -> Estimate:
     """Kolmogorov–Smirnov distance of histograms from a density, with the jackknife's error over the groups.
 
-    Parameters
-    ----------
-    density : (…, groups, bins)
-        Of :func:`marginals`.
-    law : (bins + 1,)
-        On :func:`edges`.
+    ``density`` (…, groups, bins) is that of :func:`marginals`, ``law`` (bins + 1,) stands on :func:`edges`.
+    Raises ValueError for other shapes.
     """
     x = edges()
     law = _check.array("law", law, shape=(len(x),))
@@ -154,16 +142,12 @@ def order_parameter(
 
 
 def split(w, xi, density, reach: float = 1.5) -> Estimate:
-    """The w at which ln P(ξ) turns convex at 0, with the jackknife's error over the groups.
+    """The w (n,) at which ln P(ξ) turns convex at 0, with the jackknife's error over the groups.
 
-    Parameters
-    ----------
-    w : (n,)
-    xi : (bins,)
-        Centres of the bins, ξ = x/√ε.
-    density : (n, groups, bins)
-        Positive for 0 < ξ < ``reach``: there the curvature at 0 is that of a fit of a cubic in ξ², which is
-        biased by 0.02 in w on the exact law. Its zero is that of a parabola in w.
+    ``density`` (n, groups, bins) at the centres ``xi`` of the bins, ξ = x/√ε, is positive for 0 < ξ <
+    ``reach``: there the curvature at 0 is that of a fit of a cubic in ξ², which is biased by 0.02 in w on the
+    exact law. Its zero is that of a parabola in w. Raises ValueError for other shapes, or a density that is 0
+    there.
     """
     w, xi = _check.array("w", w, ndim=1), _check.array("xi", xi, ndim=1)
     density = _check.array("density", density, shape=(len(w), None, len(xi)), least=0)
