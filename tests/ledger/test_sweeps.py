@@ -163,7 +163,8 @@ def test_a_file_under_the_wrong_name_is_not_read(functions, points, log, tmp_pat
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background does not inherit
 sys.path.insert(0, {here!r})
 from sweep_points import slow_square
 from flatmin.ledger.sweeps import sweep
