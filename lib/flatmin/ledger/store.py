@@ -34,6 +34,8 @@ class Store:
         return self
 
     def __exit__(self, *_):
+        if self.folder.is_dir():
+            clear_leftovers(self.folder)  # of a process that was killed beside this one
         if self._file is None:
             return
         if fcntl is not None and self._lock(0, 0):
