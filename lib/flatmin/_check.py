@@ -150,7 +150,8 @@ def choice(name: str, value, allowed):
         return value
     near = difflib.get_close_matches(value, map(str, names), n=1) if isinstance(value, str) else ()
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise refused(name, value, f"one of {', '.join(map(repr, names))}{hint}")
+    words = f"one of {', '.join(map(repr, names))}" if names else "one that was asked for, there is none"
+    raise refused(name, value, words + hint)
 
 
 def flag(name: str, value) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from flatmin import _check
 
-__all__ = ["Estimate", "bootstrap_error"]
+__all__ = ["Estimate", "bootstrap_error", "proportion"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +87,14 @@ def bootstrap_error(
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     spread = np.std([statistic(draw) for draw in rng.integers(n, size=(resamples, n))], axis=0, ddof=1)
     return spread if np.ndim(spread) else float(spread)
+
+
+def proportion(happened) -> Estimate:
+    """Share of True along the last axis and its standard error, never zero (rule of succession).
+
+    Raises ValueError for what is no array of truth values, or none of them.
+    """
+    happened = np.atleast_1d(_check.array("happened", happened, dtype=bool))
+    n = happened.shape[-1]
+    shrunk = (happened.sum(axis=-1) + 1) / (n + 2)
+    return Estimate(happened.mean(axis=-1), np.sqrt(shrunk * (1 - shrunk) / n), n, "rule of succession")

@@ -62,7 +62,6 @@ CASES = [
         ensemble.run_grid,
         {"noise": HessianAligned, "etas": [0.05], "sigmas": [0.1], "trajectories": 4, "steps": 3},
     ),
-    Case(ensemble.proportion, {"happened": np.array([True, False])}),
     Case(
         passage_times.mean_times,
         {"steps": STEPS, "levels": LEVELS},

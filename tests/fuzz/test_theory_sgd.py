@@ -124,6 +124,7 @@ CASES = [
     Case(RUNS.batch_means, {"observable": "x"}),
     Case(RUNS.time_average, {"observable": "x"}),
     Case(RUNS.per_trajectory, {"observable": "x"}),
+    Case(RUNS.histogram, {"coordinate": "x"}),
     Case(valleys.position, {"side": "flat"}),
     Case(valleys.flatness, {"side": "flat"}),
     Case(hopping.Slice, {"y": 5.0, "f": dict(AT.f), "floor": dict(AT.floor), "barrier": 0.04}),
@@ -176,18 +177,13 @@ def test_every_public_name_has_a_case():
     skip |= {f"Noise.{method}": "cases of its kinds" for method in ("covariance", "diffusion", "normals")}
     skip |= dict.fromkeys(("Runs", "Histogram", "Hops", "Call", "Call.through", "build"), built)
     skip |= {"require_printable": "takes what expression gives", "source": "takes the text of the kernel"}
-    skip |= {f"Runs.{method}": "names of coordinates, below" for method in ("histogram", "density_2d")}
     skip |= {"Landscape.at": "names of parameters, below"}
     skip |= dict.fromkeys(("two_valleys", "frozen_valleys", "barrier", "path_drift"), "no argument")
     assert not uncovered(CASES, *MODULES, skip=skip)
 
 
 @pytest.mark.parametrize("label", [*fuzz._NUMBERS, *fuzz._OTHERS])
-def test_bad_names_of_coordinates_and_bad_parameters_are_refused(label):
-    value = (fuzz._NUMBERS | fuzz._OTHERS)[label]
-    for function in (RUNS.histogram, RUNS.density_2d):
-        with pytest.raises(ValueError, match=r"coordinates="):
-            function(value)
+def test_bad_parameters_are_refused(label):
     if label not in ("0", "-1", "-0.5", "10**30"):
         with pytest.raises(ValueError, match=r"lambda_1="):
-            VALLEY.at(lambda_1=value)
+            VALLEY.at(lambda_1=(fuzz._NUMBERS | fuzz._OTHERS)[label])

@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_signature_and_call_are_one_list(folder):
-    run = kernels.build(BOWL, Isotropic(), (Q**2,), Q, Q, ((0,),))
+    run = kernels.build(BOWL, Isotropic(), (Q**2,), Q, Q, (0,))
     assert list(inspect.signature(run.py_func).parameters) == [f.name for f in fields(kernels.Call)]
 
 

@@ -45,8 +45,8 @@ _AMPLITUDE = sp.Symbol("amplitude", nonnegative=True)
 class Call:
     """One call of a compiled ``run``. The fields, in this order, are its signature and its arguments.
 
-    N trajectories in blocks of LANES, d coordinates; ``level`` and ``side`` are those of the passage, the
-    histograms' axes stand one after the other in ``low``, ``inverse`` (bins per unit) and ``bins``.
+    N trajectories in blocks of LANES, d coordinates; ``level`` and ``side`` are those of the passage,
+    ``low``, ``inverse`` (bins per unit) and ``bins`` those of the histograms, one after the other.
     """
 
     key: np.uint64
@@ -77,7 +77,7 @@ class Call:
     count: np.ndarray
     where: np.ndarray  # (d, N)
     points: np.ndarray  # (K, d, N)
-    counts: tuple[np.ndarray, ...]  # one (N, all bins) uint32 for each histogram
+    counts: tuple[np.ndarray, ...]  # one (N, bins) uint32 for each histogram
 
     def through(self, run) -> None:
         """Call ``run`` on these arguments."""
@@ -429,15 +429,11 @@ def _run_source(q, z, pairs, sums, has_passage, has_hops, histograms) -> str:
 
 def _histogram_lines(histograms) -> list[str]:
     """Count one visit per histogram; a point outside the range is counted in none of its bins."""
-    lines, axis = [], 0
-    for number, axes in enumerate(histograms):
-        lines.append("bin = 0; within = True")
-        for coordinate in axes:
-            lines.append(f"place = (q{coordinate}[lane] - low[{axis}]) * inverse[{axis}]")
-            lines.append(f"within = within and place >= 0.0 and place < bins[{axis}]")
-            lines.append(f"bin = bin * bins[{axis}] + np.int64(place if within else 0.0)")
-            axis += 1
-        lines.append(f"if within: counts[{number}][lo + lane, bin] += np.uint32(1)")
+    lines = []
+    for k, coordinate in enumerate(histograms):
+        lines.append(f"place = (q{coordinate}[lane] - low[{k}]) * inverse[{k}]")
+        count = f"counts[{k}][lo + lane, np.int64(place)] += np.uint32(1)"
+        lines.append(f"if place >= 0.0 and place < bins[{k}]: {count}")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, proportion
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import Noise
 
@@ -24,7 +24,7 @@ class Histogram(NamedTuple):
 
     @property
     def centres(self) -> np.ndarray:
-        """Bin centres, shape (bins,)."""
+        """Middles of the bins, (bins,)."""
         return (self.edges[1:] + self.edges[:-1]) / 2
 
 
@@ -77,7 +77,7 @@ class Runs:
     passage_time: np.ma.MaskedArray | None
     hops: Hops | None
     _sums: dict[str, np.ndarray]
-    _counts: dict[tuple[str, ...], tuple[tuple[np.ndarray, ...], np.ndarray]]
+    _counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]  # edges, counts, visits in all
 
     def __repr__(self) -> str:
         grid = f"grid {self.eta.shape} × " if self.eta.ndim else ""
@@ -91,12 +91,7 @@ class Runs:
     @property
     def diverged_fraction(self) -> Estimate:
         """Fraction of trajectories that diverged, with its binomial standard error."""
-        n = self.diverged.shape[-1]
-        p = self.diverged.mean(axis=-1)
-        # the rule-of-succession estimate keeps the error positive where none or all diverged
-        shrunk = (p * n + 1) / (n + 2)
-        method = "binomial, rule of succession"
-        return Estimate(p, np.sqrt(shrunk * (1 - shrunk) / n), np.full(np.shape(p), n), method)
+        return proportion(self.diverged)
 
     def batch_means(self, observable: str) -> np.ma.MaskedArray:
         """Averages in consecutive batches of time, grid + (trajectories, batches); diverged ones masked.
@@ -134,38 +129,17 @@ class Runs:
         """
         return self.batch_means(observable).mean(axis=-1)
 
-    def histogram(self, *coordinates: str) -> Histogram:
+    def histogram(self, coordinate: str) -> Histogram:
         """Stationary density of one coordinate, with a standard error from the spread between trajectories.
 
         Diverged trajectories are left out. The density is per unit of the coordinate and counts what fell
         outside the range as missing, so it integrates to the fraction inside. The error of one trajectory is
         masked. ValueError for a coordinate that was not asked for.
         """
-        counts, (edges,), visits = self._visits(coordinates, 1)
+        edges, counts, visits = self._counts[_check.choice("coordinate", coordinate, self._counts)]
         per = counts / np.maximum(visits, 1)[..., None] / np.diff(edges)
         per = np.ma.MaskedArray(per, np.broadcast_to(self.diverged[..., None], per.shape))
         return Histogram(edges, _plain(per.mean(axis=-2)), _plain(_standard_error(per, axis=-2)))
-
-    def density_2d(self, *coordinates: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges along each of two coordinates and the density, grid + (bins_0, bins_1).
-
-        ValueError for coordinates that were not asked for together.
-        """
-        counts, (first, second), visits = self._visits(coordinates, 2)
-        alive = ~self.diverged
-        total = (counts * alive[..., None]).sum(axis=-2)
-        total = total.reshape(*counts.shape[:-2], len(first) - 1, len(second) - 1)
-        number = np.maximum((visits * alive).sum(axis=-1), 1)[..., None, None]
-        return first, second, total / number / np.outer(np.diff(first), np.diff(second))
-
-    def _visits(self, coordinates, number):
-        known = [names for names in self._counts if len(names) == number]
-        if not all(isinstance(name, str) for name in coordinates) or coordinates not in known:
-            asked = " or ".join(", ".join(map(repr, names)) for names in known) or "none was asked for"
-            words = f"a histogram of {number} coordinate{'s' * (number > 1)} asked for in simulate: {asked}"
-            raise _check.refused("coordinates", coordinates, words)
-        edges, counts, visits = self._counts[coordinates]
-        return counts, edges, visits
 
 
 def _standard_error(values, axis=-1):

@@ -84,7 +84,7 @@ def simulate(
     observe: Sequence[str] = (),
     batches: int = 8,
     keep: int | Sequence[int] = 0,
-    histogram: Mapping[str | tuple[str, ...], tuple] | None = None,
+    histogram: Mapping[str, tuple[float, float, int]] | None = None,
     histogram_every: int = 16,
     passage: Passage | None = None,
     hops: str | None = None,
@@ -116,8 +116,7 @@ def simulate(
         How many points θ_t of each trajectory to keep, equally spaced from step 0 to ``steps`` (one: the
         last), or the steps themselves, increasing.
     histogram : mapping, optional
-        ``{"x": (low, high, bins)}`` or ``{("x", "y"): ((low, high, bins), (low, high, bins))}``, sampled
-        every ``histogram_every`` iterations after burn-in.
+        Such as ``{"x": (low, high, bins)}``, sampled every ``histogram_every`` iterations after burn-in.
     passage : Passage, optional
     hops : str, optional
         Expression whose changes of sign are followed, such as ``"x"`` (≥ 0 is one side).
@@ -154,7 +153,7 @@ def simulate(
     plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
     wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
     run = build(
-        landscape, noise, tuple(wanted.observables.values()), wanted.watched, wanted.hops, wanted.planes
+        landscape, noise, tuple(wanted.observables.values()), wanted.watched, wanted.hops, wanted.binned
     )
     return _package(_execute(run, plan, wanted, threads, progress), plan, wanted)
 
@@ -270,15 +269,15 @@ class _Wanted:
                 "passage with stop=True ends runs early: must have no observe, histogram or keep beside it"
             )
         d, sums = landscape.dimension, len(self.observables) * self.batches
-        bins = sum(math.prod(axis.bins for axis in axes) for axes in self.axes.values())
+        bins = sum(axis.bins for axis in self.axes.values())
         size = 8 * plan.size * (d * (len(self.kept) + 3) + sums + 6) + 4 * plan.size * bins
         largest = max((8 * d * len(self.kept), "keep"), (8 * sums, "batches"), (4 * bins, "histogram"))
         plan.require_room(size, f"trajectories={plan.trajectories}, {largest[1]}")
 
     @property
-    def planes(self) -> tuple[tuple[int, ...], ...]:
-        """Coordinate numbers of each histogram."""
-        return tuple(tuple(axis.coordinate for axis in axes) for axes in self.axes.values())
+    def binned(self) -> tuple[int, ...]:
+        """The coordinate number of each histogram."""
+        return tuple(axis.coordinate for axis in self.axes.values())
 
 
 def _expression(argument, landscape, text) -> sp.Expr:
@@ -301,28 +300,21 @@ def _kept(keep, steps) -> np.ndarray:
     return np.unique(np.linspace(last if count == 1 else 0, last, count).round().astype(int))
 
 
-def _histograms(landscape, histogram) -> dict[tuple[str, ...], tuple[_Axis, ...]]:
-    """The axes of each histogram, by the names of its coordinates."""
+def _histograms(landscape, histogram) -> dict[str, _Axis]:
+    """The axis of each histogram, by the name of its coordinate."""
     if histogram is None:
         return {}
     _check.instance("histogram", histogram, Mapping)
     order, found = [c.name for c in landscape.coordinates], {}
-    form = "{'x': (low, high, bins)} or {('x', 'y'): ((low, high, bins), (low, high, bins))}"
-    for key, ranges in histogram.items():
-        names = (key,) if isinstance(key, str) else key
-        ranges = (ranges,) if isinstance(key, str) and np.ndim(ranges) == 1 else ranges
-        try:
-            pairs = [(name, *each) for name, each in zip(names, ranges, strict=True)]
-            entry = [(order.index(name), low, high, bins) for name, low, high, bins in pairs]
-        except (TypeError, ValueError):
-            raise _check.refused("histogram", histogram, f"{form} in the coordinates {order}") from None
-        axes = []
-        for place, low, high, bins in entry:
-            low, high = (_check.number("histogram range", v) for v in (low, high))
-            if not low < high:
-                raise _check.refused("histogram range", (low, high), "low < high")
-            axes.append(_Axis(place, low, high, _check.integer("histogram bins", bins, least=1)))
-        found[tuple(names)] = tuple(axes)
+    for name, axis in histogram.items():
+        if name not in order or not isinstance(axis, (tuple, list)) or len(axis) != 3:
+            allowed = f"{{'x': (low, high, bins)}} in the coordinates {order}"
+            raise _check.refused("histogram", histogram, allowed)
+        low, high = (_check.number("histogram range", v) for v in axis[:2])
+        if not low < high:
+            raise _check.refused("histogram range", (low, high), "low < high")
+        bins = _check.integer("histogram bins", axis[2], least=1)
+        found[name] = _Axis(order.index(name), low, high, bins)
     return found
 
 
@@ -363,9 +355,7 @@ def _columns(plan: _Plan, wanted: _Wanted, n) -> dict:
         "count": np.zeros(n, np.int64),
         "where": np.zeros((d, n)),
         "points": np.zeros((len(wanted.kept), d, n)),
-        "counts": tuple(
-            np.zeros((n, math.prod(axis.bins for axis in axes)), np.uint32) for axes in wanted.axes.values()
-        ),
+        "counts": tuple(np.zeros((n, axis.bins), np.uint32) for axis in wanted.axes.values()),
     }
 
 
@@ -373,7 +363,7 @@ def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members):
     """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
     n = len(members)
     padded = np.concatenate([members, np.repeat(members[-1:], -n % LANES)])
-    axes = [axis for group in wanted.axes.values() for axis in group]
+    axes = wanted.axes.values()
     piece = _columns(plan, wanted, len(padded))
     counts = piece.pop("counts")
     Call(
@@ -419,9 +409,9 @@ def _package(out, plan: _Plan, wanted: _Wanted) -> Runs:
     visits = np.maximum(np.broadcast_to(plan.steps[..., None], shape) - plan.burn[..., None], 0)
     visits = np.broadcast_to(-(-visits // max(wanted.every, 1)), shape)
     counts = {}
-    for (names, axes), values in zip(wanted.axes.items(), out["counts"], strict=True):
-        edges = tuple(np.linspace(a.low, a.high, a.bins + 1) for a in axes)
-        counts[names] = (edges, values.reshape(*shape, -1), visits)
+    for (name, axis), values in zip(wanted.axes.items(), out["counts"], strict=True):
+        edges = np.linspace(axis.low, axis.high, axis.bins + 1)
+        counts[name] = (edges, values.reshape(*shape, -1), visits)
     hit, hops = out["hit"].reshape(shape), None
     if wanted.hops is not None:
         hops = Hops(out["last"].reshape(shape), out["count"].reshape(shape), last_axis(out["where"]))

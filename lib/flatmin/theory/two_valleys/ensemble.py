@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import proportion
 from flatmin.theory.noise import Noise
 from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
 
-__all__ = ["SEED", "START_X", "START_Y", "alternating", "proportion", "run_grid"]
+__all__ = ["SEED", "START_X", "START_Y", "alternating", "run_grid"]
 
 #: start of the paper's runs: y = 5, x alternating between the two sides of the ridge
 START_Y, START_X = 5.0, 0.01
@@ -62,14 +62,3 @@ def run_grid(
     cells["still"], _ = proportion(runs.hops.number == 0)
     cells["end_y"] = runs.final[..., 1].mean(axis=-1)
     return cells
-
-
-def proportion(happened) -> Estimate:
-    """Share of True along the last axis and its standard error, never zero (rule of succession).
-
-    Raises ValueError for what is no array of truth values, or none of them.
-    """
-    happened = np.atleast_1d(_check.array("happened", happened, dtype=bool))
-    n = happened.shape[-1]
-    shrunk = (happened.sum(axis=-1) + 1) / (n + 2)
-    return Estimate(happened.mean(axis=-1), np.sqrt(shrunk * (1 - shrunk) / n), n, "rule of succession")
