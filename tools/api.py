@@ -123,6 +123,13 @@ def translated(text):
             out.append(f"- {quoted(name)}{f' ({marked(kind)})' if kind else ''}")
         elif section in ("Parameters", "Attributes", "Raises") and line.strip():
             out.append("  " + marked(line.strip()))
+        elif re.fullmatch(r" *=+( +=+)+", line):  # a table, shown as it stands
+            block = []
+            while index < len(lines) and lines[index].strip():
+                block.append(lines[index].replace("``", ""))
+                index += 1
+            out += ["", "```text", *block, "```", ""]
+            continue
         elif line.endswith("::"):
             out += [marked(line[:-1]), "", "```python"]
             index += 1
