@@ -212,13 +212,13 @@ def _selected(found) -> Tensor:
 
 
 def _precise(found: Tensor, dtype: torch.dtype) -> Tensor:
-    """Outputs that are no less precise than the parameters."""
+    """Outputs of the parameters' type; less precise ones are refused."""
     if torch.finfo(found.dtype).eps > torch.finfo(dtype).eps:
         raise ValueError(
             f"model returned a tensor of {found.dtype} with parameters of {dtype}: must not round its "
             "outputs (autocast, .half() or .float() inside); measure with dtype='float32', or give forward="
         )
-    return found
+    return found.to(dtype)
 
 
 def _with_rows(found: Tensor, rows: int) -> Tensor:
@@ -265,7 +265,10 @@ def _copied(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for value in _held(module):
             if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = torch.full_like(value.detach(), torch.nan)
+                try:
+                    memo[id(value)] = torch.full_like(value.detach(), torch.nan)
+                except RuntimeError:  # left from inside a transformation of torch.func
+                    memo[id(value)] = torch.tensor(torch.nan)
     try:
         twin = copy.deepcopy(model, memo)
     except Exception as error:
@@ -343,6 +346,10 @@ def quiet(network: Network | None = None):
         recurrent = any(isinstance(part, nn.RNNBase) for part in network.module.modules())
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     precision, fast = torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
+    # only where it is on: a model's own, inside, would keep its rounded weights from one call to the next
+    autocast = (
+        torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    )
     cudnn = torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled and not recurrent,
         benchmark=False,
@@ -356,7 +363,7 @@ def quiet(network: Network | None = None):
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.random.fork_rng(devices),
-            torch.autocast(kind, enabled=False),
+            autocast,
             sdpa_kernel(SDPBackend.MATH),
             cudnn,
         ):

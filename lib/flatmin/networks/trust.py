@@ -32,7 +32,7 @@ from flatmin.networks.passes.generic import AutogradPass, linearise
 
 __all__ = ["Check", "examine"]
 
-_FEW = 6  # samples that the checks run on
+_FEW, _MANY = 6, 32  # samples that the checks run on, and in whose company these must be the same
 _NOISE = 1e-2  # relative rounding error of Hv above which a number is refused
 _SLOPE = 1e-2  # relative error of a finite difference of the gradient
 _ASIDE = 1e-4  # how far beside the parameters it is taken, as a share of them
@@ -88,7 +88,8 @@ def examine(point, model: nn.Module | None = None) -> list[Check]:
     eps = torch.finfo(network.dtype).eps
     with quiet(network):
         fresh = Network(network.module, network.forward, network.mode, network.device)
-        shape = _outputs(network, few, passes, eps)
+        many = slice(0, min(_MANY, point.samples, point.chunk or _MANY))
+        shape = _outputs(network, few, point.data.rows(many), passes, eps)
         _follows(network, fresh, few, passes, eps)
         point.loss_function.targets(point.data.targets, shape, network.dtype)  # all of them
         try:
@@ -98,7 +99,7 @@ def examine(point, model: nn.Module | None = None) -> list[Check]:
                 error, "fails under autograd ({}): must be differentiable by torch.autograd.grad"
             ) from error
         try:
-            _second(point, few, passed, terms, passes, eps)
+            _second(point, fresh, few, passed, terms, passes, eps)
         except (NotImplementedError, RuntimeError) as error:
             raise _undifferentiable(
                 error, "has an operation without a second derivative ({}): must be replaced by one that has"
@@ -143,7 +144,7 @@ class _Terms:
         self.curvature = self.norm / size if size else 0.0  # the natural size of |Hv|/|v|
 
 
-def _outputs(network, few, passes, eps) -> tuple[int, ...]:
+def _outputs(network, few, many, passes, eps) -> tuple[int, ...]:
     """Check the outputs; return the shape of one sample's."""
     with torch.no_grad():
         once = _finite(_called(network, few), network)
@@ -158,6 +159,9 @@ def _outputs(network, few, passes, eps) -> tuple[int, ...]:
             half = network.matrix(few.rows(slice(0, (len(few) + 1) // 2)))
             passes("samples apart", half, once[: len(half)], 1e4 * eps)
             passes("samples apart", _alone(network, few), once, 1e4 * eps)
+            passes(
+                "samples apart", network.matrix(many)[: len(once)], once[: len(leaves(many)[0])], 1e4 * eps
+            )
         return tuple(network.outputs(few.inputs).shape[1:])
 
 
@@ -188,6 +192,7 @@ def _follows(network, fresh, few, passes, eps):
     with torch.no_grad():
         fresh.load(moved)
         expected = fresh.matrix(few.inputs)
+        fresh.load(theta)
         network.load(moved)
         try:
             found = network.matrix(few.inputs)
@@ -271,7 +276,7 @@ def _require_paired(loss, targets, outputs):
         )
 
 
-def _second(point, few, passed, terms, passes, eps):
+def _second(point, fresh, few, passed, terms, passes, eps):
     """Second derivatives."""
     network = point.network
     generator = torch.Generator("cpu").manual_seed(0)
@@ -283,10 +288,9 @@ def _second(point, few, passed, terms, passes, eps):
     gap = images[0] @ directions[1], images[1] @ directions[0]
     natural = images.norm(dim=1).max() + 1e-2 * terms.curvature * longest
     passes("symmetry", *gap, 1e4 * eps, natural * longest)
-    exact = _in_double(point, few)
+    exact = _in_double(point, fresh, few)
     if exact is None:  # a module that insists on its own type
-        same = Network(network.module, network.forward, network.mode, network.device)
-        exact = AutogradPass(same, few, point.loss_function)
+        exact = AutogradPass(fresh, few, point.loss_function)
     else:
         image = exact.hessian_product(both.to(exact.outputs))
         size = eps * terms.curvature * float(longest)
@@ -310,11 +314,10 @@ def _moving(network) -> Tensor:
     return torch.cat([mask.reshape(-1) for mask in parts])
 
 
-def _in_double(point, few):
+def _in_double(point, fresh, few):
     """The pass over the first samples in float64; None for a module that cannot be cast."""
-    network = point.network
     try:
-        twin = Network(network.module, network.forward, network.mode, network.device, torch.float64)
+        twin = Network(fresh.module, fresh.forward, fresh.mode, fresh.device, torch.float64)
         return AutogradPass(twin, few.to(dtype=torch.float64), point.loss_function)
     except (RuntimeError, TypeError, ValueError):
         return None

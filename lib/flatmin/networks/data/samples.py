@@ -1,7 +1,8 @@
 """Samples from whatever a reader has: tensors, arrays, dicts, a data set, a loader; checked once.
 
 Inputs are a tensor, or a dict, tuple or list of them (a dict becomes keyword arguments of the model, a tuple
-its positional ones); every tensor has the samples along its first axis.
+or list its positional ones); every tensor has the samples along its first axis. Arrays and lists of numbers
+are tensors too.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from flatmin._check import integer, refused
 from flatmin.networks.data.sets import Data
@@ -24,6 +26,8 @@ __all__ = ["Samples", "leaves", "mapped", "samples_of"]
 #: names under which a dict of a batch holds its targets
 _TARGETS = ("labels", "label", "targets", "target")
 _FORMS = "(inputs, targets), a Data, a Dataset, a DataLoader or a dict with the targets under 'labels'"
+#: unsigned types that torch knows by name only, and what holds their values
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 def mapped(function, tree):
@@ -77,8 +81,8 @@ def samples_of(data, samples: int | None = None) -> Samples:
     ----------
     data
         A pair (inputs, targets) of tensors or arrays (inputs also a dict or tuple of them), a flatmin
-        ``Data``, a torch ``Dataset`` or ``DataLoader`` (read once, in its order; global random state is left
-        as it was), or a dict with the targets under "labels".
+        ``Data``, a torch ``Dataset``, list of pairs or ``DataLoader`` (read once, in its order; global random
+        state is left as it was), or a dict with the targets under "labels".
     samples : int, optional
         How many to keep; all by default.
 
@@ -94,9 +98,9 @@ def samples_of(data, samples: int | None = None) -> Samples:
         found = Samples(data.inputs, data.targets, data.name)
     elif isinstance(data, DataLoader):
         found = _joined(_batches(data, samples), type(data.dataset).__name__)
-    elif isinstance(data, (Mapping, tuple, list)):
+    elif isinstance(data, (Mapping, tuple, list)) and not _listed(data):
         found = Samples(*_pair(data))
-    elif isinstance(data, IterableDataset) or hasattr(data, "__getitem__"):
+    elif _indexed(data):
         found = _joined(_batches(_collated(data, samples), samples), type(data).__name__)
     else:
         raise refused("data", data, _FORMS)
@@ -104,17 +108,57 @@ def samples_of(data, samples: int | None = None) -> Samples:
     return found if samples is None or len(found) <= samples else found.take(slice(0, samples))
 
 
+def _listed(data) -> bool:
+    """Whether it is a list of samples, not the list [inputs, targets]."""
+    return (
+        isinstance(data, list) and len(data) != 2 and all(isinstance(one, (tuple, Mapping)) for one in data)
+    )
+
+
+def _indexed(data) -> bool:
+    """Whether it is a data set: of torch, or something with a length whose item 0 is a sample."""
+    if isinstance(data, IterableDataset) or (isinstance(data, Dataset) and hasattr(data, "__len__")):
+        return True
+    if isinstance(data, (Tensor, np.ndarray, str, bytes)) or not all(
+        hasattr(data, name) for name in ("__getitem__", "__len__")
+    ):
+        return False
+    try:
+        return not len(data) or isinstance(data[0], (tuple, list, Mapping))
+    except (KeyError, TypeError):  # a table of columns, say
+        return False
+
+
 def _collated(data, samples):
     """Items of a data set in batches of 256, in order."""
     items = iter(data) if isinstance(data, IterableDataset) else (data[i] for i in range(len(data)))
-    batch = []
-    for item in itertools.islice(items, samples):
-        batch.append(item)
-        if len(batch) == 256:
-            yield default_collate(batch)
-            batch = []
-    if batch:
-        yield default_collate(batch)
+    items = itertools.islice(items, samples)
+    while batch := list(itertools.islice(items, 256)):
+        try:
+            yield default_collate([_whole(item) for item in batch])
+        except RuntimeError as error:
+            raise _unlike(error) from None
+        except TypeError as error:
+            raise ValueError(
+                f"data: {str(error).splitlines()[0]}: must be tensors, arrays or numbers (a transform to "
+                "tensors is missing?)"
+            ) from None
+
+
+def _whole(item):
+    """An item with its lists of numbers as tensors: to torch's collate they are so many inputs."""
+    if isinstance(item, Mapping):
+        return {key: _whole(value) for key, value in item.items()}
+    if isinstance(item, list) and item and all(isinstance(value, Number) for value in item):
+        return torch.tensor(item)
+    return tuple(map(_whole, item)) if isinstance(item, (tuple, list)) else item
+
+
+def _unlike(error) -> ValueError:
+    return ValueError(
+        f"data: its samples or batches do not fit together ({str(error).splitlines()[0]}): pad all samples "
+        "to one shape, or give the tensors (inputs, targets) yourself"
+    )
 
 
 def _batches(loader, samples):
@@ -137,10 +181,7 @@ def _joined(batches, name) -> Samples:
     try:
         return Samples(*(_concatenated([batch[side] for batch in batches]) for side in (0, 1)), name)
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"data: its batches do not fit together ({str(error).splitlines()[0]}): pad all samples to one "
-            "shape, or give the tensors (inputs, targets) yourself"
-        ) from None
+        raise _unlike(error) from None
 
 
 def _concatenated(trees):
@@ -160,17 +201,37 @@ def _pair(data):
             raise ValueError(f"data holds {list(data)}: must hold its targets under one of {_TARGETS}")
         data = {other: value for other, value in data.items() if other != key}, data[key]
     if len(data) != 2:
-        raise ValueError(f"data holds {len(data)} parts: must be {_FORMS}")
-    return mapped(_tensor, data[0]), mapped(_tensor, data[1])
+        raise ValueError(f"data holds {len(data)} parts: must be {_FORMS}; several inputs: ((a, b), targets)")
+    if any(isinstance(part, (Data, Dataset)) for part in data):
+        raise ValueError("data holds several data sets: must be one of them")
+    return mapped(_tensor, _gathered(data[0])), mapped(_tensor, _gathered(data[1]))
+
+
+def _gathered(tree):
+    """A tree whose lists of numbers, of lists of numbers, … are arrays."""
+    if isinstance(tree, Mapping):
+        return {key: _gathered(value) for key, value in tree.items()}
+    if isinstance(tree, list) and not any(isinstance(x, (Tensor, np.ndarray, Mapping, tuple)) for x in tree):
+        return _tensor(tree)
+    return tuple(map(_gathered, tree)) if isinstance(tree, (tuple, list)) else tree
 
 
 def _tensor(value) -> Tensor:
+    allowed = "tensors or arrays of numbers"
     if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        return torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError):
-        raise refused("data", value, "tensors or arrays of numbers") from None
+        found = value.detach()
+    else:
+        if np.ma.is_masked(value):
+            raise refused("data", value, "without masked entries")
+        try:
+            array = np.asarray(value)
+            if array.dtype.kind not in "biufc":
+                raise refused("data", value, f"{allowed}, not of {array.dtype}")
+            # a copy: torch reads no foreign byte order nor steps backwards, and warns of what is read-only
+            found = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+        except (TypeError, ValueError) as error:
+            raise refused("data", value, allowed) from error
+    return found.to(_WIDER.get(found.dtype, found.dtype))
 
 
 def _require_sound(found: Samples):
@@ -183,7 +244,7 @@ def _require_sound(found: Samples):
             if tensor.is_complex() or tensor.layout != torch.strided:
                 raise ValueError(f"{told}: must be dense and real")
             if tensor.ndim == 0:
-                raise ValueError(f"{told}: must have the samples along the first axis")
+                raise ValueError(f"{told}: must have the samples along the first axis (torch.stack a list)")
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{told}: hold NaN or ∞, must be finite")
     lengths = {len(tensor) for tensor in inputs + targets}

@@ -21,7 +21,7 @@ def pulled_squares(network: Network, inputs, tops: Tensor) -> Tensor | None:
     """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,).
 
     None for a network with other trainable parameters than those of plain ``Conv2d`` and ``Linear`` modules,
-    or one that calls such a module more than once.
+    or one that calls such a module more than once, with other rows than one a sample, or without gradient.
     """
     modules = _readable(network)
     if modules is None:
@@ -36,17 +36,23 @@ def pulled_squares(network: Network, inputs, tops: Tensor) -> Tensor | None:
     try:
         with torch.enable_grad():
             outputs = network.outputs(inputs)
-            kept = [output for _, _, output in seen]
-            if len(kept) != len(modules) or any(a.ndim != _AXES[type(m)] for m, a, _ in seen):
+            calls = tuple(seen)  # a backward pass may call modules again
+            kept = [output for _, _, output in calls]
+            if len(kept) != len(modules) or not all(_fits(*call, len(tops)) for call in calls):
                 return None
             deltas = torch.autograd.grad(outputs, kept, tops.reshape(outputs.shape))
     finally:
         for hook in hooks:
             hook.remove()
-    return sum(_squares(m, a, delta) for (m, a, _), delta in zip(seen, deltas, strict=True))
+    return sum(_squares(m, a, delta) for (m, a, _), delta in zip(calls, deltas, strict=True))
 
 
 _AXES = {nn.Conv2d: 4, nn.Linear: 2}
+
+
+def _fits(module, a, output, rows):
+    """Whether a call is one that :func:`_squares` reads: a row a sample, under autograd."""
+    return a.ndim == _AXES[type(module)] and len(a) == rows and output.requires_grad
 
 
 def _readable(network):
