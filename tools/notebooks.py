@@ -26,6 +26,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
+import api
 from flatmin.ledger import claims, scoreboard
 from flatmin.ledger.files import write_bytes
 from rules import ENVIRONMENT
@@ -248,10 +249,11 @@ def ledger_problems():
 
 
 def write_ledger():
-    """Collect the verdicts of all executed chapters and write the ledger's file and pages."""
+    """Collect the verdicts of all executed chapters and write the ledger's file and the generated pages."""
     made = [path for path in map(notebook_path, chapter_names()) if path.exists()]
     claims.write_verdicts(claims.collect(made))
     scoreboard.write_pages()
+    api.main([])
 
 
 def chosen(names):
