@@ -31,15 +31,16 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flatmin import _check
+from flatmin.networks.data.samples import leaves, mapped
 
-__all__ = ["Bound", "Loss", "of", "one_hot"]
+__all__ = ["Bound", "Loss", "of"]
 
 _ALL = slice(None)
 #: outputs up to which a loss without a closed form gets a root, from an eigendecomposition a sample
@@ -122,40 +123,45 @@ class Loss:
             raise ValueError(f"outputs of shape {tuple(outputs.shape)} hold NaN or ∞: must be finite")
         outputs = outputs.detach()
         targets = self.targets(targets, tuple(outputs.shape[1:]), outputs.dtype)
-        for leaf in _leaves(targets):
+        for leaf in leaves(targets):
             if len(leaf) != len(outputs):
                 raise ValueError(f"targets: {len(leaf)} rows, must be {len(outputs)}, one an output")
         bound = self._kind(self, outputs, targets)
         bound.verify(outputs.reshape(bound.samples, bound.columns))
         return bound
 
-    def batch_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """∂L_r/∂f of R batches at once, (R, B, *s): outputs (R, B, *s), targets (R, B, …) in its own form."""
-        if isinstance(self.given, str) and outputs.ndim == 3:
-            return self.gradient(outputs, targets) / outputs.shape[1]
+    def total(self, outputs: Tensor, targets) -> Tensor:
+        """B L of a batch of outputs (B, *s), differentiable: what training steps along."""
+        if self.closed(outputs.shape[1:]):
+            return _VALUES[self.given](outputs, targets).sum()
+        return len(outputs) * self(outputs, targets)
+
+    def slopes(self, outputs: Tensor, targets) -> Tensor:
+        """∂(B L_r)/∂f of R batches at once, (R, B, *s): outputs (R, B, *s), targets (R, B, …) as fitted."""
+        if self.closed(outputs.shape[2:]):
+            return _SLOPES[self.given](outputs, targets)
         with torch.enable_grad():
             f = outputs.detach().requires_grad_()
-            total = sum(self(one, _rows(targets, r)) for r, one in enumerate(f))
-            return torch.autograd.grad(total, f)[0]
+            total = sum(self(one, mapped(lambda y, r=r: y[r], targets)) for r, one in enumerate(f))
+            return torch.autograd.grad(f.shape[1] * total, f)[0]
 
-    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """ℓ of each sample, (..., n), of a loss by name; outputs (..., n, C). Others: TypeError."""
-        if self._named() == "square":
-            return 0.5 * (outputs - targets).square().sum(-1)
-        at_label = outputs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        return torch.logsumexp(outputs, -1) - at_label
+    def closed(self, shape) -> bool:
+        """Whether :meth:`total` is Σ ℓ_i in closed form, for outputs of one sample of this shape."""
+        return isinstance(self.given, str) and len(shape) == 1
 
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """∂ℓ/∂f of each sample, (..., n, C), of a loss by name; outputs (..., n, C). Others: TypeError."""
-        if self._named() == "square":
-            return outputs - targets
-        slopes, index = torch.softmax(outputs, -1), targets.unsqueeze(-1)
-        return slopes.scatter_add(-1, index, slopes.new_full((1,), -1.0).expand(index.shape))
 
-    def _named(self) -> str:
-        if not isinstance(self.given, str):
-            raise TypeError(f"loss={self.name}: must be bound to its targets first, see Loss.bind")
-        return self.given
+def _likelihood(outputs, targets):
+    return torch.logsumexp(outputs, -1) - outputs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def _likelihood_slope(outputs, targets):
+    slopes, index = torch.softmax(outputs, -1), targets.unsqueeze(-1)
+    return slopes.scatter_add(-1, index, slopes.new_full((1,), -1.0).expand(index.shape))
+
+
+#: ℓ (…, n) and ∂ℓ/∂f (…, n, C) of the losses by name, for outputs (…, n, C)
+_VALUES = {"square": lambda f, y: 0.5 * (f - y).square().sum(-1), "cross-entropy": _likelihood}
+_SLOPES = {"square": lambda f, y: f - y, "cross-entropy": _likelihood_slope}
 
 
 class Bound:
@@ -278,7 +284,8 @@ class _Square(_Elementwise):
             )
         if targets.ndim != 1 or len(shape) != 1:
             raise ValueError(_misfit(targets, (len(targets), *shape)))
-        return one_hot(targets, shape[0], dtype)
+        _require_labels(targets, shape[0])
+        return functional.one_hot(targets.long(), shape[0]).to(dtype)
 
     convex = True
 
@@ -389,11 +396,7 @@ class _CrossEntropy(Bound):
         if targets.is_complex() or targets.dtype == torch.bool or tuple(targets.shape) != labels:
             raise ValueError(f"{_misfit(targets, labels)}, integer labels with classes along axis 1")
         counted = targets[targets != _ignored(module)]
-        if len(counted) and (int(counted.min()) < 0 or int(counted.max()) >= shape[0]):
-            raise ValueError(
-                f"targets: labels run to {int(counted.max())} from {int(counted.min())}, must lie in "
-                f"0…{shape[0] - 1} for {shape[0]} outputs"
-            )
+        _require_labels(counted, shape[0])
         return targets.long()
 
     def _prepare(self, outputs):
@@ -545,14 +548,11 @@ class _Generic(Bound):
 
     @staticmethod
     def fitted(module, targets, shape, dtype):
-        leaves = _leaves(targets)
-        if not leaves:
+        if not leaves(targets):
             raise _check.refused("targets", targets, "at least one tensor")
-        for leaf in leaves:
-            _finite(leaf)
-        if isinstance(targets, Tensor):
-            return targets.to(dtype) if targets.is_floating_point() else targets
-        return _rows(targets, _ALL)
+        targets = mapped(lambda leaf: _finite(_tensor(leaf)), targets)
+        real = isinstance(targets, Tensor) and targets.is_floating_point()
+        return targets.to(dtype) if real else targets
 
     def total(self, f, rows=_ALL):
         """r L of the r samples at ``rows``."""
@@ -736,24 +736,12 @@ def of(loss: str | nn.Module | Callable | Loss) -> Loss:
     return Loss(f"{name}()", loss, loss, _CLOSED.get(type(loss), _Generic))
 
 
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Return (n, classes) with a one at each of the labels (n,).
-
-    Raises ValueError for labels that are not integers in 0…classes−1, or classes outside 1…2²⁰.
-    """
-    classes = _check.integer("classes", classes, least=1, most=2**20)
-    if (
-        not isinstance(labels, Tensor)
-        or labels.ndim != 1
-        or labels.is_floating_point()
-        or labels.is_complex()
-    ):
-        raise _check.refused("labels", labels, "a tensor of integers in one axis")
-    if not isinstance(dtype, torch.dtype):
-        raise _check.refused("dtype", dtype, "a torch.dtype")
+def _require_labels(labels, classes):
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        raise ValueError(f"labels must lie in 0…{classes - 1}, got {int(labels.min())}…{int(labels.max())}")
-    return functional.one_hot(labels.long(), classes).to(dtype)
+        raise ValueError(
+            f"targets: labels run to {int(labels.max())} from {int(labels.min())}; labels must lie in "
+            f"0…{classes - 1} for {classes} outputs"
+        )
 
 
 def _ignored(module) -> int:
@@ -793,19 +781,5 @@ def _root_of(diagonal: Tensor, name: str) -> Tensor:
     return diagonal.clamp(min=0).sqrt()
 
 
-def _leaves(tree) -> list[Tensor]:
-    """All tensors of a tree of targets, each with one row a sample."""
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
-    if isinstance(tree, (tuple, list)):
-        return [leaf for value in tree for leaf in _leaves(value)]
-    return [_tensor(tree)]
-
-
 def _rows(tree, rows):
-    """The rows of every tensor of a tree of targets, in dicts and tuples."""
-    if isinstance(tree, Mapping):
-        return {key: _rows(value, rows) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return tuple(_rows(value, rows) for value in tree)
-    return tree[rows]
+    return mapped(lambda leaf: leaf[rows], tree)

@@ -11,11 +11,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from flatmin.networks import models, parameters
-from flatmin.networks.data.samples import Samples, samples_of
+from flatmin.networks import losses, models, parameters
+from flatmin.networks.data.samples import samples_of
 from flatmin.networks.data.sets import Data
 from flatmin.networks.train import stacks, train
-from flatmin.networks.train.objective import Objective
 from flatmin.sampling import Sampling
 
 N, ETA, SIZE, STEPS = 12, 0.1, 5, 6
@@ -285,13 +284,13 @@ def test_langevin_noise_of_any_loss_has_the_trace_of_its_batch_gradients():
     for kind, start in ((stacks.DenseStack, model), (stacks.GenericStack, Wrapped(model))):
         network = stacks.private(start, torch.device("cpu"))
         samples = samples_of((INPUTS, targets))
-        objective = Objective(loss, network.outputs(samples.rows(slice(0, 1))))
-        samples = Samples(samples.inputs, objective.targets(samples))
+        read = losses.of(loss)
+        samples = stacks.fitted(read, network.outputs(samples.rows(slice(0, 1))).detach(), samples)
         thetas = parameters.flat(start)[None].repeat(2, 1)
-        stack, samples = stacks.stacked(network, samples, objective, thetas)
+        stack, samples = stacks.stacked(network, samples, read, thetas)
         assert isinstance(stack, kind)
         both = [tensor.expand(2, *tensor.shape) for tensor in (samples.inputs, samples.targets)]
-        gradients, traces = stack.gradients_and_traces(*both, objective)
+        gradients, traces = stack.gradients_and_traces(*both, read)
         torch.testing.assert_close(gradients[1], rows.mean(0), rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(traces, expected.expand(2), rtol=1e-10, atol=0)
 

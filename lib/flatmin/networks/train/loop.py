@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from flatmin import _check
 from flatmin.ledger.arrays import load_state, save_state
-from flatmin.networks import parameters
+from flatmin.networks import losses, parameters
 from flatmin.networks.data.samples import mapped
 from flatmin.networks.device import choose
-from flatmin.networks.train.objective import Objective
 from flatmin.networks.train.plan import Plan, path_of, plan_of
 from flatmin.networks.train.runs import Runs
-from flatmin.networks.train.stacks import private, stacked, still
+from flatmin.networks.train.stacks import fitted, private, stacked, still
 
 __all__ = ["train"]
 
@@ -134,10 +133,10 @@ def train(
     saved = _Saved(file, plan, device, save_every)
     with still(network, plan.threads):
         samples = plan.samples.to(device, network.dtype)
-        objective = Objective(loss, probed(network, samples))
-        samples = type(samples)(samples.inputs, objective.targets(samples))
-        stack, samples = stacked(network, samples, objective, thetas)
-        kept, diverged_at = _train(_Steps(stack, objective, samples, plan), thetas, saved, progress)
+        read = losses.of(loss)
+        samples = fitted(read, probed(network, samples), samples)
+        stack, samples = stacked(network, samples, read, thetas)
+        kept, diverged_at = _train(_Steps(stack, read, samples, plan), thetas, saved, progress)
     return Runs(
         private(plan.starts[0], torch.device("cpu")).module,
         loss,
@@ -182,8 +181,8 @@ def probed(network, samples) -> Tensor:
 class _Steps:
     """Takes step number t with a stack; knows the batches of the present epoch."""
 
-    def __init__(self, stack, objective, samples, plan: Plan):
-        self.stack, self.objective, self.plan, self.epoch = stack, objective, plan, None
+    def __init__(self, stack, loss, samples, plan: Plan):
+        self.stack, self.loss, self.plan, self.epoch = stack, loss, plan, None
         self.samples, self.count = samples, len(plan.samples)
         self.per_epoch = self.count // plan.batch_size
         thetas = stack.thetas()
@@ -201,11 +200,11 @@ class _Steps:
         if self.plan.method == "gld":
             self._langevin(t)
         elif self.plan.method == "gd":
-            self.stack.step(*self.whole, self.objective, self.etas)
+            self.stack.step(*self.whole, self.loss, self.etas)
         else:
             index = self._batch(t)
             x, y = (mapped(lambda tensor: tensor[index], tree) for tree in self._trees())
-            self.stack.step(x, y, self.objective, self.etas)
+            self.stack.step(x, y, self.loss, self.etas)
 
     def _batch(self, t):
         plan, epoch = self.plan, t // self.per_epoch
@@ -216,7 +215,7 @@ class _Steps:
 
     def _langevin(self, t):
         plan = self.plan
-        gradient, trace = self.stack.gradients_and_traces(*self.whole, self.objective)
+        gradient, trace = self.stack.gradients_and_traces(*self.whole, self.loss)
         if plan.noise_trace is None:
             trace = trace.clamp(min=0) * plan.sampling.factor(self.count, plan.batch_size)
         else:

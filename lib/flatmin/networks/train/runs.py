@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from flatmin import _check
-from flatmin.networks import parameters
+from flatmin.networks import losses, parameters
 from flatmin.networks.data.samples import leaves, samples_of
 from flatmin.networks.device import choose
-from flatmin.networks.train.objective import Objective
-from flatmin.networks.train.stacks import private, still
+from flatmin.networks.train.stacks import fitted, private, still
 
 __all__ = ["Runs", "predict"]
 
@@ -108,9 +107,8 @@ class Runs:
         late = self.diverged[:, None] & (self.kept >= self.diverged_at[:, None])
 
         def prepared(output, samples):
-            objective = Objective(self.loss, output)
-            targets = objective.targets(samples)
-            return lambda outputs: objective.mean(outputs, targets)
+            loss, targets = losses.of(self.loss), fitted(losses.of(self.loss), output, samples).targets
+            return lambda outputs: float(loss.total(outputs, targets) / len(outputs))
 
         values = self._evaluate(prepared, data)
         return np.where(late | np.isnan(values), np.inf, values)

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from flatmin.networks.data.samples import Samples, leaves, mapped
+from flatmin.networks.losses import Loss
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
-from flatmin.networks.train.objective import Objective
 
-__all__ = ["DenseStack", "GenericStack", "private", "stacked", "still"]
+__all__ = ["DenseStack", "GenericStack", "fitted", "private", "stacked", "still"]
+
+_ENTRIES = 2**22  # numbers in one temporary array
 
 
 def private(model: nn.Module, device: torch.device) -> Network:
@@ -65,7 +67,24 @@ def _unfit(part) -> str:
     return ""
 
 
-def stacked(network: Network, samples: Samples, objective: Objective, thetas: Tensor):
+def fitted(loss: Loss, output: Tensor, samples: Samples) -> Samples:
+    """The samples, their targets in the form that ``loss`` takes; ``output`` (1, …) is that of one sample.
+
+    Raises ValueError for targets that do not fit, and for a loss that is no mean over samples.
+    """
+    shape, targets = output.shape[1:], samples.targets
+    real = isinstance(targets, Tensor) and targets.is_floating_point()
+    if real and targets[0].numel() == shape.numel():  # (n,) and (n, 1) are the same; nothing is spread
+        targets = targets.reshape(len(targets), *shape)
+    if not torch.isfinite(output).all():  # of a run about to diverge: only the shape counts
+        output = torch.zeros_like(output)
+    few = samples.take(slice(0, max(2, _ENTRIES // shape.numel())))
+    some = mapped(lambda tensor: tensor[: len(few)], targets)
+    loss.bind(output.expand(len(few), *shape).contiguous(), some)
+    return Samples(samples.inputs, loss.targets(targets, shape, output.dtype))
+
+
+def stacked(network: Network, samples: Samples, loss: Loss, thetas: Tensor):
     """The fastest stack that is right for the network, and the samples in the form it takes.
 
     A stack must give the gradients of plain autograd on the first two samples, to rounding; fully connected
@@ -73,7 +92,7 @@ def stacked(network: Network, samples: Samples, objective: Objective, thetas: Te
     """
     few = samples.take(slice(0, min(2, len(samples))))
     runs = torch.cat([thetas[:1], thetas[-1:]])
-    wanted = GenericStack(network, runs, mapped=False).gradients(*_spread(few, 2), objective)
+    wanted = GenericStack(network, runs, mapped=False).gradients(*_spread(few, 2), loss)
     read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
     if read is not None and all(layer.activation in _SLOPES for layer in read[1]):
         fixed, layers = read
@@ -86,18 +105,18 @@ def stacked(network: Network, samples: Samples, objective: Objective, thetas: Te
 
         small = prepared(few)
         if small.inputs.ndim == 2 and small.inputs.is_floating_point():
-            found = DenseStack(layers, runs).gradients(*_spread(small, 2), objective)
+            found = DenseStack(layers, runs).gradients(*_spread(small, 2), loss)
             if _agree(found, wanted):
                 return DenseStack(layers, thetas), prepared(samples)
-    return GenericStack(network, thetas, _can_be_mapped(network, few, objective, runs, wanted)), samples
+    return GenericStack(network, thetas, _can_be_mapped(network, few, loss, runs, wanted)), samples
 
 
-def _can_be_mapped(network, few, objective, runs, wanted) -> bool:
+def _can_be_mapped(network, few, loss, runs, wanted) -> bool:
     """Whether ``torch.func`` maps over the runs with the right gradients, and with rules of its own."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop.*")
-            found = GenericStack(network, runs, mapped=True).gradients(*_spread(few, 2), objective)
+            found = GenericStack(network, runs, mapped=True).gradients(*_spread(few, 2), loss)
     except Exception:  # whatever a model may do that torch.func cannot follow: one after the other is right
         return False
     return _agree(found, wanted)
@@ -176,10 +195,10 @@ class DenseStack:
             return None
         return _SLOPES[self.kinds[index - 1]](torch.bmm(back, self.weights[index]), inputs[index])
 
-    def step(self, x: Tensor, y: Tensor, objective: Objective, etas: Tensor) -> None:
+    def step(self, x: Tensor, y: Tensor, loss: Loss, etas: Tensor) -> None:
         """One step θ ← θ − η ∇L on inputs (R, B, d), with ``etas`` (R,)."""
         inputs, outputs = self._forward(x)
-        back = objective.slopes(outputs, y).mul_((etas / objective.divisor(x.shape[1]))[:, None, None])
+        back = loss.slopes(outputs, y).mul_((etas / x.shape[1])[:, None, None])
         for index in range(len(self.weights) - 1, -1, -1):
             below = self._below(back, index, inputs)
             self.weights[index].baddbmm_(back.transpose(1, 2), inputs[index], alpha=-1)
@@ -187,19 +206,19 @@ class DenseStack:
                 self.biases[index].sub_(back.sum(1, keepdim=True))
             back = below
 
-    def gradients(self, x: Tensor, y: Tensor, objective: Objective) -> Tensor:
+    def gradients(self, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
         """∇L (R, P) on inputs (R, B, d)."""
-        return self._gradients_and_squares(x, y, objective)[0]
+        return self._gradients_and_squares(x, y, loss)[0]
 
-    def gradients_and_traces(self, x: Tensor, y: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradients_and_traces(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """∇L (R, P) over the samples x (R, n, d), and Tr Σ (R,)."""
-        gradient, squares = self._gradients_and_squares(x, y, objective)
+        gradient, squares = self._gradients_and_squares(x, y, loss)
         return gradient, squares - gradient.square().sum(1)
 
-    def _gradients_and_squares(self, x, y, objective):
+    def _gradients_and_squares(self, x, y, loss):
         inputs, outputs = self._forward(x)
         samples = x.shape[1]
-        back = objective.slopes(outputs, y) * (samples / objective.divisor(samples))  # ∂ℓ_i/∂f
+        back = loss.slopes(outputs, y)  # ∂ℓ_i/∂f
         parts, squares = [], 0.0
         for index in range(len(self.weights) - 1, -1, -1):
             bias, a = self.biases[index], inputs[index]
@@ -226,13 +245,13 @@ class GenericStack:
         """Set the parameters of all runs from (R, P)."""
         self._thetas.copy_(thetas)
 
-    def _totals(self, x, y, objective):
+    def _totals(self, x, y, loss):
         """Gradients of the batches' totals, (R, P)."""
         network = self.network
 
         def total(theta, one_x, one_y):
             values = dict(zip(network.names, network.split(theta), strict=True))
-            return objective.total(network.outputs(one_x, values), one_y)
+            return loss.total(network.outputs(one_x, values), one_y)
 
         if self.mapped:
             return vmap(grad(total))(self._thetas, x, y)
@@ -244,21 +263,20 @@ class GenericStack:
                 found.append(torch.autograd.grad(total(theta, one_x, one_y), theta)[0])
         return torch.stack(found)
 
-    def step(self, x, y, objective: Objective, etas: Tensor) -> None:
+    def step(self, x, y, loss: Loss, etas: Tensor) -> None:
         """One step θ ← θ − η ∇L on inputs (R, B, …), with ``etas`` (R,)."""
-        scale = etas / objective.divisor(leaves(y)[0].shape[1])
-        self._thetas -= scale[:, None] * self._totals(x, y, objective)
+        self._thetas -= (etas / leaves(y)[0].shape[1])[:, None] * self._totals(x, y, loss)
 
-    def gradients(self, x, y, objective: Objective) -> Tensor:
+    def gradients(self, x, y, loss: Loss) -> Tensor:
         """∇L (R, P) on inputs (R, B, …)."""
-        return self._totals(x, y, objective) / objective.divisor(leaves(y)[0].shape[1])
+        return self._totals(x, y, loss) / leaves(y)[0].shape[1]
 
-    def gradients_and_traces(self, x, y, objective: Objective) -> tuple[Tensor, Tensor]:
+    def gradients_and_traces(self, x, y, loss: Loss) -> tuple[Tensor, Tensor]:
         """∇L (R, P) over the samples x (R, n, …), and Tr Σ (R,)."""
-        gradient, squares = self.gradients(x, y, objective), []
+        gradient, squares = self.gradients(x, y, loss), []
         for run, theta in enumerate(self._thetas):
             self.network.load(theta)
             samples = Samples(*(mapped(lambda t, run=run: t[run], tree) for tree in (x, y)))
-            passed = AutogradPass(self.network, samples, objective.loss)
+            passed = AutogradPass(self.network, samples, loss)
             squares.append(passed.pulled_squares(passed.output_gradients).mean())
         return gradient, torch.stack(squares) - gradient.square().sum(1)
