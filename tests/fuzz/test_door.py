@@ -51,8 +51,9 @@ CASES = [
         then=lambda m: parameters.flat(m).numpy(),
     ),
     Case(
-        parameters.parameter_slice,
-        {"model": MODEL, "layer": 2},
+        parameters.block_of,
+        {"named": parameters.trainable(MODEL), "layer": 2},
+        leave={"named": "parameters of a module"},
         right={"layer": {"None": "all parameters"}},
         then=lambda block: block.stop,
     ),
@@ -72,7 +73,6 @@ INSIDE = {
     "Samples.to": "of a tree",
     "leaves": "of a tree",
     "mapped": "of a tree",
-    "block_of": "of Point.block",
     "flat": "of a model",
     "trainable": "of a model",
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flatmin._check import choice, integer, refused
 
-__all__ = ["block_of", "flat", "parameter_slice", "trainable", "with_parameters"]
+__all__ = ["block_of", "flat", "trainable", "with_parameters"]
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -39,16 +39,9 @@ def with_parameters(model: nn.Module, theta: Tensor) -> nn.Module:
     twin = copy.deepcopy(model)
     parameters = [p for _, p in trainable(twin)]
     with torch.no_grad():
-        start = 0
-        for p in parameters:
-            p.copy_(theta[start : start + p.numel()].reshape(p.shape))
-            start += p.numel()
+        for p, part in zip(parameters, theta.split([p.numel() for p in parameters]), strict=True):
+            p.copy_(part.view(p.shape))
     return twin
-
-
-def parameter_slice(model: nn.Module, layer: int | str | None) -> slice:
-    """Return which entries of θ of ``model`` belong to ``layer``, see :func:`block_of`."""
-    return block_of(trainable(model), layer)
 
 
 def block_of(named: Iterable[tuple[str, Tensor]], layer: int | str | None) -> slice:
@@ -64,10 +57,7 @@ def block_of(named: Iterable[tuple[str, Tensor]], layer: int | str | None) -> sl
     weights = [name for name, p in named if p.ndim >= 2]
     if not isinstance(layer, str):
         layer = weights[integer("layer", layer, least=1, most=len(weights)) - 1]
-    choice("layer", layer, [name for name, _ in named])
-    start = 0
-    for name, p in named:
-        if name == layer:
-            break
-        start += p.numel()
-    return slice(start, start + p.numel())
+    names = [name for name, _ in named]
+    place = names.index(choice("layer", layer, names))
+    start = sum(p.numel() for _, p in named[:place])
+    return slice(start, start + named[place][1].numel())

@@ -121,10 +121,7 @@ def _download(source, name, known_hash):
     for mirror in source.mirrors:
         try:
             found = pooch.retrieve(mirror + name, known_hash, name, _cache(source), downloader=downloader)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # requests' errors are OSErrors, pooch's wrong hash a ValueError
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash a ValueError
             reasons.append(f"{mirror}: {type(error).__name__}: {str(error).splitlines()[0][:160]}")
         else:
             return Path(found)

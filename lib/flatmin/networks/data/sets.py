@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from flatmin import _check
-from flatmin._check import refused
 from flatmin.networks.data import files
 
 __all__ = ["Data", "Split", "by_name", "cifar10", "digits", "fashion_mnist", "gaussian", "mnist", "sphere"]
@@ -71,7 +70,7 @@ class Data:
                 f"inputs hold {len(self.inputs)} samples, targets {len(self.targets)}: must be as many"
             )
         if self.targets.dtype == torch.bool:
-            raise refused("targets", self.targets, "integer labels or real numbers, not truth values")
+            raise _check.refused("targets", self.targets, "integer labels or real numbers, not truth values")
         if not self.targets.is_floating_point():
             labels = self.targets
             if bool(((labels < 0) & (labels != _IGNORED)).any()):
@@ -101,7 +100,7 @@ class Data:
             index = _positions(index, len(self))
         found = self._with(inputs=self.inputs[index], targets=self.targets[index])
         if len(found) == 0:
-            raise refused("index", index, "such that a sample is left")
+            raise _check.refused("index", index, "such that a sample is left")
         return found
 
     def first(self, samples: int) -> Data:
@@ -148,7 +147,7 @@ class Data:
             try:
                 device = torch.device(_check.instance("device", device, (str, torch.device)))
             except RuntimeError:
-                raise refused("device", device, "a device of torch, such as 'cpu' or 'cuda'") from None
+                raise _check.refused("device", device, "a device of torch, such as 'cpu' or 'cuda'") from None
         parts = {}
         for name in ("inputs", "targets"):
             before = getattr(self, name)
@@ -177,9 +176,9 @@ _MOST = 2**32
 def _require_tensor(name, value):
     _check.instance(name, value, Tensor)
     if value.is_complex() or value.layout != torch.strided or value.ndim == 0:
-        raise refused(name, value, "a dense real tensor with the samples along its first axis")
+        raise _check.refused(name, value, "a dense real tensor with the samples along its first axis")
     if value.numel() == 0:
-        raise refused(name, value, "at least one number for each of at least one sample")
+        raise _check.refused(name, value, "at least one number for each of at least one sample")
     _require_finite(name, value)
 
 
@@ -194,20 +193,20 @@ def _positions(index, count):
     try:
         found = index if isinstance(index, Tensor) else torch.as_tensor(np.array(index))
     except (TypeError, ValueError):
-        raise refused("index", index, allowed) from None
+        raise _check.refused("index", index, allowed) from None
     truth = found.dtype == torch.bool
     whole = not (truth or found.is_floating_point() or found.is_complex())
     if found.ndim != 1 or len(found) == 0 or not (whole or (truth and len(found) == count)):
-        raise refused("index", index, allowed)
+        raise _check.refused("index", index, allowed)
     if whole and (int(found.min()) < -count or int(found.max()) >= count):
-        raise refused("index", index, allowed)
+        raise _check.refused("index", index, allowed)
     return found
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
     """``dtype`` if it is a floating-point type (pixels would be truncated in another); else ValueError."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise refused("dtype", dtype, "a floating-point type of torch, such as torch.float32")
+        raise _check.refused("dtype", dtype, "a floating-point type of torch, such as torch.float32")
     return dtype
 
 
@@ -284,10 +283,12 @@ def fashion_mnist(
 def _idx_set(source, name, scale, dtype, train, test):
     _require_image_words(scale, dtype, train, test)
     parts = []
-    for prefix, count in (("train", train), ("t10k", test)):
-        images = files.read_idx(files.fetch(source, f"{prefix}-images-idx3-ubyte.gz"))
-        labels = files.read_idx(files.fetch(source, f"{prefix}-labels-idx1-ubyte.gz"))
-        parts.append(_images(images[:, None], labels, count, scale, dtype, name, prefix))
+    for part, prefix, count in (("train", "train", train), ("test", "t10k", test)):
+        images, labels = (
+            files.read_idx(files.fetch(source, f"{prefix}-{kind}-ubyte.gz"))
+            for kind in ("images-idx3", "labels-idx1")
+        )
+        parts.append(_images(images[:, None], labels, count, scale, dtype, name, part))
     return Split(*parts)
 
 
@@ -314,7 +315,7 @@ def cifar10(
 
 def _images(images, labels, count, scale, dtype, name, part):
     if count is not None:
-        count = _check.integer("train" if part == "train" else "test", count, least=1, most=len(labels))
+        count = _check.integer(part, count, least=1, most=len(labels))
     inputs = _scaled(images[:count].copy(), 255.0, scale, dtype)
     return Data(inputs, torch.from_numpy(labels[:count].astype(np.int64)), name)
 
@@ -335,9 +336,6 @@ def by_name(
     return _SETS[name](scale=scale, dtype=dtype, **count)
 
 
-_TARGETS = ("teacher", "noise")
-
-
 def gaussian(
     samples: int, dimension: int, seed: int = 0, targets: str = "teacher", dtype: torch.dtype = torch.float64
 ) -> Data:
@@ -346,32 +344,28 @@ def gaussian(
     ``targets``: ``"teacher"`` y = w·x with one random unit vector w; ``"noise"`` y ~ N(0, 1) independent of x
     (the linear regression of M22 §5.3). Raises ValueError for a size below 1 or other targets.
     """
-    x, rng = _normal_inputs(samples, dimension, seed, targets, dtype)
-    return Data(*_with_targets(x, rng, targets, dtype), "Gaussian inputs")
+    return _random("Gaussian inputs", samples, dimension, seed, targets, dtype)
 
 
 def sphere(
     samples: int, dimension: int, seed: int = 0, targets: str = "teacher", dtype: torch.dtype = torch.float64
 ) -> Data:
     """Inputs uniform on the unit sphere of ``dimension`` d (W22 Prop. 2.5); otherwise as :func:`gaussian`."""
-    x, rng = _normal_inputs(samples, dimension, seed, targets, dtype)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return Data(*_with_targets(x, rng, targets, dtype), "inputs on the sphere")
+    return _random("inputs on the sphere", samples, dimension, seed, targets, dtype)
 
 
-def _normal_inputs(samples, dimension, seed, targets, dtype):
-    _check.choice("targets", targets, _TARGETS)
+def _random(name, samples, dimension, seed, targets, dtype) -> Data:
+    _check.choice("targets", targets, ("teacher", "noise"))
     floating(dtype)
     samples = _check.integer("samples", samples, least=1, most=_MOST)
     dimension = _check.integer("dimension", dimension, least=1, most=_MOST // samples)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
-    return rng.standard_normal((samples, dimension)), rng
-
-
-def _with_targets(x, rng, targets, dtype):
+    x = rng.standard_normal((samples, dimension))
+    if name == "inputs on the sphere":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
     if targets == "teacher":
-        w = rng.standard_normal(x.shape[1])
+        w = rng.standard_normal(dimension)
         y = x @ (w / np.linalg.norm(w))
     else:
-        y = rng.standard_normal(len(x))
-    return torch.from_numpy(x).to(dtype), torch.from_numpy(y[:, None]).to(dtype)
+        y = rng.standard_normal(samples)
+    return Data(torch.from_numpy(x).to(dtype), torch.from_numpy(y[:, None]).to(dtype), name)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flatmin import _check
-from flatmin._check import refused
 from flatmin.networks.data.sets import floating
 from flatmin.networks.models.initialise import (
     WIDEST,
@@ -28,6 +26,17 @@ def _width(name, value, least=1) -> int:
     return _check.integer(name, value, least=least, most=WIDEST)
 
 
+def _stacks(inputs: int, stacks: Iterable[tuple[int, int]], dtype) -> list[nn.Module]:
+    """For each (width, count) so many 3×3 convolutions, ReLU after each, and a 2×2 max-pool."""
+    layers: list[nn.Module] = []
+    for width, count in stacks:
+        for _ in range(count):
+            layers += [convolution(inputs, width, dtype=dtype), nn.ReLU()]
+            inputs = width
+        layers.append(nn.MaxPool2d(2))
+    return layers
+
+
 def cnn(
     seed: int = 0, channels: int = 3, size: int = 32, hidden: int = 128, dtype: torch.dtype = torch.float32
 ) -> nn.Sequential:
@@ -39,12 +48,9 @@ def cnn(
     """
     channels, hidden = _width("channels", channels), _width("hidden", hidden)
     size, dtype = _width("size", size, 8), floating(dtype)
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise((channels, 32, 64, 64)):
-        layers += [convolution(inputs, outputs, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2)]
-    wide = 64 * (size // 8) ** 2
-    layers += [nn.Flatten(), linear(wide, hidden, dtype=dtype), nn.ReLU()]
-    model = nn.Sequential(*layers, linear(hidden, 10, dtype=dtype))
+    layers = _stacks(channels, ((32, 1), (64, 1), (64, 1)), dtype)
+    top = linear(64 * (size // 8) ** 2, hidden, dtype=dtype), nn.ReLU(), linear(hidden, 10, dtype=dtype)
+    model = nn.Sequential(*layers, nn.Flatten(), *top)
     initialise(model, "he", seed)
     generator = generator_of(seed)
     with torch.no_grad():
@@ -73,25 +79,13 @@ def cnn_stacks(
     widths = _check.array("widths", widths, ndim=1, dtype=int, least=1, most=WIDEST).tolist()
     depth, channels = _width("depth", depth), _width("channels", channels)
     size, outputs = _width("size", size, 2 ** len(widths)), _width("outputs", outputs)
-    dtype = floating(dtype)
-    layers: list[nn.Module] = []
-    inputs = channels
-    for width in widths:
-        for _ in range(depth):
-            layers += [convolution(inputs, width, dtype=dtype), nn.ReLU()]
-            inputs = width
-        layers.append(nn.MaxPool2d(2))
-        size //= 2
-    layers += [nn.Flatten(), linear(inputs * size**2, outputs, dtype=dtype)]
-    return initialise(nn.Sequential(*layers), initialisation, seed)
+    layers = _stacks(channels, [(width, depth) for width in widths], floating(dtype))
+    top = linear(widths[-1] * (size >> len(widths)) ** 2, outputs, dtype=dtype)
+    return initialise(nn.Sequential(*layers, nn.Flatten(), top), initialisation, seed)
 
 
-_VGG = {
-    11: (1, 1, 2, 2, 2),
-    13: (2, 2, 2, 2, 2),
-    16: (2, 2, 3, 3, 3),
-    19: (2, 2, 4, 4, 4),
-}
+#: convolutions of each stack
+_VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 def vgg(
@@ -109,17 +103,12 @@ def vgg(
     depth, a size below 1, or an unknown name.
     """
     if _check.integer("depth", depth) not in _VGG:
-        raise refused("depth", depth, f"one of {', '.join(map(str, _VGG))}")
+        raise _check.refused("depth", depth, f"one of {', '.join(map(str, _VGG))}")
     width, outputs, dtype = _width("width", width), _width("outputs", outputs), floating(dtype)
-    layers: list[nn.Module] = []
-    inputs = 3
-    for factor, count in zip((1, 2, 4, 8, 8), _VGG[depth], strict=True):
-        for _ in range(count):
-            layers += [convolution(inputs, factor * width, dtype=dtype), nn.ReLU()]
-            inputs = factor * width
-        layers.append(nn.MaxPool2d(2))
-    layers += [nn.Flatten(), linear(inputs, outputs, dtype=dtype)]
-    return initialise(nn.Sequential(*layers), initialisation, seed)
+    widths = [factor * width for factor in (1, 2, 4, 8, 8)]
+    layers = _stacks(3, zip(widths, _VGG[depth], strict=True), dtype)
+    top = linear(widths[-1], outputs, dtype=dtype)
+    return initialise(nn.Sequential(*layers, nn.Flatten(), top), initialisation, seed)
 
 
 class _FixupBlock(nn.Module):
@@ -155,7 +144,7 @@ class FixupResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(_check.integer("depth", depth, least=8, most=WIDEST) - 2, 6)
         if rest:
-            raise refused("depth", depth, "6·blocks + 2 (20, 32, 44, 56, 110, …)")
+            raise _check.refused("depth", depth, "6·blocks + 2 (20, 32, 44, 56, 110, …)")
         width, outputs = _width("width", width), _width("outputs", outputs)
         self.stem = convolution(3, width, bias=False)
         self.biases = nn.Parameter(torch.zeros(2))

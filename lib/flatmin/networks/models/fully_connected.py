@@ -1,8 +1,4 @@
-"""Networks of the five papers, as plain ``torch.nn.Module``.
-
-Parameters are counted in the order of ``module.parameters()``: weight (out, in), then bias, layer by layer.
-The flat vector of all of them, (P,), is what :mod:`flatmin.networks` calls θ.
-"""
+"""Fully connected and linear networks of the papers, and random features."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from flatmin import _check
-from flatmin._check import refused
 from flatmin.networks.data.sets import floating
 from flatmin.networks.models.initialise import MOST, generator_of, initialise, linear
 
@@ -57,7 +52,7 @@ def mlp(
     sizes = _check.array("sizes", sizes, ndim=1, dtype=int, least=1, most=MOST).tolist()
     if len(sizes) < 2 or max(a * b for a, b in itertools.pairwise(sizes)) > MOST:
         allowed = f"two positive widths or more, of at most {MOST:.2g} weights a layer"
-        raise refused("sizes", sizes, allowed)
+        raise _check.refused("sizes", sizes, allowed)
     kind = _ACTIVATIONS[_check.choice("activation", activation, _ACTIVATIONS)]
     how = {"bias": _check.flag("bias", bias), "dtype": floating(dtype)}
     layers: list[nn.Module] = [nn.Flatten()]

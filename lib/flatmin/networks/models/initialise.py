@@ -32,12 +32,13 @@ def generator_of(seed: int) -> torch.Generator:
 
 
 def fans(weight: Tensor) -> tuple[int, int]:
+    """(fan_in, fan_out)."""
     receptive = math.prod(weight.shape[2:])
     return weight.shape[1] * receptive, weight.shape[0] * receptive
 
 
 def normal(weight, variance, generator):
-    # drawn in float64 and rounded, so that float32 and float64 networks of one seed are the same network
+    """Draw in float64 and round, so that float32 and float64 networks of one seed are the same network."""
     draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     weight.copy_(draw * math.sqrt(variance))
 
