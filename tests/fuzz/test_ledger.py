@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from executors import Here
 
-from flatmin.ledger import arrays, claims, decimals, plots, record, sweeps, verdicts
+from flatmin.ledger import arrays, claims, decimals, paths, plots, record, sweeps, verdicts
 from fuzz import Case, check
 
 
@@ -14,7 +14,10 @@ def value(point, seed):
 
 @pytest.fixture(autouse=True)
 def apart(tmp_path, monkeypatch):
+    """Nothing is written into the book, whatever ``folder`` is."""
     monkeypatch.chdir(tmp_path)
+    results = paths.results
+    monkeypatch.setattr(paths, "results", lambda to_write=False: tmp_path if to_write else results())
     monkeypatch.setattr(claims, "_made", {})
 
 
