@@ -16,9 +16,7 @@ from fuzz import Case, check, uncovered
 X = sp.Symbol("x", real=True)
 VALLEY = near_degenerate_valley().at(epsilon=0.02, lambda_0=8, lambda_1=-2, lambda_2=1)
 SMALL = Region(elements=(4, 4), degree=8)
-OPEN = Region(extent=(1, 1), elements=(2, 2), degree=6, rim="absorbing")
 EQUATION = Equation(VALLEY, RandomShift(), convention="ito", region=SMALL)
-LEAKING = Equation(VALLEY, RandomShift(), convention="ito", region=OPEN)
 DENSITY = EQUATION.stationary(0.012)
 WELL = SlowEquation(X, X - X**3, sp.Float(0.1), "ito")
 REDUCTION = Reduction(VALLEY)
@@ -70,11 +68,6 @@ CASES = [
     Case(Equation, {"landscape": VALLEY, "noise": RandomShift(), "convention": "ito", "region": SMALL}),
     Case(EQUATION.operator, {"delta_s": 0.1}),
     Case(EQUATION.stationary, {"delta_s": 0.012}),
-    Case(
-        LEAKING.solve_source,
-        {"delta_s": 0.012, "source": np.ones(LEAKING.basis.dx.shape)},
-        name="Equation.solve_source",
-    ),
     Case(DENSITY.mean, {"expression": "x**2"}),
     Case(DENSITY.flux, {"x": POINTS, "y": POINTS}),
     Case(DENSITY.__call__, {"x": POINTS, "y": POINTS}),
