@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -119,6 +120,104 @@ class Odd(nn.Module):
         return (self.scale * self.body(x)).squeeze()
 
 
+class VisionTransformer(nn.Module):
+    """Patches, a token of its own, positions, attention before the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(1, 4, 4, stride=4), nn.LayerNorm(4)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(1, 5, 4))
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.patches(x).flatten(2).transpose(1, 2)
+        z = torch.cat([self.token.expand(len(x), -1, -1), z], 1) + self.places
+        q = self.norm(z)
+        return self.head((z + self.attention(q, q, q, need_weights=False)[0])[:, 0])
+
+
+class Packed(nn.Module):
+    """A GRU over sequences of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return self.head(self.gru(packed)[1][-1])
+
+
+class Experts(nn.Module):
+    """Each sample goes to one of two layers, by its own content."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(6, 2), nn.ModuleList([nn.Linear(6, 3), nn.Linear(6, 3)])
+
+    def forward(self, x):
+        shares = self.gate(x).softmax(1)
+        chosen, out = shares.argmax(1), x.new_zeros(len(x), 3)
+        for which, expert in enumerate(self.experts):
+            rows = chosen == which
+            if rows.any():
+                out[rows] = shares[rows, which, None] * expert(x[rows])
+        return out
+
+
+class Sorted(nn.Module):
+    """Works on the samples in another order, and puts them back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        return self.outer(self.inner(x[order]).tanh()[order.argsort()])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.outer(checkpoint(lambda z: self.inner(z).tanh(), x, use_reentrant=False))
+
+
+class Alike(nn.Module):
+    """Outputs that are all equal: the gradients of a sample's cross-entropy cancel."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.layer(x).norm(dim=1, keepdim=True).expand(-1, 3)
+
+
+class WeightNormed(nn.Module):
+    """g v/|v| by torch's two ways; the second derivative of its own operation is wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+        self.outer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.outer(self.inner(x).tanh())
+
+
+class PlainNormed(WeightNormed):
+    """The same from operations whose second derivatives are right."""
+
+    def forward(self, x):
+        g, v = self.inner.parametrizations.weight.original0, self.inner.parametrizations.weight.original1
+        weight = g * v / (v * v).sum(1, keepdim=True) ** 0.5
+        return self.outer(nn.functional.linear(x, weight, self.inner.bias).tanh())
+
+
 class Bag(nn.Module):
     def __init__(self):
         super().__init__()
@@ -186,6 +285,20 @@ def _marked(generator):
     return {"input_ids": _tokens(generator), "attention_mask": mask}
 
 
+def _with_lengths(generator):
+    return {"x": _sequences(generator), "lengths": torch.randint(1, 5, (N,), generator=generator)}
+
+
+def _maps(generator):
+    labels = torch.randint(3, (N, 3, 3), generator=generator)
+    labels[:, 0] = labels[3] = -100
+    return labels
+
+
+def _several(generator):
+    return torch.randint(2, (N, 3), generator=generator).double()
+
+
 def _labels(generator):
     return torch.randint(3, (N,), generator=generator)
 
@@ -236,6 +349,27 @@ NETWORKS = {
     "dict inputs": (DictModel, _marked, _labels, "cross-entropy", XENT),
     "odd parameters": (Odd, _vectors, _numbers, "square", _square),
     "embedding bag": (Bag, _tokens, _labels, "cross-entropy", XENT),
+    "vision transformer": (VisionTransformer, _images, _labels, "cross-entropy", XENT),
+    "packed gru": (Packed, _with_lengths, _labels, "cross-entropy", XENT),
+    "experts": (Experts, _vectors, _labels, "cross-entropy", XENT),
+    "sorted rows": (Sorted, _vectors, _labels, "cross-entropy", XENT),
+    "checkpointed": (Checkpointed, _vectors, _labels, "cross-entropy", XENT),
+    "weight norm": (WeightNormed, _vectors, _labels, "cross-entropy", XENT),
+    "padding": (
+        lambda: nn.Sequential(nn.Embedding(7, 3, padding_idx=0), nn.Tanh(), nn.Flatten(), nn.Linear(15, 3)),
+        _tokens, _labels, "cross-entropy", XENT,
+    ),
+    "segmentation": (
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 4, stride=2), nn.Tanh(), nn.Conv2d(3, 3, 1)),
+        _images, _maps, XENT, XENT,
+    ),
+    "several labels": (
+        lambda: mlp(nn.Tanh()), _vectors, _several, nn.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss()
+    ),
+    "discriminator": (
+        lambda: nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.2), nn.Linear(4, 3), nn.Sigmoid()),
+        _vectors, _several, nn.BCELoss(), nn.BCELoss(),
+    ),
 }  # fmt: skip
 
 
@@ -271,8 +405,8 @@ def reference(model, inputs, targets, plain):
 
     def share(i):
         """n times sample i's share of the mean: torch divides by the number of labels that count."""
-        if targets.ndim == 2 and not targets.is_floating_point():
-            counted = (targets != -100).sum(1)
+        if targets.ndim > 1 and not targets.is_floating_point():
+            counted = (targets != -100).flatten(1).sum(1)
             return at(slice(i, i + 1)) * counted[i] / counted.sum() * len(targets)
         return at(slice(i, i + 1))
 
@@ -297,6 +431,10 @@ def reference(model, inputs, targets, plain):
 def _twin(model):
     if isinstance(model, Bag):
         rebuilt = PlainBag().double()
+        rebuilt.load_state_dict(model.state_dict())
+        return rebuilt
+    if isinstance(model, WeightNormed):
+        rebuilt = PlainNormed().double()
         rebuilt.load_state_dict(model.state_dict())
         return rebuilt
     if any(prune.is_pruned(m) for m in model.modules()):

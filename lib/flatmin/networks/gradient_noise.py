@@ -44,6 +44,8 @@ __all__ = [
 _ENTRIES, _CACHED = 2**25, 2**21
 #: eigenvectors along which the exponent is measured, at most
 _MOST_VECTORS = 200
+#: samples from which on no resample of hundreds holds one of them only; relative spread of the eigenvalues
+_FEWEST, _APART = 8, 1e-2
 
 
 class Noise:
@@ -174,18 +176,31 @@ def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: i
     Raises
     ------
     ValueError
-        For a window outside (0, 1), or where fewer than three eigenvalues lie in it.
+        For a window outside (0, 1), where fewer than three different eigenvalues lie in it, for fewer than 8
+        samples, and where the noise vanishes along an eigenvector (a perfect fit, samples all equal).
     """
     window = number("window", window, above=0, below=1)
+    if here.samples < _FEWEST:
+        raise ValueError(f"data: {here.samples} samples are too few to resample: must be at least {_FEWEST}")
     block = here.block(layer)
     pairs = _leading(here, window, layer, block.stop - block.start, seed)
     values = pairs.values.double().numpy()
-    count = int((values >= window * values[0]).sum())
-    if values[0] <= 0 or count < 3:
-        raise refused("window", window, f"wide enough for three positive eigenvalues, it holds {count}")
+    count = int(((values >= window * values[0]) & (values > 0)).sum())
+    if count < 3 or values[count - 1] > (1 - _APART) * values[0]:
+        found = ", all equal" if count >= 3 else ""
+        raise refused(
+            "window", window, f"wide enough for three different positive eigenvalues, it holds {count}{found}"
+        )
     directions = torch.zeros(count, here.parameters, dtype=here.dtype)
     directions[:, block] = pairs.vectors[:, :count].T.to(here.dtype)
     slopes = sample_slopes(here.passed, directions.to(here.device)).double().cpu().numpy()  # (n, k)
+    eps, passed = torch.finfo(here.dtype).eps, here.passed
+    bent = passed.loss_function.curvature_product(passed.outputs, slice(None), passed.outputs[:, None])
+    fitted = bool(passed.output_gradients.abs().max() <= 1e2 * eps * bent.abs().max())
+    if fitted or not (np.var(slopes, axis=0) > (1e2 * eps) ** 2 * np.square(slopes).mean(0)).all():
+        raise ValueError(
+            "data: the gradient noise vanishes along an eigenvector: must not, its logarithm is fitted"
+        )
     logs = np.log(values[:count])
     logs = logs - logs.mean()
 
@@ -424,7 +439,7 @@ def decoupling_factors(here) -> DecouplingFactors:
     """Split K⟨|Jᵀe|²⟩/(⟨|e|²⟩⟨|J|²⟩) for the square loss: errors e (n, K), Jacobians J (n, K, P).
 
     Without the square of the mean gradient, ⟨|Jᵀe|²⟩ is 𝒩 and the product K𝒩/(2L Tr G). Raises ValueError for
-    another loss.
+    another loss, and at a perfect fit.
     """
     errors = _square(here).output_gradients
     passed = here.passed
@@ -432,6 +447,8 @@ def decoupling_factors(here) -> DecouplingFactors:
     lengths = sum(passed.pulled_squares(unit.expand_as(errors)) for unit in units)
     squares = errors.square().sum(1)
     both = (squares * lengths).mean()
+    if not both > 0:
+        raise ValueError("data: errors or Jacobians vanish (a perfect fit?): must not, for ratios of them")
     pulled = passed.pulled_squares(errors).mean()
     return DecouplingFactors(
         float(both / (squares.mean() * lengths.mean())), float(errors.shape[1] * pulled / both)

@@ -130,13 +130,13 @@ class _Terms:
     """
 
     def __init__(self, passed, network):
-        f, every = passed.outputs, slice(0, passed.samples)
+        f, every, losses = passed.outputs, slice(0, passed.samples), passed.losses.detach()
         bent = passed.loss_function.curvature_product(f, every, f[:, None])[:, 0]
         tops = passed.output_gradients.abs() + bent.abs()
         generator = torch.Generator("cpu").manual_seed(1)
         signs = torch.randint(2, f.shape, generator=generator, device="cpu").to(f) * 2 - 1
         rows = passed.pull(every, (signs * tops)[:, None])[:, 0]
-        self.loss = float(passed.losses.abs().mean() + (tops * f.abs()).sum(1).mean())
+        self.loss = float(losses.abs().mean() + (tops * f.abs()).sum(1).mean())
         self.entry = float(rows.abs().max()) if rows.numel() else 0.0
         self.square = float(rows.square().sum(1).max())
         self.norm = self.square**0.5
@@ -237,7 +237,7 @@ def _first(point, few, passes, eps, model):
     passed = linearise(network, few, loss)
     terms = _Terms(passed, network)
     plain = _plain(network, loss, outputs, passed.loss_function.targets, model)
-    passes("loss", passed.losses.mean(), plain[0], 1e3 * eps, 0.1 * terms.loss)
+    passes("loss", passed.losses.detach().mean(), plain[0], 1e3 * eps, 0.1 * terms.loss)
     passes("gradient", passed.gradient(), plain[1], 1e4 * eps, 1e-2 * terms.entry)
     one = slice(0, min(2, passed.samples))
     found = passed.sample_gradients(one)

@@ -69,7 +69,7 @@ def server():
 def cache(tmp_path, monkeypatch):
     """A cache of its own for each test, no FLATMIN_DATA, no proxy."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(files.pooch, "os_cache", lambda name: folder / name)
+    monkeypatch.setattr("pooch.os_cache", lambda name: folder / name)
     monkeypatch.delenv("FLATMIN_DATA", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return folder / "flatmin" / "mnist"

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pooch
 
 __all__ = ["CIFAR10", "FASHION_MNIST", "MNIST", "DataUnavailableError", "Source", "fetch", "read_idx"]
 
@@ -90,6 +89,8 @@ def _places(source: Source) -> list[Path]:
 
 
 def _cache(source):
+    import pooch  # only what may be downloaded needs it
+
     return Path(pooch.os_cache("flatmin")) / source.folder
 
 
@@ -101,6 +102,8 @@ def fetch(source: Source, name: str) -> Path:
     and the mirrors are tried in turn. Raises DataUnavailableError where none of them answers with the right
     file, or where FLATMIN_DATA holds a file of that name with another content.
     """
+    import pooch
+
     digest = source.files[name]
     for place in _places(source):
         path = place / name
@@ -116,6 +119,8 @@ def fetch(source: Source, name: str) -> Path:
 
 
 def _download(source, name, known_hash):
+    import pooch
+
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**16, timeout=_TIMEOUT)
     reasons = []
     for mirror in source.mirrors:

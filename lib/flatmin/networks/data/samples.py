@@ -225,12 +225,12 @@ def _tensor(value) -> Tensor:
             raise refused("data", value, "without masked entries")
         try:
             array = np.asarray(value)
-            if array.dtype.kind not in "biufc":
-                raise refused("data", value, f"{allowed}, not of {array.dtype}")
-            # a copy: torch reads no foreign byte order nor steps backwards, and warns of what is read-only
-            found = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-        except (TypeError, ValueError) as error:
-            raise refused("data", value, allowed) from error
+        except (TypeError, ValueError):
+            raise refused("data", value, allowed) from None
+        if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or array.dtype == np.longdouble:
+            raise refused("data", value, f"{allowed}, not of {array.dtype}")
+        # a copy: torch reads no foreign byte order nor steps backwards, and warns of what is read-only
+        found = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     return found.to(_WIDER.get(found.dtype, found.dtype))
 
 

@@ -29,7 +29,7 @@ def pulled_squares(network: Network, inputs, tops: Tensor) -> Tensor | None:
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def keep(module, arguments, output):
-        seen.append((module, arguments[0].detach(), output))
+        seen.append((module, arguments[0].detach() if arguments else None, output))
         return output.clone()  # what follows may work in place
 
     hooks = [module.register_forward_hook(keep) for module in modules]
@@ -51,8 +51,8 @@ _AXES = {nn.Conv2d: 4, nn.Linear: 2}
 
 
 def _fits(module, a, output, rows):
-    """Whether a call is one that :func:`_squares` reads: a row a sample, under autograd."""
-    return a.ndim == _AXES[type(module)] and len(a) == rows and output.requires_grad
+    """Whether a call is one that :func:`_squares` reads: a row a sample, not by keyword, under autograd."""
+    return a is not None and a.ndim == _AXES[type(module)] and len(a) == rows and output.requires_grad
 
 
 def _readable(network):

@@ -21,7 +21,6 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sparse
-import skfem
 import sympy as sp
 from scipy.sparse.linalg import splu
 
@@ -30,7 +29,7 @@ from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import ETA, SIGMA, Noise, RandomShift
 
-__all__ = ["Density", "Equation", "Region", "convention_drift", "noise_root", "stationary"]
+__all__ = ["Density", "Equation", "Region", "noise_root", "stationary"]
 
 #: the noise level Δ_S = ησ
 DELTA_S = sp.Symbol("Delta_S", positive=True)
@@ -53,22 +52,8 @@ def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
     return per_step.applyfunc(lambda e: sp.simplify(e.subs(SIGMA, DELTA_S / ETA)))
 
 
-def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
-    """Return the vector c (d, 1) of J = −P∇L − cP − D∇P for D = BBᵀ, B the ``root`` (d, k).
-
-    Raises ValueError for an unknown convention, or a root without a row for each of the ``coordinates``.
-    """
-    convention_power(convention)
-    _check.instance("root", root, sp.MatrixBase)
-    if isinstance(coordinates, str) or not all(isinstance(q, sp.Symbol) for q in np.ravel(coordinates)):
-        raise _check.refused("coordinates", coordinates, "symbols")
-    if root.rows != np.size(coordinates):
-        raise _check.refused("coordinates", coordinates, f"as many as root has rows, {root.rows}")
-    return _drift(root, root * root.T, coordinates, convention)
-
-
 def _drift(root, diffusion, q, convention):
-    """c from B, or from D alone in Itô's sense: its cross terms may have been left out."""
+    """c (d, 1) of J = −P∇L − cP − D∇P from B, or for Itô from D, whose cross terms may have been left out."""
     indices = range(root.rows)
     if convention == "ito":
         return sp.Matrix([sum(sp.diff(diffusion[i, j], q[j]) for j in indices) for i in indices])
@@ -154,6 +139,8 @@ class Equation:
         self.even = self._even()
         self.lines = region._lines(self.even)
         # two Gauss points more than a polynomial of this degree needs, for the coefficients
+        import skfem  # networks and their experiments come without it
+
         self.basis = skfem.CellBasis(
             skfem.MeshQuad.init_tensor(*self.lines),
             skfem.ElementQuadP(int(region.degree)),
