@@ -13,7 +13,19 @@ import reprlib
 
 import numpy as np
 
-__all__ = ["array", "choice", "finite", "flag", "instance", "integer", "number", "refused", "together"]
+__all__ = [
+    "array",
+    "choice",
+    "finite",
+    "flag",
+    "instance",
+    "integer",
+    "integers",
+    "number",
+    "numbers",
+    "refused",
+    "together",
+]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -52,6 +64,16 @@ def number(name: str, value, *, above=None, least=None, below=None, most=None, i
     ):
         raise refused(name, value, allowed)
     return found
+
+
+def numbers(*, above=None, least=None, most=None, **arguments) -> tuple[float, ...]:
+    """Each of the ``arguments`` as :func:`number` gives it, all within the same bounds."""
+    return tuple(number(n, value, above=above, least=least, most=most) for n, value in arguments.items())
+
+
+def integers(*, least=None, most=None, **arguments) -> tuple[int, ...]:
+    """Each of the ``arguments`` as :func:`integer` gives it, all within the same bounds."""
+    return tuple(integer(n, value, least=least, most=most) for n, value in arguments.items())
 
 
 def integer(name: str, value, *, least=None, most=None) -> int:

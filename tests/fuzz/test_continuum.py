@@ -6,7 +6,7 @@ import sympy as sp
 
 from flatmin.theory.continuum import critical, escape, fokker_planck, reduction, slow
 from flatmin.theory.continuum.critical import critical_law
-from flatmin.theory.continuum.fokker_planck import Equation, Region, convention_drift, noise_root, stationary
+from flatmin.theory.continuum.fokker_planck import Equation, Region, noise_root, stationary
 from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.continuum.slow import SlowEquation, variance_growth
 from flatmin.theory.noise import RandomShift
@@ -63,7 +63,6 @@ CASES = [
         },
     ),
     Case(noise_root, {"landscape": VALLEY, "noise": RandomShift()}),
-    Case(convention_drift, {"root": sp.Matrix([[1 + X**2]]), "coordinates": (X,), "convention": "ito"}),
     Case(Region),
     Case(Equation, {"landscape": VALLEY, "noise": RandomShift(), "convention": "ito", "region": SMALL}),
     Case(EQUATION.operator, {"delta_s": 0.1}),

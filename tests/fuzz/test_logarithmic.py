@@ -44,7 +44,6 @@ CASES = [
     ),
     Case(laws.fit_exponent, {"ratios": RATIOS}),
     Case(laws.exponent_of, {"mean_log": 0.3}),
-    Case(laws.mean_log_ratio, {"phi": 3.0}),
     Case(laws.fit_histogram, {"theta": np.sqrt(RATIOS - 1), "ratios_of": lambda at: 1 + at**2, "bins": 10}),
     Case(kesten_exponent, {"log_moment": lambda kappa: kappa * (kappa - 2)}),
     Case(StationaryLaw, {"r": LAW.r, "mass": LAW.mass, "width": LAW.width, "dimension": 1}),

@@ -57,7 +57,7 @@ def run(**changed):
     return simulate.simulate(**(arguments | changed))
 
 
-KINDS = [noise.Noise, noise.RandomShift, noise.Isotropic, noise.TraceMatched, noise.HessianAligned]
+KINDS = [noise.Noise, noise.RandomShift, noise.Isotropic, noise.HessianAligned]
 KINDS += [noise.LossProportional, noise.NoNoise]
 SLICE = {"at": AT, "delta_s": 2e-3}
 EQUATION = {"landscape": FORK, "eta": 0.05, "delta_s": 2e-3, "start_y": 5.0, "steps": 50, "points": 20}
@@ -151,7 +151,6 @@ CASES = [
     Case(CHAIN.survival, {"x": np.array([-0.1, 0.1])}, right={"x": NONE}),
     Case(CHAIN.mean, {"values": CHAIN.x, "side": "flat"}),
     Case(hopping.extrapolated_flat, {**SLICE, "eta": 0.05, "halvings": 2}),
-    Case(freezing_point.phi_of_y, {"landscape": FORK}),
     Case(freezing_point.phi_bound, {"landscape": FORK}),
     Case(freezing_point.regime, {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}),
     Case(freezing_point.freezing_y, {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}, right=NAN),

@@ -20,18 +20,9 @@ __all__ = ["CONSTANTS", "FUNCTIONS", "parse"]
 
 #: what a text may call; each of them the compiled simulator has too
 FUNCTIONS = {
-    "abs": sp.Abs,
-    "cos": sp.cos,
-    "exp": sp.exp,
-    "log": sp.log,
-    "max": sp.Max,
-    "min": sp.Min,
-    "sign": sp.sign,
-    "sin": sp.sin,
-    "sqrt": sp.sqrt,
-    "tanh": sp.tanh,
-    "Piecewise": sp.Piecewise,
-}
+    f.__name__.lower(): f
+    for f in (sp.Abs, sp.cos, sp.exp, sp.log, sp.Max, sp.Min, sp.sign, sp.sin, sp.sqrt, sp.tanh)
+} | {"Piecewise": sp.Piecewise}
 _OTHER_SPELLINGS = {"Abs": "abs", "Max": "max", "Min": "min"}
 CONSTANTS = {"pi": sp.pi}
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

@@ -7,7 +7,6 @@ from that expression, so text, derivation and simulation cannot disagree.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -110,8 +109,7 @@ class Landscape:
         _check.instance(argument, values, Mapping)
         names = [p.name for p in self.parameters]
         for name, value in values.items():
-            if name not in names:
-                raise ValueError(f"{argument}: parameter {name!r} is unknown; {self._suggest(name)}")
+            _check.choice(f"{argument}: parameter", name, names)
             _check.number(name, value, least=-_LARGEST, most=_LARGEST)
         return {name: float(values[name]) for name in names if name in values}
 
@@ -153,12 +151,6 @@ class Landscape:
     def symbol(self, name: str) -> sp.Symbol:
         """The coordinate or parameter of that name; ValueError for a name it does not have."""
         return self._known[_check.choice("name", name, self._known)]
-
-    def _suggest(self, name: str) -> str:
-        known = [s.name for s in self.parameters + self.coordinates]
-        close = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{hint}{self.name} knows {', '.join(known)}"
 
     # ------------------------------------------------------------------ numbers
     def at(self, **values: float) -> Landscape:
@@ -227,9 +219,7 @@ class Landscape:
     def _points(self, points):
         """One float array for each coordinate, inside the domain."""
         if len(points) != self.dimension:
-            raise ValueError(
-                f"points={len(points)}: must be {self.dimension} arrays, one for each coordinate"
-            )
+            raise _check.refused("points", len(points), f"{self.dimension} arrays, one for each coordinate")
         arrays = [np.asarray(p) for p in points]
         for coordinate, given, array in zip(self.coordinates, points, arrays, strict=True):
             if array.dtype.kind not in "iuf":
@@ -265,9 +255,8 @@ class Landscape:
 def _symbols(name, given, least=0) -> tuple[sp.Symbol, ...]:
     """A tuple of symbols with names of their own."""
     allowed = "a sequence of sympy symbols" + (", at least one" if least else "")
-    if not isinstance(given, (tuple, list)) or not all(isinstance(s, sp.Symbol) for s in given):
-        raise _check.refused(name, given, allowed)
-    if len(given) < least:
+    symbols = isinstance(given, (tuple, list)) and all(isinstance(s, sp.Symbol) for s in given)
+    if not symbols or len(given) < least:
         raise _check.refused(name, given, allowed)
     if any(s.name in _TAKEN for s in given):
         raise _check.refused(name, given, f"named otherwise than {', '.join(_TAKEN)}")

@@ -23,7 +23,6 @@ __all__ = [
     "NoNoise",
     "Noise",
     "RandomShift",
-    "TraceMatched",
     "gaussian_moments",
 ]
 
@@ -111,18 +110,6 @@ class Isotropic(Noise):
         return sp.sqrt(2 * SIGMA) * sp.Matrix(normals)
 
 
-class TraceMatched(Noise):
-    """Isotropic noise with the trace of the random-shift noise at every point: C = (2σ/d) Tr(H²)·1.
-
-    GLD "of the same strength": it has the position dependence of SGD noise but not its direction.
-    """
-
-    def gradient_noise(self, landscape, normals):
-        """One draw of ∇L^μ − ∇L, shape (d, 1)."""
-        trace = sum(h**2 for h in landscape.hessian) / landscape.dimension
-        return sp.sqrt(2 * SIGMA * trace) * sp.Matrix(normals)
-
-
 class HessianAligned(Noise):
     """C = 2σH, H projected on its positive part where it is indefinite (Y26 Eq. 6); two coordinates.
 
@@ -154,22 +141,15 @@ class HessianAligned(Noise):
         """f(H) of the symmetric 2×2 Hessian for a function f of its eigenvalues m ± d."""
         _check.instance("landscape", landscape, Landscape)
         if landscape.dimension != 2:
-            raise ValueError(
-                f"landscape={landscape.name!r}: must have two coordinates for HessianAligned, "
-                f"it has {landscape.dimension}"
-            )
+            allowed = f"of two coordinates for HessianAligned, it has {landscape.dimension}"
+            raise _check.refused("landscape", landscape.name, allowed)
         a, b, c = landscape.hessian[0, 0], landscape.hessian[0, 1], landscape.hessian[1, 1]
         mean = (a + c) / 2
         # the smallest normal double keeps 0/0 away where both eigenvalues coincide
         gap = sp.sqrt(((a - c) / 2) ** 2 + b**2 + sp.Float(2.3e-308))
         upper, lower = function(mean + gap), function(mean - gap)
-        along = (upper - lower) / (2 * gap)
-        return sp.Matrix(
-            [
-                [(upper + lower) / 2 + along * (a - mean), along * b],
-                [along * b, (upper + lower) / 2 + along * (c - mean)],
-            ]
-        )
+        along, middle = (upper - lower) / (2 * gap), (upper + lower) / 2
+        return sp.Matrix([[middle + along * (a - mean), along * b], [along * b, middle + along * (c - mean)]])
 
 
 @dataclass(frozen=True)

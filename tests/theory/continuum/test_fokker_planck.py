@@ -7,7 +7,6 @@ from flatmin.theory.continuum.fokker_planck import (
     Density,
     Equation,
     Region,
-    convention_drift,
     noise_root,
     stationary,
 )
@@ -82,10 +81,14 @@ def test_conventions_against_quadrature(convention, power):
 
 
 def test_stratonovich_drift_lies_between_in_one_dimension():
-    root = sp.Matrix([[1 + X**2]])
-    ito, middle = (convention_drift(root, (X,), name)[0] for name in ("ito", "stratonovich"))
-    assert sp.expand(ito - 2 * middle) == 0
-    assert convention_drift(root, (X,), "isothermal")[0] == 0
+    separable = Landscape(X**2 / 2 + X**4 / 12 + Y**2, (X, Y))  # B = √Δ_S (1 + x²) along x
+    drift = {
+        name: Equation(separable, RandomShift(), convention=name, region=SMALL).noise_drift[0]
+        for name in ("ito", "stratonovich", "isothermal")
+    }
+    assert sp.expand(drift["ito"] - sp.diff((1 + X**2) ** 2, X)) == 0
+    assert sp.expand(drift["ito"] - 2 * drift["stratonovich"]) == 0
+    assert drift["isothermal"] == 0
 
 
 @pytest.mark.parametrize("degree", [2, 3])

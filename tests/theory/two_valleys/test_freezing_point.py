@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import sympy as sp
 
 from flatmin.theory.noise import HessianAligned, RandomShift
 from flatmin.theory.sgd.simulate import simulate
@@ -8,14 +9,19 @@ from flatmin.theory.two_valleys.freezing_point import (
     freezing_y,
     frozen_flat,
     phi_bound,
-    phi_of_y,
     regime,
 )
 from flatmin.theory.two_valleys.hopping import FrozenChain, frozen, printed_flat
-from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
+from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, two_valleys
 
 PAPER_LANDSCAPE = two_valleys().at(**PAPER)
 EPS_PHI = 4e-4
+
+
+def phi_of_y(printed=False):
+    """Φ(y) of A36; as printed (the first line of A37) half of it."""
+    slope = sp.diff(barrier() * (flatness("flat") - flatness("sharp")), PAPER_LANDSCAPE.symbol("y"))
+    return PAPER_LANDSCAPE.function(path_drift() * slope / (4 if printed else 2))
 
 
 def test_phi_of_the_paper():
@@ -25,8 +31,7 @@ def test_phi_of_the_paper():
 
 def test_phi_is_the_drift_times_the_slope_of_the_exponent():
     """Φ(y) against a finite difference of ΔL (f₁ − f₂)/2 times the drift: the printed one is half of it."""
-    derived = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE))
-    printed = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE, printed=True))
+    derived, printed = phi_of_y(), phi_of_y(printed=True)
     h = 1e-4
     for y in (1.0, 7.0, 30.0):
         low, high = frozen(PAPER_LANDSCAPE, y - h), frozen(PAPER_LANDSCAPE, y + h)
@@ -39,7 +44,7 @@ def test_phi_is_the_drift_times_the_slope_of_the_exponent():
 
 def test_bound_is_above_phi_everywhere():
     y = np.linspace(0.1, 200, 2000)
-    printed = PAPER_LANDSCAPE.function(phi_of_y(PAPER_LANDSCAPE, printed=True))(0.0, y)
+    printed = phi_of_y(printed=True)(0.0, y)
     bound = phi_bound(PAPER_LANDSCAPE)
     assert printed.max() < bound < 1.2 * printed.max()
 

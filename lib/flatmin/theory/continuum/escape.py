@@ -26,7 +26,6 @@ __all__ = ["escape_rate", "kramers_rate", "mean_passage_time", "plane_passage_ti
 
 #: collocation points of a panel, and how many panels there may be: their matrices take 2 kB each
 _POINTS, _MOST = 12, 100_000
-_ENDS = ("start", "target", "far")
 
 
 def mean_passage_time(
@@ -48,7 +47,7 @@ def mean_passage_time(
         Panels of 12 Radau points between target and far.
     """
     _check.instance("equation", equation, SlowEquation)
-    start, target, far = (_check.number(*pair) for pair in zip(_ENDS, (start, target, far), strict=True))
+    start, target, far = _check.numbers(start=start, target=target, far=far)
     panels = _check.integer("panels", panels, least=1, most=_MOST)
     if not (min(target, far) <= start <= max(target, far)) or target == far:
         raise ValueError(f"start={start:g}: must lie between target={target:g} and far={far:g}")
@@ -137,7 +136,7 @@ def escape_rate(
         Beyond the barrier, such as the bottom of the next well.
     """
     _check.instance("equation", equation, SlowEquation)
-    target, far = _check.number("target", target), _check.number("far", far)
+    target, far = _check.numbers(target=target, far=far)
     if target == far:
         raise ValueError(f"target={target:g}: must differ from far={far:g}")
     panels = _check.integer("panels", panels, least=1, most=_MOST)

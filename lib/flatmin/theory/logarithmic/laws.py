@@ -24,7 +24,6 @@ __all__ = [
     "exponent_of",
     "fit_exponent",
     "fit_histogram",
-    "mean_log_ratio",
     "passage_exponent",
     "power_law_rate",
     "stationary_exponent",
@@ -118,15 +117,11 @@ def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):
     temperature = _check.array("temperature", temperature, above=0)
     minimum, saddle = _check.number("minimum", minimum), _check.array("saddle", saddle)
     if not minimum > 0:
-        raise ValueError(
-            f"minimum={minimum!r}: the loss must be positive at the minimum, or the time change stands still"
-        )
+        raise _check.refused("minimum", minimum, "a positive loss, or the time change stands still")
     with np.errstate(over="ignore"):
         ratio = saddle / minimum
         if not np.all(ratio > 1) or not np.all(ratio < np.inf):
-            raise ValueError(
-                f"saddle={_check.shown(saddle)}: must lie above the loss of the minimum={minimum!r}"
-            )
+            raise _check.refused("saddle", saddle, f"above the loss of the minimum={minimum!r}")
         _check.together(temperature=temperature, saddle=saddle)
         # the rate per τ on U = log L, whose Hessians are those of L over L, times L* for the unit of t
         per_tau = kramers_rate(temperature, np.log(ratio), hessian, saddle_hessian)
@@ -154,7 +149,7 @@ def aligned_factor(loss, curvature, ratio, minimum, saddle):
     _check.instance("loss", loss, Callable)
     _check.instance("curvature", curvature, Callable)
     ratio = _check.number("ratio", ratio, above=0, least=1e-3, most=1e3)
-    minimum, saddle = _check.number("minimum", minimum), _check.number("saddle", saddle)
+    minimum, saddle = _check.numbers(minimum=minimum, saddle=saddle)
     span, tiny = saddle - minimum, 1e-4
     with np.errstate(all="ignore"):
         x = minimum + span * np.linspace(0, 1, 2001)
@@ -201,7 +196,7 @@ def fit_exponent(ratios, dimension=1, beyond=1.0):
 def exponent_of(mean_log, dimension=1, beyond=1.0):
     """Return the φ whose law (L/L*)^(−φ), where L/L* > ``beyond``, has the given mean of log L/L*.
 
-    The other arguments are those of :func:`mean_log_ratio`. Raises ValueError where there is none.
+    The other arguments are those of :func:`fit_exponent`. Raises ValueError where there is none.
     """
     dimension, beyond = _tail(dimension, beyond)
     return _solved("mean_log", _check.number("mean_log", mean_log, above=0), dimension, beyond)
@@ -228,45 +223,16 @@ def _solved(name, mean_log, dimension, beyond):
 _LOG_PHI = (-12, 25)
 
 
-def mean_log_ratio(phi, dimension=1, beyond=1.0):
-    """⟨log L/L*⟩ where L/L* > ``beyond`` under P(θ) ∝ (L/L*)^(−φ), θ of ``dimension`` entries.
-
-    Raises ValueError for numbers out of range.
-
-    Parameters
-    ----------
-    phi : float
-        φ, above n/2.
-    dimension : float
-        n, positive; 1 if ``beyond`` is above 1.
-    beyond : float
-        At least 1.
-
-    Returns
-    -------
-    float
-    """
-    dimension, beyond = _tail(dimension, beyond)
-    phi = _check.number("phi", phi)
-    if not phi > dimension / 2:
-        raise _check.refused("phi", phi, f"above half of dimension={dimension:g}")
-    with np.errstate(all="ignore"):
-        return _check.finite(
-            _mean_log_ratio(phi, dimension, beyond), phi=phi, dimension=dimension, beyond=beyond
-        )
-
-
 def _tail(dimension, beyond):
-    dimension, beyond = (
-        _check.number("dimension", dimension, above=0),
-        _check.number("beyond", beyond, least=1),
-    )
+    dimension = _check.number("dimension", dimension, above=0)
+    beyond = _check.number("beyond", beyond, least=1)
     if beyond > 1 and dimension != 1:
         raise ValueError(f"beyond={beyond:g}: must be 1 unless dimension is 1, it is dimension={dimension:g}")
     return dimension, beyond
 
 
 def _mean_log_ratio(phi, dimension, beyond):
+    """⟨log L/L*⟩ where L/L* > ``beyond`` under P(θ) ∝ (L/L*)^(−φ), θ of ``dimension`` entries."""
     half = dimension / 2
     if beyond == 1:
         if phi - half > 1e6:  # the difference of two large ψ loses its digits; next term of the series 1/φ³

@@ -18,9 +18,8 @@ def both_clocks(
     Returns (runs, 2): t = η × steps, and τ = Σ η L(x) on the way; NaN for a run that takes more than
     ``steps`` or diverges. Raises ValueError for an η or T that is not positive, or no runs.
     """
-    eta, temperature = _check.number("eta", eta, above=0), _check.number("temperature", temperature, above=0)
-    runs = _check.integer("runs", runs, least=1, most=10**9)
-    steps = _check.integer("steps", steps, least=1, most=10**12)
+    eta, temperature = _check.numbers(eta=eta, temperature=temperature, above=0)
+    runs, steps = _check.integers(runs=runs, steps=steps, least=1, most=10**12)
     kept = np.empty((runs, 2))
     _clocks(eta, temperature, steps, kept, np.random.default_rng(_check.integer("seed", seed, least=0)))
     return kept

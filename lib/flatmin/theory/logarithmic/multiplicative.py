@@ -190,8 +190,7 @@ class RegressionChain:
             """Nodes of √(χ²/scale) and log weights."""
             x = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
             w = np.repeat(np.diff(edges), 10) / 2 * np.tile(weights, len(edges) - 1)
-            log_density = (freedom - 1) * np.log(x) - x**2 / 2 - (freedom / 2 - 1) * np.log(2)
-            return x / np.sqrt(scale), np.log(w) + log_density - gammaln(freedom / 2)
+            return x / np.sqrt(scale), np.log(w) + _log_chi(x, freedom)
 
         u, log_w = chi(self.batch_size, self.batch_size, edges[0])
         square = (1 - self.eta * u**2) ** 2
@@ -247,10 +246,8 @@ class RegressionChain:
         of the quadratures for √v, ξ and χ_{d−1}. Raises ValueError for another grid, or numbers of nodes out
         of range.
         """
-        grid, nodes = (
-            _grid("grid", grid),
-            _check.array("nodes", nodes, shape=(3,), dtype=int, least=2, most=2000),
-        )
+        grid = _grid("grid", grid)
+        nodes = _check.array("nodes", nodes, shape=(3,), dtype=int, least=2, most=2000)
         u, w_u = _chi_nodes(self.batch_size, nodes[0])
         xi, w_xi = _legendre(-8.0, 8.0, nodes[1])
         w_xi = w_xi * np.exp(-(xi**2) / 2) / np.sqrt(2 * np.pi)
@@ -319,11 +316,15 @@ def _legendre(low, high, number):
     return low + (high - low) * (nodes + 1) / 2, weights * (high - low) / 2
 
 
+def _log_chi(x, freedom):
+    """Log density of √χ² with ``freedom`` degrees of freedom."""
+    return (freedom - 1) * np.log(x) - x**2 / 2 - (freedom / 2 - 1) * np.log(2) - gammaln(freedom / 2)
+
+
 def _chi_nodes(freedom, number):
     """Nodes and weights for √χ² with ``freedom`` degrees of freedom."""
     x, w = _legendre(max(0.0, np.sqrt(freedom) - 7.5), np.sqrt(freedom) + 7.5, number)
-    log_density = (freedom - 1) * np.log(x) - x**2 / 2 - (freedom / 2 - 1) * np.log(2) - gammaln(freedom / 2)
-    return x, w * np.exp(log_density)
+    return x, w * np.exp(_log_chi(x, freedom))
 
 
 @njit(cache=True)

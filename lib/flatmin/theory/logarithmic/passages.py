@@ -28,11 +28,9 @@ def decoupled_passages(
     """
     h = _check.array("curvatures", curvatures, ndim=1, above=0, most=_LARGE)
     levels = _check.array("levels", levels, ndim=1, above=1, most=_LARGE, increasing=True)
-    eta, batch_size = (
-        _check.number("eta", eta, above=0, most=_LARGE),
-        _check.integer("batch_size", batch_size, least=1),
-    )
-    steps, runs = (_check.integer(*pair, least=1, most=10**9) for pair in (("steps", steps), ("runs", runs)))
+    eta = _check.number("eta", eta, above=0, most=_LARGE)
+    batch_size = _check.integer("batch_size", batch_size, least=1)
+    steps, runs = _check.integers(steps=steps, runs=runs, least=1, most=10**9)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     x, ratio, highest = np.zeros((runs, len(h))), np.ones(runs), np.ones(runs)
     passed, alive = np.full((runs, len(levels)), -1), np.arange(runs)

@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partialmethod, reduce
 from pathlib import Path
 
 import numpy as np
@@ -99,49 +99,27 @@ class _Printer(PythonCodePrinter):
             return f"({product})" if whole else product
         return f"(1.0/({product}))" if whole else f"(1.0/{product})"
 
-    def _print_Rational(self, expr):
+    def _print_number(self, expr):
         return repr(float(expr))
 
-    def _print_Integer(self, expr):
-        return repr(float(expr))
+    _print_Rational = _print_Integer = _print_NumberSymbol = _print_Pi = _print_Exp1 = _print_number
 
-    def _print_NumberSymbol(self, expr):
-        return repr(float(expr))
+    def _print_in(self, expr, text):
+        return text.format(self._print(expr.args[0]))
 
-    _print_Pi = _print_Exp1 = _print_NumberSymbol
+    _print_exp = partialmethod(_print_in, text="exponential({})")
+    _print_log = partialmethod(_print_in, text="logarithm({})")
+    _print_sin = partialmethod(_print_in, text="sine({}, 0)")
+    _print_cos = partialmethod(_print_in, text="sine({}, 1)")
+    _print_tanh = partialmethod(_print_in, text="hyperbolic_tangent({})")
+    _print_sign = partialmethod(_print_in, text="sign({})")
+    _print_Heaviside = partialmethod(_print_in, text="(0.5 + 0.5*sign({}))")
 
-    def _print_exp(self, expr):
-        return f"exponential({self._print(expr.args[0])})"
+    def _print_folded(self, expr, function):
+        return reduce(lambda a, b: f"{function}({a}, {b})", map(self._print, expr.args))
 
-    def _print_log(self, expr):
-        return f"logarithm({self._print(expr.args[0])})"
-
-    def _print_sin(self, expr):
-        return f"sine({self._print(expr.args[0])}, 0)"
-
-    def _print_cos(self, expr):
-        return f"sine({self._print(expr.args[0])}, 1)"
-
-    def _print_tanh(self, expr):
-        return f"hyperbolic_tangent({self._print(expr.args[0])})"
-
-    def _print_sign(self, expr):
-        return f"sign({self._print(expr.args[0])})"
-
-    def _print_Heaviside(self, expr):
-        return f"(0.5 + 0.5*sign({self._print(expr.args[0])}))"
-
-    def _print_Max(self, expr):
-        return self._folded("larger", expr)
-
-    def _print_Min(self, expr):
-        return self._folded("smaller", expr)
-
-    def _folded(self, function, expr):
-        first, *rest = (self._print(a) for a in expr.args)
-        for other in rest:
-            first = f"{function}({first}, {other})"
-        return first
+    _print_Max = partialmethod(_print_folded, function="larger")
+    _print_Min = partialmethod(_print_folded, function="smaller")
 
 
 def _product(factor: str, power: int) -> str:
@@ -164,9 +142,8 @@ def require_printable(name: str, expression: sp.Expr) -> None:
     """Raise ValueError for an expression that the compiled code has no words for."""
     for node in sp.preorder_traversal(expression):
         if not isinstance(node, _PRINTED):
-            raise _check.refused(
-                name, node, f"made of what the simulator has, it has no {type(node).__name__}"
-            )
+            allowed = f"made of what the simulator has, it has no {type(node).__name__}"
+            raise _check.refused(name, node, allowed)
 
 
 def _assignments(expressions: dict[str, sp.Expr], indent: str) -> str:

@@ -152,9 +152,8 @@ def simulate(
     progress, threads = _check.flag("progress", progress), _threads(threads)
     plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
     wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
-    run = build(
-        landscape, noise, tuple(wanted.observables.values()), wanted.watched, wanted.hops, wanted.binned
-    )
+    observed, binned = wanted.observables.values(), (axis.coordinate for axis in wanted.axes.values())
+    run = build(landscape, noise, tuple(observed), wanted.watched, wanted.hops, tuple(binned))
     return _package(_execute(run, plan, wanted, threads, progress), plan, wanted)
 
 
@@ -273,11 +272,6 @@ class _Wanted:
         size = 8 * plan.size * (d * (len(self.kept) + 3) + sums + 6) + 4 * plan.size * bins
         largest = max((8 * d * len(self.kept), "keep"), (8 * sums, "batches"), (4 * bins, "histogram"))
         plan.require_room(size, f"trajectories={plan.trajectories}, {largest[1]}")
-
-    @property
-    def binned(self) -> tuple[int, ...]:
-        """The coordinate number of each histogram."""
-        return tuple(axis.coordinate for axis in self.axes.values())
 
 
 def _expression(argument, landscape, text) -> sp.Expr:

@@ -270,13 +270,9 @@ class Minimum:
         """‖H‖_F."""
         return float(np.linalg.norm(self.eigenvalues if self._kernel is None else self._kernel))
 
-    @property
+    @cached_property
     def sharpness(self) -> float:
         """λ₁, the largest eigenvalue of H."""
-        return self._sharpness
-
-    @cached_property
-    def _sharpness(self):
         return float(self.leading(1)[0][0])
 
     @property

@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import sympy as sp
 from scipy.interpolate import PchipInterpolator
 
 from flatmin import _check
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.hopping import SIDES, FrozenChain, frozen, slicer
-from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift, two_valleys
+from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift
 
-__all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "phi_of_y", "regime"]
+__all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "regime"]
 
 #: a rate per iteration that stands for none
 _NEVER = 1e-15
@@ -27,25 +26,13 @@ _LONGEST_TABLE = 4000
 _FARTHEST = 1e6
 
 
-def phi_of_y(landscape: Landscape, printed: bool = False) -> sp.Expr:
-    """Φ(y) of the freezing criterion k₋ ≈ (εΦ/Δ_S) k₊/(k₊ + k₋), Y26 A36, in the landscape's symbols.
-
-    Derived: Φ = ½ ẏ d[ΔL (f₁ − f₂)]/dy. As printed (the first line of A37) it is half of that, since A35
-    drops the 2 of the square. ValueError for another landscape than the two valleys.
-    """
-    _check.flag("printed", printed)
-    if _check.instance("landscape", landscape, Landscape).parameters != two_valleys().parameters:
-        raise _check.refused("landscape", landscape.name, "two_valleys()")
-    slope = sp.diff(barrier() * (flatness("flat") - flatness("sharp")), landscape.symbol("y"))
-    derived = path_drift() * sp.factor(slope) / 2
-    return derived / 2 if printed else derived
-
-
 def phi_bound(landscape: Landscape, printed: bool = True) -> float:
     """The constant that Y26 A37 (second line) puts for Φ: each factor at its own largest value.
 
-    1.33e-5 for the paper's parameters as printed, twice that as derived. The curve drawn in Y26 Fig. 4c has
-    εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code). ValueError for a landscape without these numbers.
+    Φ = ½ ẏ d[ΔL (f₁ − f₂)]/dy in the freezing criterion k₋ ≈ (εΦ/Δ_S) k₊/(k₊ + k₋) (Y26 A36); printed is
+    half of it, since A35 drops the 2 of the square. 1.33e-5 for the paper's parameters as printed. The curve
+    drawn in Y26 Fig. 4c has εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code). ValueError for a landscape
+    without these numbers.
     """
     v, printed = _values(landscape), _check.flag("printed", printed)
     drift = v["L_d"] / v["y_d"] + 8 * v["x0"] ** 2 / (27 * v["f0"] * v["y_f"])
@@ -164,10 +151,8 @@ def follow(
     points : int
         Times at which the solution is kept.
     """
-    steps, points = (
-        _check.integer("steps", steps, least=1, most=10**12),
-        _check.integer("points", points, least=1, most=10**7),
-    )
+    steps = _check.integer("steps", steps, least=1, most=10**12)
+    points = _check.integer("points", points, least=1, most=10**7)
     start_y = _check.number("start_y", start_y, above=0, most=_FARTHEST)
     starts = np.ravel(_check.array("start_x", start_x))
     first = FrozenChain(frozen(landscape, start_y), eta, delta_s, power)

@@ -177,7 +177,7 @@ def landing(eta: float = 0.04, steps: int = 200) -> float:
 
 
 def _steps(eta, tau) -> tuple[float, int]:
-    eta, tau = _check.number("eta", eta, above=0), _check.number("tau", tau, above=0)
+    eta, tau = _check.numbers(eta=eta, tau=tau, above=0)
     if not 1 <= tau / eta <= 1e12:
         raise ValueError(f"eta={eta:g}, tau={tau:g}: must give a run of 1 to 10¹² steps")
     return eta, round(tau / eta)
