@@ -538,6 +538,40 @@ def test_what_cannot_be_measured_right_is_refused(name):
         at(make(), "square", data)
 
 
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+@pytest.mark.parametrize(
+    ("quantity", "check"),
+    [
+        ("losses", "loss"),
+        ("gradient", "gradient"),
+        ("sample_gradients", "sample gradients"),
+        ("pulled_squares", "sample gradients"),
+        ("hessian_product", "product|finite difference"),
+    ],
+)
+def test_a_pass_that_is_wrong_by_a_millionth_or_a_product_by_a_twentieth_is_found(
+    monkeypatch, name, quantity, check
+):
+    """Each quantity of the pass is checked against another route; the plain product by differences only."""
+    kind, factor = (
+        type(at(*_model_loss_data(name)).passed),
+        1.05 if quantity == "hessian_product" else 1 + 1e-6,
+    )
+    right = vars(kind)[quantity]
+    if isinstance(right, functools.cached_property):
+        wrong = property(lambda self: factor * right.func(self))
+    else:
+        wrong = lambda self, *arguments: factor * right(self, *arguments)  # noqa: E731
+    monkeypatch.setattr(kind, quantity, wrong)
+    with pytest.raises(ValueError, match=f"check '({check})': differs by"):
+        at(*_model_loss_data(name))
+
+
+def _model_loss_data(name):
+    model, inputs, targets, loss, _ = zoo.problem(name)
+    return model, loss, (inputs, targets)
+
+
 def test_outputs_that_are_all_equal_are_no_fault_of_the_network():
     """Each sample's gradient of the cross-entropy cancels: to rounding of its terms, not of itself."""
     generator = torch.Generator().manual_seed(0)
