@@ -289,8 +289,7 @@ def test_langevin_noise_of_any_loss_has_the_trace_of_its_batch_gradients():
         thetas = parameters.flat(start)[None].repeat(2, 1)
         stack, samples = stacks.stacked(network, samples, read, thetas)
         assert isinstance(stack, kind)
-        both = [tensor.expand(2, *tensor.shape) for tensor in (samples.inputs, samples.targets)]
-        gradients, traces = stack.gradients_and_traces(*both, read)
+        gradients, traces = stack.gradients_and_traces(stacks.spread(samples, 2), read)
         torch.testing.assert_close(gradients[1], rows.mean(0), rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(traces, expected.expand(2), rtol=1e-10, atol=0)
 

@@ -15,21 +15,8 @@ from torch import Tensor, nn
 
 __all__ = ["digest"]
 
-_PLAIN = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    range,
-    slice,
-    torch.dtype,
-    torch.device,
-    torch.Size,
-    np.dtype,
-)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum)
+_PLAIN += (torch.dtype, torch.device, torch.Size, np.dtype)
 
 
 def digest(thing) -> str:
@@ -48,40 +35,16 @@ def digest(thing) -> str:
 
 def _add(update, thing, seen):
     """Feed ``thing`` to ``update``; what was met before counts by the order of its first meeting."""
-    if isinstance(thing, (enum.Enum, *_PLAIN)):
+    if isinstance(thing, _PLAIN):
         update(f"{type(thing).__name__}:{thing!r};".encode())
-        return
-    if id(thing) in seen:
+    elif id(thing) in seen:
         update(f"again:{seen[id(thing)][0]};".encode())
-        return
-    seen[id(thing)] = len(seen), thing  # kept alive, so that no other gets its id
-    update(f"{_name(type(thing))}(".encode())
-    if isinstance(thing, nn.Module):
-        _add_module(update, thing, seen)
-    elif isinstance(thing, (Tensor, np.ndarray, np.generic)):
-        _add_array(update, thing)
-    elif isinstance(thing, Mapping):
-        _add(update, list(thing.items()), seen)
-    elif isinstance(thing, (list, tuple)):
-        for part in thing:
-            _add(update, part, seen)
-    elif isinstance(thing, (set, frozenset)):
-        _add(update, sorted(map(repr, thing)), seen)
-    elif isinstance(thing, functools.partial):
-        _add(update, (thing.func, thing.args, thing.keywords), seen)
-    elif isinstance(thing, types.MethodType):
-        _add(update, (thing.__func__, thing.__self__), seen)
-    elif isinstance(thing, types.FunctionType):
-        _add_function(update, thing, seen)
-    elif isinstance(thing, types.CodeType):
-        update(thing.co_code)
-        _add(update, (thing.co_consts, thing.co_names), seen)
-    elif hasattr(thing, "__qualname__") or hasattr(thing, "__name__"):
-        update(_name(thing).encode())
     else:
-        _add_class(update, type(thing))
-        _add(update, getattr(thing, "__dict__", {}), seen)
-    update(b");")
+        seen[id(thing)] = len(seen), thing  # kept alive, so that no other gets its id
+        update(f"{_name(type(thing))}(".encode())
+        for part in _parts(thing, seen):
+            update(part) if isinstance(part, memoryview) else _add(update, part, seen)
+        update(b");")
 
 
 def _name(thing) -> str:
@@ -89,51 +52,68 @@ def _name(thing) -> str:
     return f"{getattr(thing, '__module__', '')}.{name}"
 
 
-def _add_array(update, array):
-    tensor = torch.as_tensor(array).detach().cpu()
-    update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    raw = tensor.contiguous().reshape(-1)
-    update(memoryview(raw.view(torch.uint8).numpy()) if raw.numel() else b"")
+def _parts(thing, seen):
+    """What a thing consists of: other things, and the memory of arrays."""
+    match thing:
+        case nn.Module():
+            yield from _module_parts(thing, seen)
+        case Tensor() | np.ndarray() | np.generic():
+            tensor = torch.as_tensor(thing).detach().cpu()
+            yield tensor.dtype, tensor.shape
+            if tensor.numel():
+                yield memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        case Mapping():
+            yield list(thing.items())
+        case list() | tuple():
+            yield from thing
+        case set() | frozenset():
+            yield sorted(map(repr, thing))
+        case functools.partial():
+            yield thing.func, thing.args, thing.keywords
+        case types.MethodType():
+            yield thing.__func__, thing.__self__
+        case types.FunctionType():
+            yield from _function_parts(thing)
+        case types.CodeType():
+            yield thing.co_code, thing.co_consts, thing.co_names
+        case _ if hasattr(thing, "__qualname__") or hasattr(thing, "__name__"):
+            yield _name(thing)
+        case _:
+            yield _sources(type(thing)), getattr(thing, "__dict__", {})
 
 
-def _add_module(update, module, seen):
-    update(f"{module.extra_repr()};{module.training};".encode())
-    _add_class(update, type(module))
+def _module_parts(module, seen):
+    yield module.extra_repr(), module.training, _sources(type(module))
     for name, p in module._parameters.items():
         if p is not None and p.requires_grad:  # the runs' start holds its content; a tied one is met again
             number = seen.setdefault(id(p), (len(seen), p))[0]
             p = (tuple(p.shape), p.dtype, number)
-        _add(update, (name, p), seen)
+        yield name, p
     for name, value in vars(module).items():
         if name in ("training", "_parameters", "_buffers", "_modules"):
             continue
         if isinstance(value, Tensor) and any(p.startswith(f"{name}_") for p in module._parameters):
             continue  # pruning and weight norm compute it anew at each call
-        if name[0] == "_" and isinstance(value, Mapping):
-            value = list(value.values())  # hooks: their numbers differ from process to process
-        _add(update, (name, value), seen)
-    _add(update, (dict(module._buffers), dict(module._modules)), seen)
+        # hooks: their numbers differ from process to process
+        hooks = name[0] == "_" and isinstance(value, Mapping)
+        yield name, list(value.values()) if hooks else value
+    yield dict(module._buffers), dict(module._modules)
 
 
-def _add_class(update, kind):
-    for each in kind.__mro__:
-        update(_source(each))
-
-
-def _add_function(update, function, seen):
-    update(_name(function).encode())
+def _function_parts(function):
     # the lines of a lambda may hold two of them
     source = b"" if function.__name__ == "<lambda>" else _source(function)
-    update(source)
-    if not source:
-        _add(update, function.__code__, seen)
-    cells = []
+    yield _name(function), source or function.__code__
     for cell in function.__closure__ or ():
         try:
-            cells.append(cell.cell_contents)
+            yield cell.cell_contents
         except ValueError:  # not filled yet
-            cells.append(None)
-    _add(update, (function.__defaults__, function.__kwdefaults__, cells), seen)
+            yield None
+    yield function.__defaults__, function.__kwdefaults__
+
+
+def _sources(kind) -> list[bytes]:
+    return [_source(each) for each in kind.__mro__]
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from flatmin.networks.data.samples import mapped
 from flatmin.networks.device import choose
 from flatmin.networks.train.plan import Plan, path_of, plan_of
 from flatmin.networks.train.runs import Runs
-from flatmin.networks.train.stacks import fitted, private, stacked, still
+from flatmin.networks.train.stacks import fitted, private, spread, stacked, still
 
 __all__ = ["train"]
 
@@ -187,24 +187,15 @@ class _Steps:
         self.per_epoch = self.count // plan.batch_size
         thetas = stack.thetas()
         self.etas = torch.from_numpy(plan.etas).to(thetas)
-        self.whole = [self._map(lambda t: t.expand(len(plan), *t.shape), tree) for tree in self._trees()]
-
-    @staticmethod
-    def _map(function, tree):
-        return mapped(function, tree)
-
-    def _trees(self):
-        return self.samples.inputs, self.samples.targets
+        self.whole = spread(samples, len(plan))
 
     def __call__(self, t: int) -> None:
         if self.plan.method == "gld":
             self._langevin(t)
         elif self.plan.method == "gd":
-            self.stack.step(*self.whole, self.loss, self.etas)
+            self.stack.step(self.whole, self.loss, self.etas)
         else:
-            index = self._batch(t)
-            x, y = (mapped(lambda tensor: tensor[index], tree) for tree in self._trees())
-            self.stack.step(x, y, self.loss, self.etas)
+            self.stack.step(self.samples.take(self._batch(t)), self.loss, self.etas)
 
     def _batch(self, t):
         plan, epoch = self.plan, t // self.per_epoch
@@ -215,7 +206,7 @@ class _Steps:
 
     def _langevin(self, t):
         plan = self.plan
-        gradient, trace = self.stack.gradients_and_traces(*self.whole, self.loss)
+        gradient, trace = self.stack.gradients_and_traces(self.whole, self.loss)
         if plan.noise_trace is None:
             trace = trace.clamp(min=0) * plan.sampling.factor(self.count, plan.batch_size)
         else:

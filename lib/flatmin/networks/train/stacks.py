@@ -15,7 +15,7 @@ from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
 
-__all__ = ["DenseStack", "GenericStack", "fitted", "private", "stacked", "still"]
+__all__ = ["DenseStack", "GenericStack", "fitted", "private", "spread", "stacked", "still"]
 
 _ENTRIES = 2**22  # numbers in one temporary array
 
@@ -92,22 +92,17 @@ def stacked(network: Network, samples: Samples, loss: Loss, thetas: Tensor):
     """
     few = samples.take(slice(0, min(2, len(samples))))
     runs = torch.cat([thetas[:1], thetas[-1:]])
-    wanted = GenericStack(network, runs, mapped=False).gradients(*_spread(few, 2), loss)
+    wanted = GenericStack(network, runs, mapped=False).gradients(spread(few, 2), loss)
     read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
     if read is not None and all(layer.activation in _SLOPES for layer in read[1]):
-        fixed, layers = read
-
-        def prepared(part):
-            inputs = part.inputs
-            for module in fixed:
-                inputs = module(inputs)
-            return Samples(inputs, part.targets)
-
-        small = prepared(few)
-        if small.inputs.ndim == 2 and small.inputs.is_floating_point():
-            found = DenseStack(layers, runs).gradients(*_spread(small, 2), loss)
+        inputs = samples.inputs
+        for module in read[0]:
+            inputs = module(inputs)
+        if inputs.ndim == 2 and inputs.is_floating_point():
+            ready = Samples(inputs, samples.targets)
+            found = DenseStack(read[1], runs).gradients(spread(ready.take(slice(0, len(few))), 2), loss)
             if _agree(found, wanted):
-                return DenseStack(layers, thetas), prepared(samples)
+                return DenseStack(read[1], thetas), ready
     return GenericStack(network, thetas, _can_be_mapped(network, few, loss, runs, wanted)), samples
 
 
@@ -116,7 +111,7 @@ def _can_be_mapped(network, few, loss, runs, wanted) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*performance drop.*")
-            found = GenericStack(network, runs, mapped=True).gradients(*_spread(few, 2), loss)
+            found = GenericStack(network, runs, mapped=True).gradients(spread(few, 2), loss)
     except Exception:  # whatever a model may do that torch.func cannot follow: one after the other is right
         return False
     return _agree(found, wanted)
@@ -128,13 +123,13 @@ def _agree(found: Tensor, wanted: Tensor) -> bool:
     return bool((found - wanted).abs().max() <= 1e3 * torch.finfo(wanted.dtype).eps * scale)
 
 
-def _spread(samples, runs):
-    """The same samples for each of ``runs``: inputs and targets with one more axis in front."""
+def spread(samples: Samples, runs: int) -> Samples:
+    """The same samples for each of ``runs``: every tensor with one more axis in front."""
 
     def wide(tensor):
         return tensor.expand(runs, *tensor.shape)
 
-    return mapped(wide, samples.inputs), mapped(wide, samples.targets)
+    return Samples(mapped(wide, samples.inputs), mapped(wide, samples.targets))
 
 
 def _relu_slope(back, a):
@@ -150,35 +145,33 @@ _SLOPES = {nn.ReLU: _relu_slope, nn.Tanh: _tanh_slope, nn.Identity: lambda back,
 
 
 class DenseStack:
-    """R fully connected networks: weights (R, h, d), biases (R, 1, h), gradients by hand."""
+    """R fully connected networks: weights (R, h, d), biases (R, 1, h), gradients by hand.
+
+    Batches are samples with an axis of R runs in front: (R, B, …).
+    """
 
     def __init__(self, layers, thetas: Tensor):
-        self.kinds = [layer.activation for layer in layers]
-        self.weights, self.biases = [], []
+        self.kinds, self.weights, self.biases = [layer.activation for layer in layers], [], []
+        alone = {"memory_format": torch.contiguous_format}  # products with parts of one θ are slower
         for layer in layers:
-            h, d = layer.weight.shape
-            self.weights.append(thetas[:, layer.weight_slice].reshape(-1, h, d).contiguous())
-            bias = None if layer.bias is None else thetas[:, layer.bias_slice].reshape(-1, 1, h).contiguous()
+            weight = thetas[:, layer.weight_slice].unflatten(1, layer.weight.shape)
+            self.weights.append(weight.clone(**alone))
+            bias = None if layer.bias is None else thetas[:, None, layer.bias_slice].clone(**alone)
             self.biases.append(bias)
+
+    def _parts(self):
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [part for pair in pairs for part in pair if part is not None]
 
     def thetas(self) -> Tensor:
         """Parameters of all runs, (R, P)."""
-        parts = []
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            parts.append(weight.flatten(1))
-            if bias is not None:
-                parts.append(bias.flatten(1))
-        return torch.cat(parts, 1)
+        return torch.cat([part.flatten(1) for part in self._parts()], 1)
 
     def load(self, thetas: Tensor) -> None:
         """Set the parameters of all runs from (R, P)."""
-        start = 0
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            for part in (weight, bias):
-                if part is not None:
-                    count = part[0].numel()
-                    part.copy_(thetas[:, start : start + count].view(part.shape))
-                    start += count
+        parts = self._parts()
+        for part, new in zip(parts, thetas.split([p[0].numel() for p in parts], 1), strict=True):
+            part.copy_(new.view(part.shape))
 
     def _forward(self, x):
         inputs = []
@@ -195,10 +188,10 @@ class DenseStack:
             return None
         return _SLOPES[self.kinds[index - 1]](torch.bmm(back, self.weights[index]), inputs[index])
 
-    def step(self, x: Tensor, y: Tensor, loss: Loss, etas: Tensor) -> None:
-        """One step θ ← θ − η ∇L on inputs (R, B, d), with ``etas`` (R,)."""
-        inputs, outputs = self._forward(x)
-        back = loss.slopes(outputs, y).mul_((etas / x.shape[1])[:, None, None])
+    def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
+        """One step θ ← θ − η ∇L of each run, with ``etas`` (R,)."""
+        inputs, outputs = self._forward(batches.inputs)
+        back = loss.slopes(outputs, batches.targets).mul_((etas / outputs.shape[1])[:, None, None])
         for index in range(len(self.weights) - 1, -1, -1):
             below = self._below(back, index, inputs)
             self.weights[index].baddbmm_(back.transpose(1, 2), inputs[index], alpha=-1)
@@ -206,19 +199,18 @@ class DenseStack:
                 self.biases[index].sub_(back.sum(1, keepdim=True))
             back = below
 
-    def gradients(self, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-        """∇L (R, P) on inputs (R, B, d)."""
-        return self._gradients_and_squares(x, y, loss)[0]
+    def gradients(self, batches: Samples, loss: Loss) -> Tensor:
+        """∇L of each run, (R, P)."""
+        return self._gradients_and_squares(batches, loss)[0]
 
-    def gradients_and_traces(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-        """∇L (R, P) over the samples x (R, n, d), and Tr Σ (R,)."""
-        gradient, squares = self._gradients_and_squares(x, y, loss)
+    def gradients_and_traces(self, batches: Samples, loss: Loss) -> tuple[Tensor, Tensor]:
+        """∇L (R, P) and Tr Σ (R,) over the samples."""
+        gradient, squares = self._gradients_and_squares(batches, loss)
         return gradient, squares - gradient.square().sum(1)
 
-    def _gradients_and_squares(self, x, y, loss):
-        inputs, outputs = self._forward(x)
-        samples = x.shape[1]
-        back = loss.slopes(outputs, y)  # ∂ℓ_i/∂f
+    def _gradients_and_squares(self, batches, loss):
+        inputs, outputs = self._forward(batches.inputs)
+        back = loss.slopes(outputs, batches.targets)  # ∂ℓ_i/∂f
         parts, squares = [], 0.0
         for index in range(len(self.weights) - 1, -1, -1):
             bias, a = self.biases[index], inputs[index]
@@ -226,7 +218,7 @@ class DenseStack:
             squares = squares + back.square().sum(2) * (a.square().sum(2) + extra)
             if bias is not None:
                 parts.append(back.mean(1))
-            parts.append(torch.bmm(back.transpose(1, 2), a).flatten(1) / samples)
+            parts.append(torch.bmm(back.transpose(1, 2), a).flatten(1) / a.shape[1])
             back = self._below(back, index, inputs)
         return torch.cat(parts[::-1], 1), squares.mean(1)
 
@@ -245,38 +237,38 @@ class GenericStack:
         """Set the parameters of all runs from (R, P)."""
         self._thetas.copy_(thetas)
 
-    def _totals(self, x, y, loss):
-        """Gradients of the batches' totals, (R, P)."""
-        network = self.network
+    def _totals(self, batches, loss):
+        """B of each batch, and B ∇L of each run, (R, P)."""
 
-        def total(theta, one_x, one_y):
-            values = dict(zip(network.names, network.split(theta), strict=True))
-            return loss.total(network.outputs(one_x, values), one_y)
+        def total(theta, inputs, targets):
+            values = dict(zip(self.network.names, self.network.split(theta), strict=True))
+            return loss.total(self.network.outputs(inputs, values), targets)
 
+        count = leaves(batches.targets)[0].shape[1]
         if self.mapped:
-            return vmap(grad(total))(self._thetas, x, y)
+            return count, vmap(grad(total))(self._thetas, batches.inputs, batches.targets)
         found = []
         for run, theta in enumerate(self._thetas):  # cheaper than vmap for convolutions of a run
-            theta = theta.detach().requires_grad_()
-            one_x, one_y = (mapped(lambda t, run=run: t[run], tree) for tree in (x, y))
+            theta, batch = theta.detach().requires_grad_(), batches.take(run)
             with torch.enable_grad():
-                found.append(torch.autograd.grad(total(theta, one_x, one_y), theta)[0])
-        return torch.stack(found)
+                found.append(torch.autograd.grad(total(theta, batch.inputs, batch.targets), theta)[0])
+        return count, torch.stack(found)
 
-    def step(self, x, y, loss: Loss, etas: Tensor) -> None:
-        """One step θ ← θ − η ∇L on inputs (R, B, …), with ``etas`` (R,)."""
-        self._thetas -= (etas / leaves(y)[0].shape[1])[:, None] * self._totals(x, y, loss)
+    def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
+        """One step θ ← θ − η ∇L of each run, with ``etas`` (R,)."""
+        count, totals = self._totals(batches, loss)
+        self._thetas -= (etas / count)[:, None] * totals
 
-    def gradients(self, x, y, loss: Loss) -> Tensor:
-        """∇L (R, P) on inputs (R, B, …)."""
-        return self._totals(x, y, loss) / leaves(y)[0].shape[1]
+    def gradients(self, batches: Samples, loss: Loss) -> Tensor:
+        """∇L of each run, (R, P)."""
+        count, totals = self._totals(batches, loss)
+        return totals / count
 
-    def gradients_and_traces(self, x, y, loss: Loss) -> tuple[Tensor, Tensor]:
-        """∇L (R, P) over the samples x (R, n, …), and Tr Σ (R,)."""
-        gradient, squares = self.gradients(x, y, loss), []
+    def gradients_and_traces(self, batches: Samples, loss: Loss) -> tuple[Tensor, Tensor]:
+        """∇L (R, P) and Tr Σ (R,) over the samples."""
+        gradient, squares = self.gradients(batches, loss), []
         for run, theta in enumerate(self._thetas):
             self.network.load(theta)
-            samples = Samples(*(mapped(lambda t, run=run: t[run], tree) for tree in (x, y)))
-            passed = AutogradPass(self.network, samples, loss)
+            passed = AutogradPass(self.network, batches.take(run), loss)
             squares.append(passed.pulled_squares(passed.output_gradients).mean())
         return gradient, torch.stack(squares) - gradient.square().sum(1)
