@@ -62,6 +62,8 @@ def bootstrap_error(
 ) -> np.ndarray | float:
     """Standard error of ``statistic`` over resamples of n independent groups.
 
+    Raises ValueError for numbers out of range.
+
     Parameters
     ----------
     statistic : callable
@@ -71,15 +73,6 @@ def bootstrap_error(
     resamples : int
         At least 2.
     seed : int
-
-    Returns
-    -------
-    float or array
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range.
     """
     _check.instance("statistic", statistic, Callable)
     n = _check.integer("n", n, least=1, most=10**9)

@@ -47,6 +47,9 @@ class Slope(Estimate):
 def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Slope:
     """Least-squares slope of ln y against ln x, pooled over groups; the error comes from the groups.
 
+    Raises ValueError for fewer than two groups, fewer than two points in a group, or numbers that are not
+    finite.
+
     Parameters
     ----------
     x, y : (groups, points), or a sequence of groups of different lengths
@@ -56,15 +59,6 @@ def log_log_slope(x, y, window=None, resamples: int = 1000, seed: int = 0) -> Sl
         Keeps low ≤ x ≤ high.
     resamples, seed : int
         Of the bootstrap.
-
-    Returns
-    -------
-    Slope
-
-    Raises
-    ------
-    ValueError
-        For fewer than two groups, fewer than two points in a group, or numbers that are not finite.
     """
     groups = _groups(x, y, window)
     if any(len(u) < 2 for u, _ in groups):
@@ -85,22 +79,14 @@ def common_slope(x, y, window=None) -> Slope:
     """Least-squares slope of ln y against ln x, common to all runs, each run with an intercept of its own.
 
     The error is the usual standard error from the scatter about the lines, so one run is enough; it takes
-    that scatter as independent from point to point. ``intercept`` is the mean of the runs'.
+    that scatter as independent from point to point. ``intercept`` is the mean of the runs'. Raises ValueError
+    when fewer than three points are left over after one intercept a run, or numbers are not finite.
 
     Parameters
     ----------
     x, y : (runs, points), or a sequence of runs of different lengths
     window : (low, high), optional
         Keeps low ≤ x ≤ high; runs that leave fewer than two points in it do not count.
-
-    Returns
-    -------
-    Slope
-
-    Raises
-    ------
-    ValueError
-        When fewer than three points are left over after one intercept a run, or numbers are not finite.
     """
     groups = [(u, v) for u, v in _groups(x, y, window) if len(u) >= 2]
     count = sum(len(u) for u, _ in groups)
@@ -120,6 +106,8 @@ def common_slope(x, y, window=None) -> Slope:
 def halves(x, window, span: float = 10.0):
     """Cut a range of x at its geometric middle, where every run reaches down into it.
 
+    Raises ValueError for numbers out of range.
+
     Parameters
     ----------
     x : (runs, points)
@@ -133,11 +121,6 @@ def halves(x, window, span: float = 10.0):
     -------
     ((middle, high), (low, middle)) or None
         None where the runs do not span the range.
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range.
     """
     low, high = _check.array("window", window, shape=(2,), least=0, increasing=True).tolist()
     span = _check.number("span", span, above=1)
@@ -167,6 +150,9 @@ def half_slopes(x, y, window, span: float = 10.0) -> list[Slope] | None:
 def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: int = 0) -> Slope:
     """Rate at which the mean of ``losses`` grows: slope of its logarithm against the step.
 
+    Raises ValueError for a window outside 0…T or of fewer than two steps, fewer than two trajectories, or
+    losses that are not finite and positive there.
+
     Parameters
     ----------
     losses : (R, T + 1)
@@ -180,12 +166,6 @@ def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: in
     -------
     Slope
         ``window`` in steps.
-
-    Raises
-    ------
-    ValueError
-        For a window outside 0…T or of fewer than two steps, fewer than two trajectories, or losses that are
-        not finite and positive there.
     """
     losses = _check.array("losses", losses, shape=(None, None), infinite=True)
     last = losses.shape[1] - 1
@@ -212,7 +192,8 @@ def growth_rate(losses, window: tuple[int, int], resamples: int = 1000, seed: in
 def passage_power(steps, levels, *, times=None, between=None, resamples: int = 400, seed: int = 0) -> Slope:
     """Power x of t_p ∝ c^x: least-squares slope of log mean first-passage time against log c.
 
-    The points along c come from the same runs, so whole runs are resampled for the error.
+    The points along c come from the same runs, so whole runs are resampled for the error. Raises ValueError
+    if runs did not reach a level used, or fewer than three levels or two runs are left.
 
     Parameters
     ----------
@@ -223,15 +204,6 @@ def passage_power(steps, levels, *, times=None, between=None, resamples: int = 4
     times, between : (low, high)
         Exactly one is given: the levels used are those whose mean time lies in ``times``, or those that lie
         in ``between``. ``window`` of the result is in c.
-
-    Returns
-    -------
-    Slope
-
-    Raises
-    ------
-    ValueError
-        If runs did not reach a level used, or fewer than three levels or two runs are left.
     """
     levels = _check.array("levels", levels, ndim=1, above=0, increasing=True)
     steps = _check.array("steps", steps, shape=(None, len(levels)))
@@ -263,10 +235,11 @@ def passage_power(steps, levels, *, times=None, between=None, resamples: int = 4
 def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0) -> Estimate:
     """Value of the control parameter at which a squared amplitude starts from zero.
 
-    Near a continuous transition the control Δ is a smooth function of the squared amplitude s. Where
-    order comes from a balance "restoring force = Δ × polynomial in s", it is 1/Δ that is close to a
-    polynomial, so 1/Δ(s) is fitted to the points with s in ``window`` and extrapolated to s = 0. Points
-    below the window are rounded by fluctuations, points above it need higher powers.
+    Near a continuous transition the control Δ is a smooth function of the squared amplitude s. Where order
+    comes from a balance "restoring force = Δ × polynomial in s", it is 1/Δ that is close to a polynomial, so
+    1/Δ(s) is fitted to the points with s in ``window`` and extrapolated to s = 0. Points below the window are
+    rounded by fluctuations, points above it need higher powers. Raises ValueError if fewer than ``degree`` +
+    2 points fall into the window, for one trajectory, or for numbers that are not finite.
 
     Parameters
     ----------
@@ -280,16 +253,6 @@ def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0)
         Of the polynomial.
     resamples, seed : int
         Of the bootstrap.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    ValueError
-        If fewer than ``degree`` + 2 points fall into the window, for one trajectory, or for numbers that are
-        not finite.
     """
     control = _check.array("control", control, ndim=1, above=0)
     squares = _check.array("squares", squares, shape=(len(control), None))
@@ -317,6 +280,9 @@ def onset(control, squares, window=(0.03, 0.3), degree=2, resamples=400, seed=0)
 def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
     """Position of the maximum of a mean time on a logarithmic scale, by a parabola through its neighbours.
 
+    Raises ValueError if the highest mean lies within ``half_width`` of an end, or is none, for one
+    trajectory, or numbers that are not positive.
+
     Parameters
     ----------
     control : (n,)
@@ -327,16 +293,6 @@ def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
         Points on either side of the highest that the parabola is fitted to.
     resamples, seed : int
         Of the bootstrap.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    ValueError
-        If the highest mean lies within ``half_width`` of an end, or is none, for one trajectory, or numbers
-        that are not positive.
     """
     logs = np.log(_check.array("control", control, ndim=1, above=0, increasing=True))
     times = _check.array("times", times, shape=(len(logs), None), above=0)
@@ -364,8 +320,9 @@ def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
 def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
     """Value of the control at which half of the trajectories are lost, and its error.
 
-    Logarithmic interpolation at the first crossing of ½. The error is the spread over draws from the
-    Jeffreys posterior of each share: none lost among n is not the same as none ever lost.
+    Logarithmic interpolation at the first crossing of ½. The error is the spread over draws from the Jeffreys
+    posterior of each share: none lost among n is not the same as none ever lost. Raises ValueError if the
+    fraction lost does not cross ½, or control does not increase.
 
     Parameters
     ----------
@@ -374,15 +331,6 @@ def half_lost(control, lost, resamples=400, seed=0) -> Estimate:
     lost : (n, trajectories) of bool
     resamples, seed : int
         Draws from the posterior.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    ValueError
-        If the fraction lost does not cross ½, or control does not increase.
     """
     control = np.log(_check.array("control", control, ndim=1, above=0, increasing=True))
     lost = _check.array("lost", lost, shape=(len(control), None), dtype=bool).astype(float)

@@ -25,7 +25,6 @@ def well(x):
 
 CASES = [
     Case(laws.temperature, TEMPERATURE),
-    Case(laws.stationary_exponent, TEMPERATURE),
     Case(laws.critical_dimension, TEMPERATURE),
     Case(laws.passage_exponent, TEMPERATURE),
     Case(

@@ -49,7 +49,6 @@ CASES = [
     Case(bounds.trace_sufficient_step, DRAWN),
     Case(bounds.direction_necessary_step, DRAWN),
     Case(bounds.necessary_step, DRAWN),
-    Case(bounds.isotropic_step, {"minimum": ONE, "parameters": 7, "batch_size": 2}),
     Case(bounds.decoupled_step, {"eigenvalues": [2.0, 1.0], "noise": [1.0, 3.0], "batch_size": 2}),
     Case(bracket.step_bracket, {**DRAWN, "directions": 3}),
     Case(paths.mean_losses, {**STEP, "steps": 3, "residuals": ERRORS}),

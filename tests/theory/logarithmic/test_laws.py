@@ -8,7 +8,6 @@ from flatmin.theory.logarithmic import laws as logarithmic
 
 def test_exponents():
     assert logarithmic.temperature(0.1, 5, 2.0) == pytest.approx(0.04)
-    assert logarithmic.stationary_exponent(0.1, 1) == pytest.approx(11)
     assert logarithmic.critical_dimension(0.1, 1, 95.6) == pytest.approx(2 * (1 / 9.56 + 1))
     np.testing.assert_allclose(logarithmic.passage_exponent(0.1, 1, dimension=np.array([1, 20])), [10.5, 1])
     assert logarithmic.passage_exponent(0.1, 1, dimension=1, covariance="gaussian inputs") == 5.5
@@ -51,12 +50,7 @@ def test_rate_refuses_what_has_no_logarithmic_barrier():
         logarithmic.power_law_rate(0.0, 1.0, 2.0, 2.0, -1.0)
 
 
-def test_no_stationary_state_beyond_the_critical_dimension():
-    assert logarithmic.stationary_exponent(0.1, 1, dimension=21) == pytest.approx(11)
-    with pytest.raises(ValueError, match="no stationary state"):
-        logarithmic.stationary_exponent(0.1, 1, dimension=22)
-    with pytest.raises(ValueError, match="eta=-1"):
-        logarithmic.stationary_exponent(-1, 1)
+def test_another_covariance_is_refused():
     with pytest.raises(ValueError, match="covariance='h'"):
         logarithmic.passage_exponent(0.1, 1, covariance="h")
 
@@ -88,14 +82,13 @@ def test_arguments_out_of_range_are_named():
     for eta in (-0.1, 0, np.nan, 1j, "0.1"):
         for function in (
             logarithmic.temperature,
-            logarithmic.stationary_exponent,
             logarithmic.critical_dimension,
             logarithmic.passage_exponent,
         ):
             with pytest.raises(ValueError, match="eta="):
                 function(eta, 1)
     with pytest.raises(ValueError, match="dimension=-1"):
-        logarithmic.stationary_exponent(0.1, 1, dimension=-1)
+        logarithmic.passage_exponent(0.1, 1, dimension=-1)
     with pytest.raises(ValueError, match=r"eta \(2,\), batch_size \(3,\)"):
         logarithmic.temperature(np.ones(2), np.ones(3))
     with pytest.raises(ValueError, match="beyond=2: must be 1 unless dimension is 1"):

@@ -6,7 +6,6 @@ from flatmin.theory.stability.bounds import (
     decoupled_step,
     direction_necessary_step,
     gradient_descent_step,
-    isotropic_step,
     necessary_step,
     one_step_growth,
     proposition_3_4_step,
@@ -66,7 +65,6 @@ def test_the_printed_forms_with_replacement():
     assert proposition_3_4_step(minimum, 1, "replacement") == pytest.approx(2 / mu_1 / h)
     assert theorem_3_3_step(minimum, 3, "replacement", mu_0=1.0) == pytest.approx(np.sqrt(3) / h)
     assert theorem_3_5_growth(minimum, 0.2, 3, "replacement") == pytest.approx(0.04 * mu_0 * h**2 / 3)
-    assert isotropic_step(minimum, 50, 3) == pytest.approx(np.sqrt(150) / minimum.trace)
 
 
 def test_no_noise_leaves_the_theorems_empty():

@@ -371,7 +371,6 @@ def test_batch_sharpness_of_single_samples_is_the_trace_and_of_all_the_whole_gra
         (lambda m: growth(m, np.nan, 1), "eta=nan"),
         (lambda m: growth(m, -0.1, 1), "eta=-0.1"),
         (lambda m: m.gamma, "outputs=2: must be 1"),
-        (lambda m: bounds.isotropic_step(m, 100, 2), "outputs=2: must be 1"),
         (lambda m: Minimum.from_gram(np.eye(5), outputs=2), "outputs=2: must be a divisor"),
         (lambda m: Minimum.from_gradients(np.zeros((2, 2, 2, 2))), "gradients"),
         (lambda m: Minimum.from_gradients(np.full((2, 3), 1e200)), "gradients"),

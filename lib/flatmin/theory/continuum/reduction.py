@@ -120,13 +120,11 @@ class Reduction:
 
     @property
     def tail(self) -> sp.Expr:
-        """ρ(x): the part of D₂₂ that grows as y², over λ (Y22 S26). The Gaussian conditional needs ρ ≪ 1."""
-        return sp.simplify(sp.diff(self.diffusion[1, 1], self.y, 2) / 2 / self.curvature)
+        """ρ(x): the part of D₂₂ that grows as y², over λ (Y22 S26). With all of it ⟨y²⟩ is variance/(1 − ρ).
 
-    @property
-    def exact_variance(self) -> sp.Expr:
-        """⟨y²⟩ at frozen x with all of D₂₂: variance/(1 − ρ); infinite from ρ = 1 on."""
-        return self.variance / (1 - self.tail)
+        The Gaussian conditional needs ρ ≪ 1.
+        """
+        return sp.simplify(sp.diff(self.diffusion[1, 1], self.y, 2) / 2 / self.curvature)
 
     def average(self, expression: sp.Expr) -> sp.Expr:
         """⟨expression⟩_y over the Gaussian conditional.

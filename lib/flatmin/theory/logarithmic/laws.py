@@ -26,7 +26,6 @@ __all__ = [
     "fit_histogram",
     "passage_exponent",
     "power_law_rate",
-    "stationary_exponent",
     "temperature",
 ]
 
@@ -44,24 +43,6 @@ def temperature(eta, batch_size, curvature=1.0):
         return _check.finite(np.where(found > 0, found, np.nan)[()], **given)
 
 
-def stationary_exponent(eta, batch_size, curvature=1.0, dimension=1):
-    """φ = 1 + B/(ηh) of the stationary density P ∝ L^(−φ) (M22 Eq. 17).
-
-    Arguments as for :func:`temperature`, and n, the ``dimension``. Raises ValueError for numbers out of
-    range, and where L^(−φ) cannot be normalised around a quadratic minimum of n directions, which takes φ >
-    n/2: there is no stationary state.
-    """
-    phi = 1 + _inverse(eta, batch_size, curvature)
-    dimension = _dimension(dimension, phi)
-    if np.any(phi <= dimension / 2):
-        found = f"eta={_check.shown(eta)}, batch_size={_check.shown(batch_size)}"
-        raise ValueError(
-            f"{found}, curvature={_check.shown(curvature)}: no stationary state in dimension="
-            f"{_check.shown(dimension)}, φ = 1 + B/(ηh) = {_check.shown(phi)} must exceed n/2"
-        )
-    return phi
-
-
 def critical_dimension(eta, batch_size, curvature=1.0):
     """n_c = 2(B/(ηh) + 1), above which M22 Eq. 18 calls a minimum unstable.
 
@@ -76,11 +57,13 @@ def passage_exponent(eta, batch_size, curvature=1.0, dimension=1, *, covariance=
     For the ``covariance`` Σ = 2LH/B ("loss") it is B/(ηh) + 1 − n/2 (M22 Eq. 16), for (2LH + ∇L∇Lᵀ)/B
     ("gaussian inputs", W22 Prop. 2.3) it is B/(2ηh) + (3 − n)/4. Both are exponents of the diffusion; that of
     the updates is half of :attr:`.multiplicative.RegressionChain.tail_exponent`. Arguments as for
-    :func:`stationary_exponent`. Raises ValueError for numbers out of range or another covariance.
+    :func:`temperature`, and n, the ``dimension``. Raises ValueError for numbers out of range or another
+    covariance.
     """
     _check.choice("covariance", covariance, ("loss", "gaussian inputs"))
     inverse = _inverse(eta, batch_size, curvature)
-    dimension = _dimension(dimension, inverse)
+    dimension = _check.array("dimension", dimension, above=0)
+    _check.together(dimension=dimension, temperature=inverse)
     if covariance == "loss":
         return inverse + 1 - dimension / 2
     return inverse / 2 + (3 - dimension) / 4
@@ -91,13 +74,6 @@ def _inverse(eta, batch_size, curvature):
     with np.errstate(over="ignore"):
         found = 1 / temperature(eta, batch_size, curvature)
     return _check.finite(found, eta=eta, batch_size=batch_size, curvature=curvature)
-
-
-def _dimension(dimension, other):
-    """n, of a shape that goes together with what it is compared with."""
-    dimension = _check.array("dimension", dimension, above=0)
-    _check.together(dimension=dimension, temperature=other)
-    return dimension
 
 
 def power_law_rate(temperature, minimum, saddle, hessian, saddle_hessian):

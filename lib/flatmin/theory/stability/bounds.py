@@ -25,7 +25,6 @@ __all__ = [
     "decoupled_step",
     "direction_necessary_step",
     "gradient_descent_step",
-    "isotropic_step",
     "necessary_step",
     "one_step_growth",
     "proposition_3_4_step",
@@ -150,26 +149,14 @@ def necessary_step(minimum: Minimum, batch_size: float, sampling: str = "fresh")
     return min(bound(minimum, batch_size, sampling) for bound in bounds)
 
 
-def isotropic_step(minimum: Minimum, parameters: int, batch_size: float) -> float:
-    """W22's bound for isotropic noise of the same trace, Σ = 2L (Tr H/P) 1: η ≤ √(PB)/Tr H (W22 §3.3).
-
-    Raises ValueError for several outputs, where the trace of Σ is not 2L Tr H.
-    """
-    if checked(minimum).outputs > 1:
-        raise _check.refused("outputs", minimum.outputs, "1: W22's isotropic noise has Tr Σ = 2L Tr H")
-    parameters = _check.integer("parameters", parameters, least=minimum.rank, most=10**15)
-    batch_size = _check.number("batch_size", batch_size, least=1)
-    return float(np.sqrt(float(parameters)) * np.sqrt(batch_size) / minimum.trace)
-
-
 def decoupled_step(eigenvalues, noise, batch_size: float) -> float:
     """Largest stable η, exactly, if the noise were Σ = 2L C with a fixed C that commutes with H.
 
-    C = H is W22's geometry-aware noise, C = (Tr H/P) 1 its isotropic one. The second moment then closes on
-    one number, and the threshold is the root of (η/B) Σ_a C_a/(2 − ηλ_a) = 1: to first order in η, Tr C ≤
-    2B/η over directions with λ > 0, in whatever direction the noise points. ``eigenvalues`` (r,) > 0 are
-    those of H, ``noise`` (r,) ≥ 0 those of C in the same directions. Raises ValueError for others, or nothing
-    but zeros.
+    C = H is W22's geometry-aware noise, C = (Tr H/P) 1 its isotropic one, for which W22 §3.3 prints the bound
+    η ≤ √(PB)/Tr H. The second moment then closes on one number, and the threshold is the root of (η/B) Σ_a
+    C_a/(2 − ηλ_a) = 1: to first order in η, Tr C ≤ 2B/η over directions with λ > 0, in whatever direction the
+    noise points. ``eigenvalues`` (r,) > 0 are those of H, ``noise`` (r,) ≥ 0 those of C in the same
+    directions. Raises ValueError for others, or nothing but zeros.
     """
     lam = _check.array("eigenvalues", eigenvalues, above=0, most=1e150, ndim=1)
     noise = _check.array("noise", noise, least=0, most=1e150, shape=lam.shape)
