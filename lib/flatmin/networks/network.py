@@ -249,7 +249,8 @@ def _require_module(model):
                         f"model: {name} ({type(part).__name__}) has {option}={getattr(part, option)}: must "
                         "be without, its gradient is not that of the loss"
                     )
-    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+    held = (*model.parameters(), *model.buffers())  # of torch's own types: another may hold numbers there
+    if any(t.is_meta and type(t) in (Tensor, nn.Parameter) for t in held):
         raise ValueError("model has parameters or buffers on the device 'meta': must hold numbers")
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         raise ValueError("model has lazy parameters without a shape: must have seen an input first")
@@ -348,7 +349,9 @@ def quiet(network: Network | None = None):
     precision, fast = torch.get_float32_matmul_precision(), torch.backends.mha.get_fastpath_enabled()
     # only where it is on: a model's own, inside, would keep its rounded weights from one call to the next
     autocast = (
-        torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+        torch.autocast(kind, enabled=False)
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        else contextlib.nullcontext()
     )
     cudnn = torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled and not recurrent,
