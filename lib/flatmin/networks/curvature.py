@@ -89,11 +89,6 @@ def _columns_of(passed, block: slice, matrix: str) -> Tensor:
     return (out + out.T) / 2
 
 
-def _curvatures(passed: DensePass, rows: slice) -> list[Tensor]:
-    """M_ll of every layer of some samples, (r, h_l, h_l)."""
-    return [*passed.hidden_curvatures(rows), passed.loss_function.curvature(passed.outputs[rows], rows)]
-
-
 def _sample_chunks(passed: DensePass):
     """Chunks of samples whose M_ll and ∂a/∂z fit into a temporary array."""
     widths = [len(layer.weight) for layer in passed.layers]
@@ -112,7 +107,7 @@ def _kronecker_block(passed: DensePass, index: int) -> Tensor:
     first, second = torch.triu_indices(d, d, device=a.device)
     pairs = a.new_zeros(len(rows), len(first))
     for chunk in _sample_chunks(passed):
-        outer = _curvatures(passed, chunk)[index][:, rows, columns].T.contiguous() / n
+        outer = passed.curvatures(chunk)[index][:, rows, columns].T.contiguous() / n
         step = max(1, _ENTRIES // outer.shape[1])
         for start in range(0, len(first), step):
             part = slice(start, start + step)
@@ -135,7 +130,7 @@ def _dense_hessian(passed: DensePass) -> Tensor:
     out = passed.outputs.new_zeros(passed.parameters, passed.parameters)
     places = [_augmented_places(layer) for layer in passed.layers]
     for chunk in _sample_chunks(passed):
-        curvatures = _curvatures(passed, chunk)
+        curvatures = passed.curvatures(chunk)
         for lower in range(len(passed.layers)):
             slopes = passed.input_slopes(lower, chunk)
             for upper in range(lower, len(passed.layers)):
@@ -241,9 +236,8 @@ def gram(passed: DensePass | AutogradPass) -> Tensor:
     if passed.outputs.numel() * passed.parameters <= _ENTRIES:
         rows = passed.sample_roots(slice(None)).flatten(0, 1)
         return rows @ rows.T
-    return torch.cat(
-        [torch.cat([left @ right.T for right in _root_chunks(passed)], 1) for left in _root_chunks(passed)]
-    )
+    rows = ([left @ right.T for right in _root_chunks(passed)] for left in _root_chunks(passed))
+    return torch.cat([torch.cat(row, 1) for row in rows])
 
 
 def eigenpairs(
@@ -350,7 +344,7 @@ def diagonal(here, layer: int | str | None = None, probes: int = 100, seed: int 
     exact = _exact_diagonal(here.passed, block, probes)
     if exact is not None:
         return exact
-    total, squares = 0.0, 0.0
+    total = squares = 0.0
     for z, product in _probe(here.passed, block, probes, seed):
         found = (z * product).double()
         total, squares = total + found.sum(0), squares + found.square().sum(0)
@@ -387,9 +381,8 @@ def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0
     exact = _exact_diagonal(here.passed, block, probes)
     if exact is not None:
         return Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
-    values = torch.cat(
-        [(z * product).double().sum(1) for z, product in _probe(here.passed, block, probes, seed)]
-    )
+    drawn = _probe(here.passed, block, probes, seed)
+    values = torch.cat([(z * product).double().sum(1) for z, product in drawn])
     return Estimate(float(values.mean()), float(values.std()) / probes**0.5, probes, "random signs")
 
 
@@ -456,17 +449,15 @@ def frobenius_norm(here, layer: int | str | None = None, probes: int = 100, seed
     block, probes, seed = here.block(layer), *_random(probes, seed)
     passed, index = here.passed, _layer_index(here.passed, block)
     if index is not None and passed.samples**2 * (len(passed.layers) + 1) <= _EXACT_ENTRIES:
-        everyone = slice(0, passed.samples)
-        a = passed.inputs[index]
+        everyone, a = slice(0, passed.samples), passed.inputs[index]
         square = float((passed.curvature_inner(index, everyone, everyone) * (a @ a.T).square()).sum())
         return Estimate(max(square, 0.0) ** 0.5 / passed.samples, 0.0, 0, "exact, sample by sample")
     if isinstance(passed, DensePass) and layer is None and _affordable(passed):
         return Estimate(max(_frobenius_square(passed), 0.0) ** 0.5, 0.0, 0, "exact, sample by sample")
     if block.stop - block.start <= probes:
         return Estimate(float(_columns_of(passed, block, "hessian").double().norm()), 0.0, 0, _UNITS)
-    squares = torch.cat(
-        [product.double().square().sum(1) for _, product in _probe(passed, block, probes, seed)]
-    )
+    drawn = _probe(passed, block, probes, seed)
+    squares = torch.cat([product.double().square().sum(1) for _, product in drawn])
     mean, variance = float(squares.mean()), float(squares.var()) / probes
     value = mean**0.5
     if value:
@@ -520,9 +511,7 @@ def _mixed(passed: DensePass, upper: int, moved: Tensor) -> Tensor:
     """M_mm times ``moved`` (n, h_m, p) of each sample, (n, h_m, p)."""
     if upper < len(passed.layers) - 1:
         return passed.hidden_curvatures()[upper] @ moved
-    columns = moved.transpose(1, 2)
-    found = passed.loss_function.curvature_product(passed.outputs, slice(None), columns)
-    return found.transpose(1, 2)
+    return passed.curvature_product(upper, slice(0, passed.samples), moved.transpose(1, 2)).transpose(1, 2)
 
 
 def _cross_terms(passed, upper, mixed, slope, weights) -> float:
@@ -569,14 +558,12 @@ class Density:
     def _mean(self, values):
         """Mean of values (m, …) at the nodes, with the standard error over the probes."""
         count = int(self.probe.max()) + 1
-        each = (
-            np.array([self.weights[self.probe == i] @ values[self.probe == i] for i in range(count)]) * count
-        )
+        each = [self.weights[self.probe == i] @ values[self.probe == i] for i in range(count)]
+        each = np.array(each) * count
         found, error = each.mean(0), each.std(0, ddof=1) / np.sqrt(count)
-        plain = np.ndim(found) == 0
-        return Estimate(
-            float(found) if plain else found, float(error) if plain else error, count, "Lanczos quadrature"
-        )
+        if not np.ndim(found):
+            found, error = float(found), float(error)
+        return Estimate(found, error, count, "Lanczos quadrature")
 
 
 def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> Density:
@@ -586,11 +573,8 @@ def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> 
     scatter between the vectors. Raises ValueError for fewer than one step or two probes. Memory: ``steps``
     vectors of P numbers.
     """
-    steps, (probes, seed), passed = (
-        _check.integer("steps", steps, least=1),
-        _random(probes, seed),
-        here.passed,
-    )
+    steps, passed = _check.integer("steps", steps, least=1), here.passed
+    probes, seed = _random(probes, seed)
     product = _product(passed, slice(0, passed.parameters), "hessian")
     nodes, weights, probe = [], [], []
     for number, start in enumerate(probes_like(passed.outputs, passed.parameters, seed, probes)):
@@ -653,10 +637,8 @@ def flatness(here, definition: str, layer: int | str | None = None, top: int = 1
     values, residuals = pairs.values.double().numpy(), pairs.residuals.double().numpy()
     if not (values > residuals).all():
         bad = int(np.argmin(values > residuals))
-        raise ValueError(
-            f"top={top}: must be as many as there are positive eigenvalues; number {bad + 1} is "
-            f"{values[bad]:.3g}"
-        )
+        allowed = f"as many as there are positive eigenvalues; number {bad + 1} is {values[bad]:.3g}"
+        raise _check.refused("top", top, allowed)
     power = 1.0 if definition in ("Y26", "M22") else 0.5
     value = float(np.exp(-power * np.log(values).mean()))
     method = f"{top} largest eigenvalues, " + (f"{pairs.products} products" if pairs.products else "dense")
@@ -670,8 +652,6 @@ def effective_dimension(values) -> float:
     """
     values = _check.array("values", values, ndim=1)
     if values.max() <= 0 or values.min() < -1e-6 * values.max():
-        raise _check.refused(
-            "values", values, f"not negative, and not all zero; the least is {values.min():.3g}"
-        )
-    shares = values / values.sum()
-    return float(1 / np.square(shares).sum())
+        allowed = f"not negative, and not all zero; the least is {values.min():.3g}"
+        raise _check.refused("values", values, allowed)
+    return float(1 / np.square(values / values.sum()).sum())

@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_convex_has_products_but_no_root():
 def test_curvature_in_each_layer_is_one_matrix_however_it_is_had(activation):
     model, (x, _, labels) = network(activation), samples()
     passed = passed_of(model, x, labels, "cross-entropy")
-    for index, whole in enumerate(passed.curvatures):
+    for index, whole in enumerate(passed.curvatures()):
         h = whole.shape[1]
         unit = torch.eye(h, dtype=torch.float64).expand(len(x), h, h)
         close(passed.curvature_product(index, slice(None), unit), whole)

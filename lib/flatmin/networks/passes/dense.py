@@ -31,8 +31,6 @@ __all__ = ["ENTRIES", "DensePass", "dense_layers"]
 
 #: numbers in the temporary arrays of one product (128 MB in float64)
 ENTRIES = 2**24
-#: parameters whose operations are torch's own
-_PARAMETERS = (nn.Parameter,)
 #: largest Gram matrix of the samples that is kept
 _KEPT_GRAM = 2**24
 _ALL = slice(None)
@@ -156,7 +154,7 @@ def _plain(module: nn.Module) -> bool:
     if kind is nn.Linear:
         held = {name: p for name, p in module._parameters.items() if p is not None}
         kept = held.keys() <= {"weight", "bias"} and not module._buffers and not module._modules
-        return "weight" in held and kept and all(type(p) in _PARAMETERS for p in held.values())
+        return "weight" in held and kept and all(type(p) is nn.Parameter for p in held.values())
     return kind in (nn.Sequential, Features) or kind in _ACTIVATIONS
 
 
@@ -289,11 +287,19 @@ class DensePass:
         return self._backward(self.loss_function.gradient(self.outputs))
 
     def _backward(self, top: Tensor, rows=_ALL) -> list[Tensor]:
-        """Carry ∂/∂z_L (r, …, C) back through the layers."""
-        out = [top]
-        for index in range(len(self.layers) - 1, 0, -1):
-            back, below = out[-1] @ self.layers[index].weight, self.slopes[index - 1][rows]
+        """∂/∂z of each layer from that of the last, ``top`` (r, …, C)."""
+        if len(self.layers) == 1:
+            return [top]
+        return [*self._carried(top @ self.layers[-1].weight, rows), top]
+
+    def _carried(self, back: Tensor, rows) -> list[Tensor]:
+        """∂/∂z of each layer but the last from ``back`` (r, …, d), ∂ by the last layer's inputs."""
+        out = []
+        for index in range(len(self.layers) - 2, -1, -1):
+            below = self.slopes[index][rows]
             out.append(back * (below if back.ndim == 2 else below[:, None, :]))
+            if index:
+                back = out[-1] @ self.layers[index].weight
         return out[::-1]
 
     def hidden_roots(self, rows: slice = _ALL) -> list[Tensor]:
@@ -308,18 +314,9 @@ class DensePass:
         if len(weight) <= weight.shape[1]:  # whichever is less: Qᵀ itself, or its product with each column
             moved = self._top_root(rows) @ weight
         else:
-            moved = self.loss_function.root_transpose(f, rows, weight.T.expand(len(f), -1, -1)).transpose(
-                1, 2
-            )
-        out = [moved * self.slopes[-2][rows][:, None, :]]
-        for index in range(len(self.layers) - 2, 0, -1):
-            out.append((out[-1] @ self.layers[index].weight) * self.slopes[index - 1][rows][:, None, :])
-        return out[::-1]
-
-    def roots_of(self, rows: slice) -> list[Tensor]:
-        """S_l of each layer, (r, C, h_l), with Qᵀ (r, C, C) for the last: for few samples or outputs."""
-        found = self._roots_of(rows)
-        return found if len(found) == len(self.layers) else [*found, self._top_root(rows)]
+            columns = weight.T.expand(len(f), -1, -1)
+            moved = self.loss_function.root_transpose(f, rows, columns).transpose(1, 2)
+        return self._carried(moved, rows)
 
     @cached_property
     def roots(self) -> list[Tensor]:
@@ -343,13 +340,6 @@ class DensePass:
         a = self.inputs[index]
         return a[rows] @ a[others].T + (0.0 if self.layers[index].bias is None else 1.0)
 
-    def input_norms(self) -> list[Tensor]:
-        """|ã_i|² of each layer's inputs, with 1 added where there is a bias, (n,)."""
-        return [
-            _squares(a) + (0.0 if layer.bias is None else 1.0)
-            for a, layer in zip(self.inputs, self.layers, strict=True)
-        ]
-
     def gradient(self) -> Tensor:
         """∇L, (P,)."""
         parts = []
@@ -365,7 +355,8 @@ class DensePass:
 
     def sample_roots(self, rows: slice = _ALL) -> Tensor:
         """Rows Qᵀ ∂f_i/∂θ of the Gauss–Newton root G = (1/n) Σ RᵢᵀRᵢ, (r, C, P)."""
-        return self._outer(self.roots_of(rows), rows)
+        found = self._roots_of(rows)
+        return self._outer(found if len(found) == len(self.layers) else [*found, self._top_root(rows)], rows)
 
     def pull(self, rows: slice, tops: Tensor) -> Tensor:
         """Cotangents (r, c, C) on the outputs of each sample, pulled back to (r, c, P)."""
@@ -373,8 +364,8 @@ class DensePass:
 
     def pulled_squares(self, tops: Tensor) -> Tensor:
         """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,)."""
-        pairs = zip(self._backward(tops), self.input_norms(), strict=True)
-        return sum(_squares(back) * norm for back, norm in pairs)
+        parts = zip(self.layers, self._backward(tops), self.inputs, strict=True)
+        return sum(_squares(back) * (_squares(a) + (each.bias is not None)) for each, back, a in parts)
 
     def _outer(self, backs: list[Tensor], rows: slice) -> Tensor:
         parts = []
@@ -530,10 +521,9 @@ class DensePass:
                 back = back + bent[:, None, :] * moved[upper - 1 - index]
         return back
 
-    @cached_property
-    def curvatures(self) -> list[Tensor]:
-        """M_ll = ∂²ℓ_i/∂z_l² of each layer, (n, h_l, h_l), the last (n, C, C) too: for few outputs."""
-        return [*self.hidden_curvatures(), self.loss_function.curvature(self.outputs)]
+    def curvatures(self, rows: slice = _ALL) -> list[Tensor]:
+        """M_ll = ∂²ℓ_i/∂z_l² of each layer, (r, h_l, h_l), the last (r, C, C) too: for few outputs."""
+        return [*self.hidden_curvatures(rows), self.loss_function.curvature(self.outputs[rows], rows)]
 
     def hidden_curvatures(self, rows: slice = _ALL) -> list[Tensor]:
         """M_ll of each layer but the last, (r, h_l, h_l), exact for curved activations too."""
@@ -597,7 +587,7 @@ class DensePass:
 
     def curvature_inner(self, index: int, rows: slice, others: slice) -> Tensor:
         """⟨M_ll,i, M_ll,j⟩ between the samples in ``rows`` and ``others``, (r, r')."""
-        if index % len(self.layers) == len(self.layers) - 1:
+        if index == len(self.layers) - 1:
             return self.loss_function.curvature_inner(self.outputs[rows], rows, self.outputs[others], others)
         left, right = (self.hidden_curvatures(part)[index].flatten(1) for part in (rows, others))
         return left @ right.T
