@@ -187,7 +187,7 @@ def at(
         Any module whose samples do not influence each other.
     loss : str, torch loss or callable
         "square" (½|f − y|² summed over outputs), "cross-entropy", a torch loss, or any function of
-        (outputs, targets) that is a mean over the samples.
+        (outputs, targets) alone that is a mean over the samples.
     data
         (inputs, targets), a Data, a Dataset, a DataLoader or a dict; see
         :func:`~flatmin.networks.data.samples.samples_of`.
