@@ -40,6 +40,15 @@ def test_what_is_refused_and_in_which_words(function, value, bounds, words):
         function("eta", value, **bounds)
 
 
+def test_several_numbers_have_the_same_bounds_and_their_own_names():
+    assert _check.numbers(eta=1, tau=2.5, above=0) == (1.0, 2.5)
+    assert _check.integers(runs=1, steps=7, least=1) == (1, 7)
+    with pytest.raises(ValueError, match="tau=0: must be a finite real number above 0"):
+        _check.numbers(eta=1, tau=0, above=0)
+    with pytest.raises(ValueError, match="steps=9: must be an integer at least 1 and at most 8"):
+        _check.integers(runs=1, steps=9, least=1, most=8)
+
+
 def test_what_passes_comes_back_in_the_type_that_is_computed_with():
     assert type(_check.number("eta", np.float32(0.5), above=0)) is float
     assert _check.number("eta", np.inf, infinite=True, above=0) == np.inf

@@ -87,10 +87,10 @@ def _call(name, args, symbols) -> sp.Expr:
     if name == "Piecewise":
         return _piecewise(args, symbols)
     values = [_read(a, symbols) for a in args]
-    if (len(values) != 1) if name not in ("max", "min") else (len(values) < 2):
-        raise _Refused(
-            f"{name} takes {'two arguments or more' if name in ('max', 'min') else 'one argument'}"
-        )
+    if name in ("max", "min") and len(values) < 2:
+        raise _Refused(f"{name} takes two arguments or more")
+    if name not in ("max", "min") and len(values) != 1:
+        raise _Refused(f"{name} takes one argument")
     if name in ("exp", "log", "sqrt") and values[0].is_number:
         # sympy would look for the exact value of exp(exp(100)) until the memory is full
         try:

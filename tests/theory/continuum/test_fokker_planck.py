@@ -142,7 +142,7 @@ def test_marginal_mean_and_symmetry():
     marginal = density.marginal("x", x)
     np.testing.assert_allclose(marginal, marginal[::-1], rtol=1e-6, atol=1e-9)
     assert np.trapezoid(marginal * x**2, x) == pytest.approx(density.mean("x**2"), rel=1e-5)
-    with pytest.raises(ValueError, match="not even in x"):
+    with pytest.raises(ValueError, match="must be even in x"):
         density.mean("x*y**2")
     with pytest.raises(ValueError, match=r"coordinate='z'"):
         density.marginal("z", x)

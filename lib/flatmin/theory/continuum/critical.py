@@ -121,9 +121,7 @@ class CriticalLaw:
         """A coefficient as a number; ValueError for one with symbols."""
         value = getattr(self, name)
         if value.free_symbols:
-            raise ValueError(
-                f"{name}={_check.shown(value)}: must be a number here; take a landscape with numbers"
-            )
+            raise _check.refused(name, value, "a number here: take a landscape with numbers")
         return float(value)
 
 

@@ -122,9 +122,7 @@ class Equation:
             raise ValueError(f"landscape has {landscape.dimension} coordinates: two are needed")
         convention_power(convention)
         if not _check.flag("cross", cross) and convention == "stratonovich":
-            raise ValueError(
-                "cross=False: the Stratonovich drift belongs to the whole noise; use 'ito' or 'isothermal'"
-            )
+            raise _check.refused("cross", cross, "True for the Stratonovich drift, that of the whole noise")
         region = Region() if region is None else _check.instance("region", region, Region)
         self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
         self.region = region
@@ -273,9 +271,7 @@ class Density:
         parsed = landscape.expression(expression)
         for half, q in zip(self.equation.even, landscape.coordinates, strict=True):
             if half and sp.expand(parsed - parsed.subs(q, -q)) != 0:
-                raise ValueError(
-                    f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them out"
-                )
+                raise _check.refused("expression", expression, f"even in {q}: odd parts average to 0")
         x, y = np.asarray(self.equation.basis.global_coordinates())
         weight = self.equation.copies * self.equation.basis.dx
         with np.errstate(all="ignore"):

@@ -43,12 +43,6 @@ def kesten_exponent(log_moment) -> float:
     10⁻¹².
     """
     _check.instance("log_moment", log_moment, Callable)
-    low, high = _bracket(log_moment)
-    return float(brentq(log_moment, low, high, xtol=1e-10))
-
-
-def _bracket(log_moment):
-    """(κ where it is below 0, κ where it is not)."""
     high = 0.5
     while _check.number("log_moment", log_moment(high), infinite=True) < 0:
         high *= 1.5
@@ -59,7 +53,7 @@ def _bracket(log_moment):
         low /= 1.5
         if low < 1e-12:
             raise ValueError("log_moment: must fall below 0 first, it is not below down to κ = 1e-12")
-    return low, high
+    return float(brentq(log_moment, low, high, xtol=1e-10))
 
 
 @dataclass(frozen=True)

@@ -149,18 +149,14 @@ def simulate(
     (True, True)
     """
     _check.instance("landscape", landscape, Landscape).require_numbers()
-    progress, threads = _check.flag("progress", progress), _threads(threads)
+    _check.flag("progress", progress)
+    threads = numba.get_num_threads() if threads is None else _check.integer("threads", threads, least=1)
+    threads = min(threads, numba.config.NUMBA_NUM_THREADS)
     plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
     wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
     observed, binned = wanted.observables.values(), (axis.coordinate for axis in wanted.axes.values())
     run = build(landscape, noise, tuple(observed), wanted.watched, wanted.hops, tuple(binned))
     return _package(_execute(run, plan, wanted, threads, progress), plan, wanted)
-
-
-def _threads(threads) -> int:
-    if threads is None:
-        return numba.get_num_threads()
-    return min(_check.integer("threads", threads, least=1), numba.config.NUMBA_NUM_THREADS)
 
 
 class _Plan:
@@ -180,9 +176,8 @@ class _Plan:
         level = np.asarray(passage.level if passage else 0.0, dtype=float)
         self.grid = _check.together(eta=eta, sigma=sigma, steps=steps, burn_in=burn, level=level)
         self.require_room(8 * self.size * (2 * landscape.dimension + 8), "trajectories")
-        self.eta, self.sigma, self.steps, self.burn, self.level = (
-            np.broadcast_to(v, self.grid) for v in (eta, sigma, steps, burn, level)
-        )
+        spread = (np.broadcast_to(v, self.grid) for v in (eta, sigma, steps, burn, level))
+        self.eta, self.sigma, self.steps, self.burn, self.level = spread
         if np.any(self.burn >= self.steps):
             raise _check.refused("burn_in", burn_in, f"below steps={steps.tolist()}")
         self.start = self._starts(start)
@@ -204,9 +199,8 @@ class _Plan:
             try:
                 starts.append(np.broadcast_to(value, shape))
             except ValueError:
-                raise _check.refused(
-                    f"start of {name}", value, f"of a shape that broadcasts to {shape}"
-                ) from None
+                allowed = f"of a shape that broadcasts to {shape}"
+                raise _check.refused(f"start of {name}", value, allowed) from None
         begin = np.stack(starts).reshape(len(names), -1)
         try:
             self.landscape.require_domain(*begin)

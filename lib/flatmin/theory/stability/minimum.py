@@ -234,7 +234,8 @@ class Minimum:
     def blocks(self) -> np.ndarray:
         """R_i R_iᵀ, (n, K, K)."""
         if self._kernel is not None:
-            return self.samples * self._diagonal(self._kernel)
+            n, each = self.samples, np.arange(self.samples)
+            return n * self._kernel.reshape(n, self.outputs, n, self.outputs)[each, :, each]
         return self.roots @ self.roots.transpose(0, 2, 1)
 
     @cached_property
@@ -244,11 +245,6 @@ class Minimum:
             rows = self._kernel.reshape(self.samples, self.outputs, -1)
             return self.samples * np.einsum("ikr,ilr->ikl", rows, rows, optimize=True)
         return (self.roots * self.eigenvalues) @ self.roots.transpose(0, 2, 1)
-
-    def _diagonal(self, matrix):
-        """The blocks (n, K, K) of a matrix (n·K, n·K) that belong to one sample."""
-        n, each = self.samples, np.arange(self.samples)
-        return matrix.reshape(n, self.outputs, n, self.outputs)[each, :, each]
 
     @property
     def squared_norms(self) -> np.ndarray:
