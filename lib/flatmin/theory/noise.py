@@ -35,8 +35,7 @@ ETA = sp.Symbol("eta", positive=True)
 class Noise:
     """Base class: gradient noise ξ of covariance C(θ), defined by :meth:`gradient_noise`.
 
-    ``sigma`` is the noise strength σ (Y23 Eq. 7); an array spans a grid. Raises ValueError unless 0 ≤ σ ≤
-    1e300.
+    ``sigma`` is the noise strength σ (Y23 Eq. 7), an array spans a grid; ValueError unless 0 ≤ σ ≤ 1e300.
     """
 
     sigma: float | np.ndarray = 1.0

@@ -87,10 +87,7 @@ class CriticalLaw:
             return _check.finite(centre * (1 + epsilon * _check.array("w", w)), w=w)
 
     def w(self, delta_s):
-        """Distance from the transition w = (Δ_S/Δ₀ − 1)/ε for numbers Δ_S ≥ 0.
-
-        Raises ValueError for a law without numbers.
-        """
+        """w = (Δ_S/Δ₀ − 1)/ε for numbers Δ_S ≥ 0. Raises ValueError for a law without numbers."""
         centre, epsilon = self._number("centre"), self._number("epsilon")
         with np.errstate(over="ignore"):
             away = (_check.array("delta_s", delta_s, least=0) / centre - 1) / epsilon

@@ -215,11 +215,7 @@ class Equation:
         return total
 
     def stationary(self, delta_s: float) -> Density:
-        """Return the stationary density at noise level Δ_S = ησ.
-
-        Raises ValueError for a delta_s that is not positive, or when the elements are too coarse for the
-        density.
-        """
+        """The stationary density at Δ_S = ησ > 0; ValueError else, or where the elements are too coarse."""
         operator, column = self.operator(delta_s), sparse.csc_matrix(self.load[:, None])
         bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
         with np.errstate(all="ignore"):
@@ -263,10 +259,7 @@ class Density:
         return float(self._values.min() / self._values.max())
 
     def mean(self, expression) -> float:
-        """⟨expression⟩ over the region.
-
-        Raises ValueError for an expression without the symmetry of the density, or one that is not finite.
-        """
+        """⟨expression⟩ over the region; ValueError unless finite and of the symmetry of the density."""
         landscape = self.equation.landscape
         parsed = landscape.expression(expression)
         for half, q in zip(self.equation.even, landscape.coordinates, strict=True):

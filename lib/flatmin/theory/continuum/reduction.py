@@ -127,10 +127,7 @@ class Reduction:
         return sp.simplify(sp.diff(self.diffusion[1, 1], self.y, 2) / 2 / self.curvature)
 
     def average(self, expression: sp.Expr) -> sp.Expr:
-        """⟨expression⟩_y over the Gaussian conditional.
-
-        Raises ValueError unless the expression is a polynomial in y.
-        """
+        """⟨expression⟩_y over the Gaussian conditional; ValueError unless it is a polynomial in y."""
         _check.instance("expression", expression, sp.Expr)
         return gaussian_moments(expression, {self.y: self.variance})
 

@@ -63,17 +63,11 @@ class SlowEquation:
         return (self.drift - power * sp.diff(self.diffusion, self.coordinate)) / self.diffusion
 
     def read_as(self, convention: str) -> SlowEquation:
-        """The same drift and diffusion under another convention: another process.
-
-        Raises ValueError for an unknown convention.
-        """
+        """The same drift and diffusion under another convention (ValueError for none): another process."""
         return replace(self, convention=convention)
 
     def converted(self, convention: str) -> SlowEquation:
-        """The same process written in another convention: the drift changes with it.
-
-        Raises ValueError for an unknown convention.
-        """
+        """The same process in another convention (ValueError for none): the drift changes with it."""
         change = convention_power(convention) - convention_power(self.convention)
         shift = change * sp.diff(self.diffusion, self.coordinate)
         return replace(self, drift=self.drift + shift, convention=convention)

@@ -44,10 +44,7 @@ def temperature(eta, batch_size, curvature=1.0):
 
 
 def critical_dimension(eta, batch_size, curvature=1.0):
-    """n_c = 2(B/(ηh) + 1), above which M22 Eq. 18 calls a minimum unstable.
-
-    Arguments and errors as for :func:`temperature`.
-    """
+    """n_c = 2(B/(ηh) + 1), above which M22 Eq. 18 calls a minimum unstable; as for :func:`temperature`."""
     return 2 * (_inverse(eta, batch_size, curvature) + 1)
 
 

@@ -91,10 +91,7 @@ class StationaryLaw:
         return self.mass / self.width
 
     def tail(self, at) -> np.ndarray:
-        """P(|θ| > r) at the places ``at`` ≥ 0, interpolated in its logarithm.
-
-        Raises ValueError for places that are negative or beyond the last point with any mass above it.
-        """
+        """P(|θ| > r) at places ``at`` ≥ 0, interpolated in its logarithm; ValueError beyond all mass."""
         above = np.concatenate([np.cumsum(self.mass[::-1])[::-1][1:] + self.mass[:-1] / 2, [0.0]])
         keep = above > 0
         at = _check.array("at", at, least=0, most=self.r[keep][-1])
@@ -224,10 +221,7 @@ class RegressionChain:
 
     @cached_property
     def tail_exponent(self) -> float:
-        """α > 0 with E A^α = 1, so that P(r > u) ~ u^(−α).
-
-        Raises ValueError where E log A ≥ 0: η is too large for any stationary state.
-        """
+        """α > 0 with E A^α = 1: P(r > u) ~ u^(−α). ValueError where E log A ≥ 0: no stationary state."""
         if self.lyapunov >= 0:
             raise ValueError(f"{self}: no stationary state, E log A = {self.lyapunov:.4g} must be negative")
         return kesten_exponent(self.log_moment)

@@ -32,10 +32,7 @@ _U = np.uint32
 
 
 def stream_key(seed: int) -> np.uint64:
-    """A 64-bit key from a seed; every trajectory's stream follows from the key and its number.
-
-    ValueError for a seed that is not an integer ≥ 0.
-    """
+    """A 64-bit key from a seed ≥ 0 (ValueError else); the streams follow from it and their numbers."""
     seed = _check.integer("seed", seed, least=0)
     return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
 

@@ -123,10 +123,7 @@ class Runs:
         return Estimate(_plain(means.mean(axis=-1)), _plain(error), count, method)
 
     def per_trajectory(self, observable: str) -> np.ma.MaskedArray:
-        """Time average of each trajectory, grid + (trajectories,); diverged ones are masked.
-
-        ValueError as in :meth:`batch_means`.
-        """
+        """Time average of each trajectory, diverged ones masked; ValueError as in :meth:`batch_means`."""
         return self.batch_means(observable).mean(axis=-1)
 
     def histogram(self, coordinate: str) -> Histogram:

@@ -183,8 +183,7 @@ class Minimum:
         return self.eigenvalues[:directions], self.modes[:, :directions]
 
     def factor(self, batch_size: float, sampling: str = "fresh") -> float:
-        """c, the covariance of a batch's curvature over that of one sample's; T depends on B through it
-        alone.
+        """c, the covariance of a batch's curvature over that of one sample's; all that T knows of B.
 
         Raises ValueError for a batch size outside its range and for shuffled epochs, whose batches are not
         independent (:func:`~.paths.epoch_growth`).

@@ -90,10 +90,7 @@ def leading_mode(minimum: Minimum, eta: float | None, batch_size: float, samplin
 
 
 def largest_step(minimum: Minimum, batch_size: float, sampling: str = "fresh") -> float:
-    """The largest learning rate at which the minimum is mean-square stable, exactly: η* with ρ(η*) = 1.
-
-    η* = 1/λ_max(A^{-1/2} M A^{-1/2}); stable for every η ≤ η*.
-    """
+    """The largest mean-square stable learning rate, exactly: η* = 1/λ_max(A^{-1/2} M A^{-1/2}), ρ(η*) = 1."""
     return _edge(minimum, checked(minimum).factor(batch_size, sampling))[0]
 
 
@@ -243,8 +240,7 @@ def _top(minimum, diagonal, weight, scale, restarts=40):
 
 
 def lanczos(product, start, tolerance, width=40):
-    """One round of Lanczos with full orthogonalisation: largest eigenvalue, eigenvector, whether it has
-    settled.
+    """One round of Lanczos, fully orthogonalised: largest eigenvalue, its vector, whether it has settled.
 
     It has when the eigenvalue is known to ``tolerance`` of the largest modulus, from the residual or, where
     the eigenvalue stands alone, its square over the gap.

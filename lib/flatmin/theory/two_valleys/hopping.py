@@ -73,21 +73,14 @@ class Slice:
                 _check.array(name, values, above=0)
 
     def diffusion(self, side: str, delta_s, power: int = 1):
-        """D = Δ_S (2/f)^power on a side (Y26 A13 for power 1).
-
-        ``delta_s`` > 0 broadcasts against y; ``power`` 0, 1 or 2 is that of the Hessian in C. ValueError for
-        other values.
-        """
+        """D = Δ_S (2/f)^power on a side (Y26 A13 for power 1), power 0, 1 or 2; ValueError for others."""
         delta_s = _check.array("delta_s", delta_s, above=0, most=_LOUDEST)
         power = _check.integer("power", power, least=0, most=2)
         _check.together(delta_s=delta_s, y=self.y)
         return delta_s * (2 / self.f[_known(side)]) ** power
 
     def reduced_barrier(self, side: str, delta_s, power: int = 1):
-        """z = √(ΔL/D): barrier height in units of the side's own temperature, square-rooted.
-
-        Arguments and errors as for :meth:`diffusion`.
-        """
+        """z = √(ΔL/D), the barrier in units of the side's own temperature; as for :meth:`diffusion`."""
         return np.sqrt(self.barrier / self.diffusion(side, delta_s, power))
 
 

@@ -74,10 +74,7 @@ def frozen_valleys() -> Landscape:
 
 
 def position(side: str) -> sp.Expr:
-    """Where a valley floor lies at y: x* = c y/(y + y_b), c = x₁ or −x₂ (Y26 A1).
-
-    ``side`` is "flat" (x > 0) or "sharp" (x < 0); ValueError for another.
-    """
+    """Valley floor at y: c y/(y + y_b), c = x₁ ("flat") or −x₂ ("sharp"), Y26 A1; ValueError for another."""
     return _side(side) * _Y / (_Y + _YB)
 
 
