@@ -25,27 +25,21 @@ def live_edges(starts, data, eta, batch_size, steps):
     steps = _check.array("steps", steps, ndim=1, dtype=int, least=0, increasing=True).tolist()
     how = {"eta": eta, "batch_size": batch_size, "steps": steps[-1], "keep": steps}
     runs = train(starts, "square", data, seed=range(len(starts)), **how)
-    found = [
-        [
-            stability.edge(at(runs.model_at(run, c), "square", data), eta, batch_size)
-            for c in range(len(steps))
-        ]
-        for run in range(len(starts))
-    ]
-    return np.array([[[e.bound, e.exact, e.descent] for e in row] for row in found]).transpose(2, 0, 1)
+    found = np.empty((3, len(starts), len(steps)))
+    for run, place in np.ndindex(found.shape[1:]):
+        here = stability.edge(at(runs.model_at(run, place), "square", data), eta, batch_size)
+        found[:, run, place] = here.bound, here.exact, here.descent
+    return found
 
 
 def recorded_edges(result, kind: str, which: int) -> dict[int, np.ndarray]:
     """{B: the three ratios (3, runs, T)} recorded by stability-training at step size number ``which``."""
     names = "eta", "frobenius", "mu", "largest_step", "sharpness"
-    (eta, norm, mu, largest, sharpness), found = (
-        (_chosen(_get(result, kind, name), which) for name in names),
-        {},
-    )
-    for i, size in enumerate(result.batch_sizes):
-        bound = eta * norm[i] * np.sqrt(mu[i] / size)
-        found[int(size)] = np.stack([bound, eta / largest[i], eta * sharpness[i] / 2])
-    return found
+    eta, norm, mu, largest, sharpness = (_chosen(_get(result, kind, name), which) for name in names)
+    return {
+        int(size): np.stack([eta * norm[i] * np.sqrt(mu[i] / size), eta / largest[i], eta * sharpness[i] / 2])
+        for i, size in enumerate(result.batch_sizes)
+    }
 
 
 def at_end(result, kind: str, name: str, which: int | None = None) -> tuple[np.ndarray, np.ndarray]:

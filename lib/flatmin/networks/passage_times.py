@@ -27,18 +27,9 @@ def mean_times(steps, levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def powers(tables: Sequence, levels, windows: Sequence[tuple]) -> list[list[fits.Slope | None]]:
     """Return the powers of c of a network's passages, and of other models' at the same levels.
 
-    Parameters
-    ----------
-    tables : sequence of (R, C)
-        The network's first.
-    windows : sequence of (low, high)
-        Ranges of the network's mean time in steps.
-
-    Returns
-    -------
-    list of list
-        One list for each window, a :class:`~flatmin.fits.Slope` for each table; None in place of what every
-        run reached too few levels for.
+    One list for each of ``windows``, ranges (low, high) of the network's mean time in steps; in it a
+    :class:`~flatmin.fits.Slope` for each of ``tables``, the network's first; None in place of what every run
+    reached too few levels for.
     """
     levels, found = _check.array("levels", levels, ndim=1), []
     tables = [_table(table, levels, "tables")[0] for table in _sequence("tables", tables)]
@@ -65,22 +56,12 @@ def mean_offset(places, slopes: Sequence[fits.Slope | None]) -> Estimate:
 def log_time_ratio(groups: Sequence, levels, highest: float):
     """Return the mean log of the ratio of two mean passage times, of networks and of their linearisations.
 
-    Parameters
-    ----------
-    groups : sequence of four tables each
-        First, second, first linearised, second linearised; each group is compared at the highest of the
-        ``levels`` up to ``highest`` that all its runs reached.
-
-    Returns
-    -------
-    (log ratio, that of the linearised, error of their difference, levels used)
-
-    Raises
-    ------
-    ValueError
-        When no such level was reached by all runs of a group.
+    Each of ``groups`` is four tables: first, second, first linearised, second linearised; it is compared at
+    the highest of the ``levels`` up to ``highest`` that all its runs reached. The result is (log ratio, that
+    of the linearised, error of their difference, levels used). Raises ValueError when no such level was
+    reached by all runs of a group.
     """
-    highest, (logs, errors, used) = _check.number("highest", highest), ([], [], [])
+    highest, logs, errors, used = _check.number("highest", highest), [], [], []
     for tables in _sequence("groups", groups):
         columns = [_table(steps, levels, "groups")[0] for steps in _sequence("groups", tables)]
         if len(columns) != 4:
@@ -117,10 +98,10 @@ def local_means(local) -> list[tuple[int, np.ndarray, np.ndarray]]:
     found = []
     for values in np.moveaxis(_numbers("local", local, 3), 1, 0):
         kept = values[np.isfinite(values).all(axis=1)]
-        if len(kept) < 2:
-            found.append((len(kept), *np.full((2, local.shape[-1]), np.nan)))
-        else:
+        if len(kept) > 1:
             found.append((len(kept), kept.mean(axis=0), kept.std(axis=0, ddof=1) / np.sqrt(len(kept))))
+        else:
+            found.append((len(kept), *np.full((2, local.shape[-1]), np.nan)))
     return found
 
 

@@ -60,11 +60,6 @@ class Passages:
     snapshots: np.ndarray
     parameters: np.ndarray
 
-    @property
-    def censored(self) -> np.ndarray:
-        """How many runs ended below each level, (C,)."""
-        return (self.steps < 0).sum(0)
-
 
 @njit(fastmath=_FAST, nogil=True)
 def _advance(order, gram, targets, z, weight, bias, scale, coefficients, stop, trace):
@@ -282,9 +277,8 @@ def first_passages(
         raise _check.refused("snapshots", snapshots, "empty for the linearised network")
     eta = _check.number("eta", eta, above=0, most=float(np.finfo(np.float32).max))
     batch_size = _check.integer("batch_size", batch_size, least=1, most=len(data))
-    steps, keep_every = (
-        _check.integer(*pair, least=1, most=10**9) for pair in (("steps", steps), ("keep_every", keep_every))
-    )
+    steps = _check.integer("steps", steps, least=1, most=10**9)
+    keep_every = _check.integer("keep_every", keep_every, least=1, most=10**9)
     seeds = _check.array("seeds", seeds, ndim=1, dtype=int, least=0)
     chain = (_Linearised if linearised else _Network)(model, inputs, targets)
     plan = (np.float32(eta / batch_size), batch_size, steps, Sampling.of(sampling), keep_every)

@@ -9,7 +9,7 @@ The thresholds are those of :mod:`flatmin.theory.stability`, all in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -213,27 +213,10 @@ def edge(
     """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at the point ``here``.
 
     Any number of outputs, and any loss with a positive semi-definite second derivative in them; the
-    Gauss–Newton matrix takes the place of the Hessian.
-
-    Parameters
-    ----------
-    here : Point
-    eta, batch_size : float, int
-        η and B of the run asked about.
-    sampling : "fresh" or "replacement"
-    typical : bool
-        Whether to simulate for the typical edge too, which takes longer; not beyond the exact operator.
-    seed : int
-        Of what is drawn: the batches of the batch sharpness and of the typical edge.
-
-    Returns
-    -------
-    Edge
-
-    Raises
-    ------
-    ValueError
-        As :func:`tangent`, for η ≤ 0 and a batch size outside 1…n.
+    Gauss–Newton matrix takes the place of the Hessian. ``typical`` simulates for the typical edge too, which
+    takes longer (not beyond the exact operator); ``seed`` is that of the batches drawn for it and for the
+    batch sharpness. ``sampling`` is "fresh" or "replacement". Raises ValueError as :func:`tangent`, for η ≤ 0
+    and a batch size outside 1…n.
     """
     eta = _check.number("eta", eta, above=0)
     _check.integer("batch_size", batch_size, least=1)
@@ -250,8 +233,8 @@ def edge(
     if at.residuals is None or not np.any(at.residuals):
         reasons["sharpness"] = reasons["bound"] = at.reason or "data: fitted exactly, no gradient is left"
     else:
-        sharpness = paths.batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
-        sharpness = _scaled(sharpness, eta / 2)
+        found = paths.batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
+        sharpness = replace(found, value=found.value * eta / 2, error=found.error * eta / 2)
         if at.quadratic:
             bound = float(eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu))
         else:
@@ -260,7 +243,7 @@ def edge(
         reasons["typical"] = f"data: {len(at.gram)} rows are too many for the simulation"
     elif typical:
         found = paths.typical_edge(minimum, batch_size, sampling, seed=seed)
-        late = Estimate(eta / found.value, eta * found.error / found.value**2, found.n, found.method)
+        late = replace(found, value=eta / found.value, error=eta * found.error / found.value**2)
     else:
         reasons["typical"] = "typical=False: not simulated"
     return Edge(
@@ -292,20 +275,12 @@ def _largest_step(minimum, batch_size, sampling):
     return threshold.largest_step(minimum, batch_size, sampling)
 
 
-def _scaled(estimate, factor):
-    return Estimate(estimate.value * factor, estimate.error * factor, estimate.n, estimate.method)
-
-
 @dataclass(frozen=True)
 class Escape:
-    """SGD from one network and from its linearisation, with the same batches.
+    """SGD from one network and from its linearisation, with the same batches, t = 0 … T.
 
-    Attributes
-    ----------
-    losses : (R, T + 1) array
-        L of the network, t = 0 … T; ∞ once a run has diverged.
-    linearised : (R, T + 1) array
-        L of the linearised network, its loss to second order.
+    ``losses`` (R, T + 1): L of the network, ∞ once a run has diverged; ``linearised`` (R, T + 1): L of the
+    linearised network, its loss to second order.
     """
 
     losses: np.ndarray
@@ -317,12 +292,8 @@ def escape(
 ) -> Escape:
     """Let ``trajectories`` runs of SGD go from the point ``here``, each with batches of its own (W22 Fig. 4).
 
-    Every batch is drawn anew without replacement; run k takes the batches of ``seed`` + k.
-
-    Raises
-    ------
-    ValueError
-        As :func:`~flatmin.networks.train.train` and :func:`tangent`, and for a loss without a parabola.
+    Every batch is drawn anew without replacement; run k takes the batches of ``seed`` + k. Raises ValueError
+    as :func:`~flatmin.networks.train.train` and :func:`tangent`, and for a loss without a parabola.
     """
     seed = _check.integer("seed", seed, least=0, most=2**62)
     trajectories = _check.integer("trajectories", trajectories, least=1, most=MOST_STEPS)
@@ -332,19 +303,17 @@ def escape(
     linearised = at.losses(eta, batch_size, steps, seeds)
     linearised += here.loss - at.half_square
     block = max(1, _ENTRIES // ((steps + 1) * here.parameters))
+    how = {
+        "eta": eta,
+        "batch_size": batch_size,
+        "steps": steps,
+        "sampling": "fresh",
+        "keep": range(steps + 1),
+    }
     found = []
     for start in range(0, trajectories, block):
-        runs = train(
-            here.network.module,
-            here.loss_function,
-            here.data,
-            eta=eta,
-            batch_size=batch_size,
-            steps=steps,
-            seed=seeds[start : start + block],
-            sampling="fresh",
-            keep=range(steps + 1),
-        )
+        model = here.network.module
+        runs = train(model, here.loss_function, here.data, seed=seeds[start : start + block], **how)
         found.append(runs.losses(here.data))
     losses = np.concatenate(found)
     losses[np.isnan(losses)] = np.inf  # parameters still finite, outputs beyond the floating-point range
