@@ -44,10 +44,7 @@ class Noise:
         _check.array("sigma", self.sigma, least=0, most=1e300)
 
     def covariance(self, landscape: Landscape) -> sp.Matrix:
-        """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ (Y22 S10), shape (d, d), in the landscape's symbols and σ.
-
-        ValueError for what is no Landscape, or a landscape this noise is not made for.
-        """
+        """C(θ) = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ (Y22 S10), (d, d), in σ; ValueError where none is made."""
         normals = self.normals(landscape)
         kick = self.gradient_noise(landscape, normals)
         products, standard = (kick * kick.T).expand(), dict.fromkeys(normals, sp.Integer(1))

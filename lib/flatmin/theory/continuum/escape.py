@@ -180,17 +180,9 @@ def _lowest_eigenvalue(equation, target, far, panels, tolerance):
 def kramers_rate(temperature, barrier, hessian, saddle_hessian):
     """Kramers–Langer rate |v_e|/(2π) √(det V*/|det V_s|) e^(−ΔV/T) of dz = −∇V dτ + √(2T) dW (M22 Eq. 19).
 
-    Parameters
-    ----------
-    temperature, barrier : number or array
-        T > 0 and ΔV > 0.
-    hessian, saddle_hessian : number or (n, n)
-        Of V at the minimum, positive definite, and at the saddle, with one negative eigenvalue.
-
-    Raises
-    ------
-    ValueError
-        For numbers out of range, or Hessians of the wrong signature.
+    ``temperature`` T > 0 and ``barrier`` ΔV > 0 are numbers or arrays; ``hessian``, positive definite, and
+    ``saddle_hessian``, with one negative eigenvalue, those of V (n, n), or numbers in one dimension. Raises
+    ValueError for others.
     """
     temperature = _check.array("temperature", temperature, above=0)
     barrier = _check.array("barrier", barrier, above=0)

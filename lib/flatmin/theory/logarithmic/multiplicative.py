@@ -58,20 +58,10 @@ def kesten_exponent(log_moment) -> float:
 
 @dataclass(frozen=True)
 class StationaryLaw:
-    """Stationary law of r = |θ| on a grid.
+    """Stationary law of r = |θ|, θ of ``dimension`` entries, at points ``r`` that increase from 0.
 
-    Raises ValueError for arrays of different lengths, or numbers out of range.
-
-    Parameters
-    ----------
-    r : (points,)
-        Increasing from 0.
-    mass : (points,)
-        Probability of each point's hat function.
-    width : (points,)
-        Integral of each hat function, so that mass/width is the density of r ≥ 0.
-    dimension : int
-        d, of θ.
+    ``mass`` is the probability of each point's hat function and ``width`` its integral, so that mass/width is
+    the density of r ≥ 0. Raises ValueError for arrays of different lengths, or numbers out of range.
     """
 
     r: np.ndarray

@@ -80,22 +80,16 @@ class Minimum:
 
     @classmethod
     def from_gradients(cls, gradients) -> Minimum:
-        """Build from the per-sample gradients g_i of the only output, or from the rows R_i of several.
+        """Build from the gradients g_i (n, P) of the only output, or the rows R_i (n, K, P) of several.
 
         Raises ValueError for another shape, numbers that are not finite (or whose squares are not), or
         nothing but zeros.
-
-        Parameters
-        ----------
-        gradients : (n, P) or (n, K, P)
         """
-        rows = _check.array("gradients", gradients)
+        rows = _check.array("gradients", gradients, least=-1e150, most=1e150)
         if rows.ndim not in (2, 3):
             raise _check.refused("gradients", rows, "of shape (n, P), or (n, K, P) for K outputs")
         outputs = rows.shape[1] if rows.ndim == 3 else 1
         rows = rows.reshape(-1, rows.shape[-1])
-        if not np.abs(rows).max() < 1e150:
-            raise _check.refused("gradients", gradients, "below 1e150")
         if not rows.any():
             raise _check.refused("gradients", rows, "not all 0, or nothing moves")
         if rows.shape[1] >= len(rows):
@@ -105,27 +99,19 @@ class Minimum:
 
     @classmethod
     def from_gram(cls, gram, outputs: int = 1) -> Minimum:
-        """Build from the inner products of all rows, without a factor 1/n.
+        """Build from the inner products ``gram`` (n·K, n·K) of all rows, without a factor 1/n.
 
-        Raises ValueError unless ``gram`` is square, finite, symmetric and positive semi-definite up to
-        rounding, and not zero, and ``outputs`` divides its rows.
-
-        Parameters
-        ----------
-        gram : (n·K, n·K)
-            g_i·g_j; for K outputs sample by sample, output by output.
-        outputs : int
-            K.
+        For K ``outputs`` sample by sample, output by output. Raises ValueError unless ``gram`` is square,
+        finite, symmetric and positive semi-definite up to rounding, and not zero, and ``outputs`` divides its
+        rows.
         """
-        gram = _check.array("gram", gram, ndim=2)
+        gram = _check.array("gram", gram, ndim=2, least=-1e300, most=1e300)
         outputs, size = _check.integer("outputs", outputs, least=1), len(gram)
         top = np.abs(gram).max()
         if gram.shape != (size, size) or not np.allclose(gram, gram.T, rtol=1e-6, atol=1e-6 * top):
             raise _check.refused("gram", gram, "a symmetric (n·K, n·K) matrix")
         if size % outputs:
             raise _check.refused("outputs", outputs, f"a divisor of the {size} rows of gram")
-        if not top < 1e300:
-            raise _check.refused("gram", gram, "below 1e300")
         if size > _LAZY:
             found = cls(outputs, kernel=(gram + gram.T) * (outputs / (2 * size)))
             if not 1e-300 < found.trace < np.inf or np.diag(gram).min() < -1e-4 * top:

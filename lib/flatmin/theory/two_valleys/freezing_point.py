@@ -81,16 +81,12 @@ def _values(landscape) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Path:
-    """What the rate equation gives for one learning rate and noise: arrays over iterations t.
+    """What the rate equation gives for one learning rate and noise: arrays (times,) over iterations ``t``.
 
-    Attributes
-    ----------
-    t, y, flat : arrays, (times,)
-        Iterations, mean position along the valleys, P_flat; its first entry is that of
-        :meth:`FrozenChain.settled_flat`, which may lie a little outside 0…1.
-    settled : array, (times,)
-        Cumulative probability that the last change of sign of x lies at or before t; its first entry is
-        the probability that there is none.
+    ``y`` is the mean position along the valleys; ``flat`` P_flat, whose first entry is that of
+    :meth:`FrozenChain.settled_flat`, which may lie a little outside 0…1; ``settled`` the cumulative
+    probability that the last change of sign of x lies at or before t, from the probability that there is
+    none.
     """
 
     t: np.ndarray

@@ -339,10 +339,7 @@ class FrozenChain:
         return {side: rate for side, (rate, *_) in self._settled.items()}
 
     def exit_time(self, x: float) -> float:
-        """Mean number of iterations from x to the first change of its sign: (1 − K)⁻¹ on the side, on 1.
-
-        ValueError outside the nodes.
-        """
+        """Mean iterations from x to the first change of its sign, (1 − K)⁻¹1; ValueError off the nodes."""
         x = float(self._inside(_check.number("x", x)))
         chosen = self.flat if x >= 0 else ~self.flat
         inside = self.operator[chosen][:, chosen]
@@ -431,7 +428,7 @@ class FrozenChain:
     def survival(self, x) -> np.ndarray:
         """Probability that a start at x sees no change of sign for long, over that of a settled start.
 
-        ``x`` is a number or an array; ValueError outside the nodes.
+        ValueError outside the nodes.
         """
         x = self._inside(x)
         values = np.empty(np.shape(x))
