@@ -81,39 +81,20 @@ class Loss:
         return self._placed
 
     def targets(self, targets, outputs: int | tuple[int, ...], dtype: torch.dtype):
-        """Return the targets in the form that this loss takes, checked.
+        """Return the targets (n, …) in the form that this loss takes, checked.
 
-        Parameters
-        ----------
-        targets : Tensor, (n, …)
-        outputs : int or tuple
-            Shape *s of one sample's outputs.
-        dtype : torch.dtype
-            Of the outputs; real targets are cast to it.
-
-        Raises
-        ------
-        ValueError
-            For shapes or labels that do not fit, and for NaN or infinite targets.
+        ``outputs`` is the shape *s of one sample's outputs, ``dtype`` their type, to which real targets are
+        cast. Raises ValueError for shapes or labels that do not fit, and for NaN or infinite targets.
         """
         shape = (outputs,) if isinstance(outputs, int) else tuple(outputs)
         return self._kind.fitted(self._function, targets, shape, dtype)
 
     def bind(self, outputs: Tensor, targets) -> Bound:
-        """Fix the targets and the number of samples.
+        """Fix the targets (n, …), for a callable also a tree of them, to all outputs (n, *s) of a network.
 
-        Parameters
-        ----------
-        outputs : Tensor, (n, *s)
-            The network's outputs for all samples.
-        targets : Tensor, (n, …)
-            (A tree of them for a callable.) Targets (n,) and outputs (n, 1) fit; nothing is broadcast.
-
-        Raises
-        ------
-        ValueError
-            For outputs or targets that are not finite or do not fit, and for a loss that is not a mean over
-            samples: one that adds them up, or couples them.
+        Targets (n,) and outputs (n, 1) fit; nothing is broadcast. Raises ValueError for outputs or targets
+        that are not finite or do not fit, and for a loss that is not a mean over samples: one that adds them
+        up, or couples them.
         """
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or not outputs.ndim:
             raise _check.refused("outputs", outputs, "a tensor (n, …) of real numbers")
@@ -319,14 +300,12 @@ class _Logistic(_Elementwise):
 
     def _prepare(self, outputs):
         def whole(tensor):
-            tensor = tensor.to(outputs)
             try:
-                return tensor.expand(outputs.shape).reshape(self.samples, -1)
+                return tensor.to(outputs).expand(outputs.shape).reshape(self.samples, -1)
             except RuntimeError:
-                raise ValueError(
-                    f"loss={self.name}: its weights of shape {tuple(tensor.shape)} must fit outputs "
-                    f"{tuple(outputs.shape)}"
-                ) from None
+                weights = f"weights of shape {tuple(tensor.shape)}"
+                told = f"loss={self.name}: its {weights} must fit outputs {tuple(outputs.shape)}"
+                raise ValueError(told) from None
 
         given = self.loss.given
         self.weights = (1 if given.weight is None else whole(given.weight)) / self.columns
@@ -389,59 +368,42 @@ class _CrossEntropy(Bound):
         if not shape:
             raise ValueError("outputs of shape (n,): must be (n, classes, …) for labels")
         labels = (len(targets), *shape[1:])
-        if targets.is_floating_point():
-            if isinstance(module, nn.CrossEntropyLoss) and tuple(targets.shape) == (len(targets), *shape):
-                return _finite(targets.to(dtype))
+        likely = isinstance(module, nn.CrossEntropyLoss) and targets.is_floating_point()
+        if likely and tuple(targets.shape) == (len(targets), *shape):
+            return _finite(targets.to(dtype))
+        whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+        if not whole or tuple(targets.shape) != labels:
             raise ValueError(f"{_misfit(targets, labels)}, integer labels with classes along axis 1")
-        if targets.is_complex() or targets.dtype == torch.bool or tuple(targets.shape) != labels:
-            raise ValueError(f"{_misfit(targets, labels)}, integer labels with classes along axis 1")
-        counted = targets[targets != _ignored(module)]
-        _require_labels(counted, shape[0])
+        _require_labels(targets[targets != _ignored(module)], shape[0])
         return targets.long()
 
     def _prepare(self, outputs):
-        module, classes = self.loss.given, self.shape[0]
-        weight = getattr(module, "weight", None)
-        if weight is not None and tuple(weight.shape) != (classes,):
+        module, (classes, *rest), n = self.loss.given, self.shape, self.samples
+        weight, smooth = getattr(module, "weight", None), float(getattr(module, "label_smoothing", 0.0))
+        if weight is None:
+            weight = outputs.new_ones(classes)
+        elif tuple(weight.shape) != (classes,):
             raise ValueError(f"loss={self.name}: weight must be one for each of {classes} classes")
-        self._weight = None if weight is None else weight.detach().to(outputs)
-        self._smoothing, self._memo = float(getattr(module, "label_smoothing", 0.0)), None
+        weight, self._memo = weight.detach().to(outputs), None
         if self.targets.is_floating_point():
-            self._share = 1 / math.prod(self.shape[1:])
-            self._mass = self._soft(outputs.reshape(self.samples, -1), _ALL).sum(1, keepdim=True)
-            self.convex = bool((self._mass >= 0).all())
+            likely = (1 - smooth) * self.targets.reshape(n, classes, -1) + smooth / classes
+            self._q = 1 / math.prod(rest) * weight[:, None] * likely
         else:
-            self._share_labels(outputs)
-
-    def _share_labels(self, outputs):
-        """What each label counts for in a mean over all that count: torch divides by their total weight."""
-        valid = self.targets != _ignored(self.loss.given)
-        labels, counts = self.targets.where(valid, 0), valid.to(outputs)
-        each = counts if self._weight is None else self._weight[labels] * counts
-        total = float(each.double().sum())
-        if not total > 0:
-            raise ValueError(f"targets: every label is ignored by loss={self.name} or weighs nothing")
-        self._labels = labels.reshape(self.samples, 1, -1)
-        self._each, self._valid = (
-            (part * (self.samples / total)).reshape(self.samples, 1, -1) for part in (each, counts)
-        )
-        whole = self.shape[0] if self._weight is None else float(self._weight.sum())
-        smooth = self._smoothing
-        self._mass = (1 - smooth) * self._each + smooth / self.shape[0] * whole * self._valid
-        self.convex = bool((self._mass >= 0).all())
-        if bool((self._mass == 1).all()):
-            self._mass = None
-
-    def _soft(self, f, rows):
-        """The weights q of some samples, (r, V, T)."""
-        classes, smooth = self.shape[0], self._smoothing
-        weight = 1.0 if self._weight is None else self._weight[:, None]
-        if self.targets.is_floating_point():
-            targets = self.targets[rows].reshape(len(f), classes, -1)
-            return self._share * weight * ((1 - smooth) * targets + smooth / classes)
-        found = f.new_zeros(len(f), classes, self.columns // classes)
-        found.scatter_(1, self._labels[rows], (1 - smooth) * self._each[rows])
-        return found + smooth / classes * weight * self._valid[rows] if smooth else found
+            valid = self.targets != _ignored(module)
+            labels, counts = (
+                self.targets.where(valid, 0).reshape(n, 1, -1),
+                valid.to(outputs).reshape(n, 1, -1),
+            )
+            each = weight[labels] * counts
+            total = float(each.double().sum())  # what torch divides by: the weight of all that counts
+            if not total > 0:
+                raise ValueError(f"targets: every label is ignored by loss={self.name} or weighs nothing")
+            each, counts = each * (n / total), counts * (n / total)
+            self._q = outputs.new_zeros(n, classes, math.prod(rest)).scatter_(1, labels, (1 - smooth) * each)
+            if smooth:
+                self._q += smooth / classes * weight[:, None] * counts
+        mass = self._q.sum(1, keepdim=True)
+        self._mass, self.convex = None if bool((mass == 1).all()) else mass, bool((mass >= 0).all())
 
     def _cube(self, f):
         return f.reshape(len(f), self.shape[0], -1)
@@ -457,12 +419,12 @@ class _CrossEntropy(Bound):
 
     def values(self, f, rows=_ALL):
         """−Σ q log p."""
-        return -(self._soft(f, rows) * torch.log_softmax(self._cube(f), 1)).sum((1, 2))
+        return -(self._q[rows] * torch.log_softmax(self._cube(f), 1)).sum((1, 2))
 
     def gradient(self, f, rows=_ALL):
         """m p − q."""
         p = self._p(f)
-        return ((p if self._mass is None else self._mass[rows] * p) - self._soft(f, rows)).flatten(1)
+        return ((p if self._mass is None else self._mass[rows] * p) - self._q[rows]).flatten(1)
 
     def _scaled(self, moved, rows, root):
         """Times m, or √m, at each position, in place; (r, k, V, T) as (r, k, C)."""
@@ -518,24 +480,21 @@ class _LogLikelihood(_CrossEntropy):
 
     def values(self, f, rows=_ALL):
         """−Σ q f."""
-        return -(self._soft(f, rows) * self._cube(f)).sum((1, 2))
+        return -(self._q[rows] * self._cube(f)).sum((1, 2))
 
     def gradient(self, f, rows=_ALL):
         """−q."""
-        return -self._soft(f, rows).flatten(1)
+        return -self._q[rows].flatten(1)
 
     def curvature_product(self, f, rows, vectors):
-        """Nothing."""
         return torch.zeros_like(vectors)
 
     root_product = root_transpose = curvature_product
 
     def curvature_diagonal(self, f, rows=_ALL):
-        """Nothing."""
         return torch.zeros_like(f)
 
     def curvature_inner(self, f, rows, g, others):
-        """Nothing."""
         return f.new_zeros(len(f), len(g))
 
 
@@ -576,21 +535,19 @@ class _Generic(Bound):
 
     def verify(self, f):
         """Refuse what fails, returns no number, or is not the mean of its samples' losses."""
-        shapes = f"outputs {(self.samples, *self.shape)} and targets"
         try:
             with torch.no_grad():
                 found = self._function(f.reshape(-1, *self.shape), self.targets)
         except Exception as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise ValueError(f"loss={self.name} fails on {shapes}: {lines[0]}") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            outputs = (self.samples, *self.shape)
+            raise ValueError(f"loss={self.name} fails on outputs {outputs} and targets: {why}") from error
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
-            raise ValueError(
-                f"loss={self.name} gives {_check.shown(found)}: must be one number, a mean over samples"
-            )
+            told = f"loss={self.name} gives {_check.shown(found)}: must be one number, a mean over samples"
+            raise ValueError(told)
         super().verify(f)
-        few = slice(0, 2)
-        apart = torch.cat([self.gradient(f[i : i + 1], slice(i, i + 1)) for i in range(len(f[few]))])
-        together = self.gradient(f)[few]
+        together = self.gradient(f)[:2]
+        apart = torch.cat([self.gradient(f[i : i + 1], slice(i, i + 1)) for i in range(len(together))])
         bound = 1e3 * torch.finfo(f.dtype).eps * (1 + float(together.abs().max()))
         if not float((apart - together).abs().max()) <= bound:
             raise ValueError(
@@ -625,11 +582,11 @@ class _Generic(Bound):
         """Diagonal, a few unit columns at a time; one product where every output stands for itself."""
         if type(self.loss.given) in _ONE_BY_ONE:
             return self.curvature_product(f, rows, torch.ones_like(f)[:, None])[:, 0]
-        found = torch.empty_like(f)
+        found, unit = torch.empty_like(f), torch.zeros_like(f)
         for column in range(self.columns):
-            unit = torch.zeros_like(f)
             unit[:, column] = 1
             found[:, column] = self.curvature_product(f, rows, unit[:, None])[:, 0, column]
+            unit[:, column] = 0
         return found
 
     def root_product(self, f, rows, vectors):
@@ -705,16 +662,9 @@ _LOSSES = {
 def of(loss: str | nn.Module | Callable | Loss) -> Loss:
     """Read a loss.
 
-    Parameters
-    ----------
-    loss : str, torch.nn.Module or callable
-        ``"square"``, ``"cross-entropy"``, a torch loss module with ``reduction="mean"``, or a function of
-        (outputs, targets) that returns the mean over samples as a torch number.
-
-    Raises
-    ------
-    ValueError
-        For another name, a class in place of a module, another reduction, or something that is no function.
+    That is ``"square"``, ``"cross-entropy"``, a torch loss module with ``reduction="mean"``, or a function of
+    (outputs, targets) that returns the mean over samples as a torch number. Raises ValueError for another
+    name, a class in place of a module, another reduction, or something that is no function.
     """
     if isinstance(loss, Loss):
         return loss
