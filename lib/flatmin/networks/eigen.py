@@ -203,7 +203,7 @@ def _outermost(values: np.ndarray, k: int, which: str) -> np.ndarray:
 
 def _outwards(values, which: str):
     """Values on an axis that points outwards."""
-    return {"largest": lambda: values, "smallest": lambda: -values, "magnitude": lambda: abs(values)}[which]()
+    return abs(values) if which == "magnitude" else values if which == "largest" else -values
 
 
 class _Search:

@@ -202,13 +202,7 @@ class Edge:
 
 
 def edge(
-    here,
-    eta: float,
-    batch_size: int,
-    sampling: str = "fresh",
-    *,
-    typical: bool = False,
-    seed: int = 0,
+    here, eta: float, batch_size: int, sampling: str = "fresh", *, typical: bool = False, seed: int = 0
 ) -> Edge:
     """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at the point ``here``.
 

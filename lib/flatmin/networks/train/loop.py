@@ -23,7 +23,7 @@ from flatmin.ledger.arrays import load_state, save_state
 from flatmin.networks import losses, parameters
 from flatmin.networks.data.samples import mapped
 from flatmin.networks.device import choose
-from flatmin.networks.train.plan import Plan, path_of, plan_of
+from flatmin.networks.train.plan import Plan, path_of
 from flatmin.networks.train.runs import Runs
 from flatmin.networks.train.stacks import fitted, private, spread, stacked, still
 
@@ -122,9 +122,7 @@ def train(
     >>> fm.train(fm.models.mlp((64, 20, 10)), "cross-entropy", digits.train, **call)
     <Runs: 4 runs of sgd, P = 1510, kept at 3 steps up to 300, none diverged>
     """
-    plan = plan_of(
-        model, loss, data, eta, batch_size, steps, seed, keep, method, sampling, noise_trace, threads
-    )
+    plan = Plan(model, loss, data, eta, batch_size, steps, seed, keep, method, sampling, noise_trace, threads)
     file, save_every = path_of(file), _check.number("save_every", save_every, least=0, infinite=True)
     progress, device = _check.flag("progress", progress), choose(device, plan.starts[0])
     networks = [private(one, device) for one in plan.starts]
@@ -137,20 +135,9 @@ def train(
         samples = fitted(read, probed(network, samples), samples)
         stack, samples = stacked(network, samples, read, thetas)
         kept, diverged_at = _train(_Steps(stack, read, samples, plan), thetas, saved, progress)
-    return Runs(
-        private(plan.starts[0], torch.device("cpu")).module,
-        loss,
-        plan.kept,
-        kept,
-        plan.seeds,
-        plan.etas,
-        plan.batch_size,
-        plan.method,
-        str(plan.sampling),
-        diverged_at,
-        device,
-        plan.threads,
-    )
+    start = private(plan.starts[0], torch.device("cpu")).module
+    how = plan.batch_size, plan.method, str(plan.sampling), diverged_at, device, plan.threads
+    return Runs(start, loss, plan.kept, kept, plan.seeds, plan.etas, *how)
 
 
 @torch.no_grad()

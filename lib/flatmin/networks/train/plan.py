@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -19,39 +17,49 @@ from flatmin.networks.data.samples import Samples, samples_of
 from flatmin.networks.train.identity import digest
 from flatmin.sampling import Sampling
 
-__all__ = ["Plan", "path_of", "plan_of", "samples_for"]
+__all__ = ["Plan", "path_of"]
 
 _METHODS = ("sgd", "gd", "gld")
 _LONGEST, _THREADS = 10**9, 1024  # steps; threads of torch
 _LARGEST = 16 << 30  # bytes of kept parameters
 
 
-@dataclass
 class Plan:
-    """Arguments of a training call, checked; ``etas``, ``seeds`` (R,), ``kept`` (T,) steps."""
+    """Arguments of :func:`~flatmin.networks.train.loop.train`, checked and laid out by run.
 
-    starts: list[nn.Module]
-    loss: Any
-    samples: Samples
-    method: str
-    sampling: Sampling
-    batch_size: int
-    noise_trace: float | None
-    steps: int
-    seeds: np.ndarray
-    etas: np.ndarray
-    kept: np.ndarray
-    threads: int
+    ``starts`` are modules, ``etas`` and ``seeds`` (R,), ``kept`` (T,) steps; the others are what they were.
+    """
+
+    def __init__(
+        self, model, loss, data, eta, batch_size, steps, seed, keep, method, sampling, noise_trace, threads
+    ):
+        self.starts, self.loss, self.samples = _starts(model), loss, _samples(data)
+        self.method, self.sampling = _check.choice("method", method, _METHODS), Sampling.of(sampling)
+        steps, n = _check.integer("steps", steps, least=1, most=_LONGEST), len(self.samples)
+        size = _check.integer("batch_size", n if batch_size is None else batch_size, least=1, most=n)
+        self.batch_size = n if method == "gd" else size
+        if noise_trace is not None:
+            noise_trace = _check.number("noise_trace", noise_trace, least=0)
+            if method != "gld":
+                raise _check.refused("noise_trace", noise_trace, f"None with method={method!r}: it is gld's")
+        self.noise_trace = noise_trace
+        etas, seeds = _row("eta", eta, float, above=0), _row("seed", seed, int, least=0)
+        runs = _check.together(seed=seeds, eta=etas, model=np.empty(len(self.starts)))
+        self.seeds, self.etas = (np.broadcast_to(row, runs).copy() for row in (seeds, etas))
+        self.kept = _kept(keep, steps)
+        held = runs[0] * len(self.kept) * sum(p.nbytes for _, p in parameters.trainable(self.starts[0]))
+        if held > _LARGEST:
+            raise _check.refused("keep", keep, f"fewer steps: {held / 2**30:.3g} GiB of parameters to hold")
+        self.threads = _check.integer("threads", threads, least=1, most=_THREADS)
 
     def __len__(self):
         return len(self.seeds)
 
     def identity(self) -> str:
         """Hashes of what decides the numbers, by name, as JSON."""
-        start = [parameters.flat(one) for one in self.starts]
         parts = {
             "model": self.starts[0],
-            "start": start,
+            "start": [parameters.flat(one) for one in self.starts],
             "loss": self.loss,
             "data": (self.samples.inputs, self.samples.targets),
             **{name: getattr(self, name) for name in ("method", "batch_size", "noise_trace")},
@@ -63,46 +71,11 @@ class Plan:
         return json.dumps({name: digest(part) for name, part in parts.items()})
 
 
-def samples_for(data) -> Samples:
+def _samples(data) -> Samples:
     """The samples of ``data``; a loader's data set in its own order, whatever order the loader would draw."""
     if isinstance(data, DataLoader):
         data = DataLoader(data.dataset, batch_size=256, collate_fn=data.collate_fn)
     return samples_of(data)
-
-
-def plan_of(
-    model, loss, data, eta, batch_size, steps, seed, keep, method, sampling, noise_trace, threads
-) -> Plan:
-    """Check the arguments of :func:`~flatmin.networks.train.loop.train` and lay them out by run."""
-    starts, samples = _starts(model), samples_for(data)
-    method, sampling = _check.choice("method", method, _METHODS), Sampling.of(sampling)
-    steps = _check.integer("steps", steps, least=1, most=_LONGEST)
-    size = len(samples) if batch_size is None else batch_size
-    size = _check.integer("batch_size", size, least=1, most=len(samples))
-    if noise_trace is not None:
-        noise_trace = _check.number("noise_trace", noise_trace, least=0)
-        if method != "gld":
-            raise _check.refused("noise_trace", noise_trace, f"None with method={method!r}: it is gld's")
-    etas, seeds = _row("eta", eta, float, above=0), _row("seed", seed, int, least=0)
-    runs = _check.together(seed=seeds, eta=etas, model=np.empty(len(starts)))
-    kept = _kept(keep, steps)
-    held = runs[0] * len(kept) * sum(p.nbytes for _, p in parameters.trainable(starts[0]))
-    if held > _LARGEST:
-        raise _check.refused("keep", keep, f"fewer steps: {held / 2**30:.3g} GiB of parameters to hold")
-    return Plan(
-        starts,
-        loss,
-        samples,
-        method,
-        sampling,
-        len(samples) if method == "gd" else size,
-        noise_trace,
-        steps,
-        np.broadcast_to(seeds, runs).copy(),
-        np.broadcast_to(etas, runs).copy(),
-        kept,
-        _check.integer("threads", threads, least=1, most=_THREADS),
-    )
 
 
 def _starts(model) -> list[nn.Module]:
