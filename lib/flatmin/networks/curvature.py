@@ -532,12 +532,8 @@ def _cross_terms(passed, upper, mixed, slope, weights) -> float:
 class Density:
     """Spectral density as weighted points, from several random vectors.
 
-    Attributes
-    ----------
-    nodes, weights : array, (m,)
-        Eigenvalues and weights, of sum 1.
-    probe : array, (m,)
-        Number of the random vector, 0 … probes − 1, that a point comes from.
+    ``nodes`` and ``weights`` (m,): eigenvalues and weights, of sum 1; ``probe`` (m,): number of the random
+    vector, 0 … probes − 1, that a point comes from.
     """
 
     nodes: np.ndarray

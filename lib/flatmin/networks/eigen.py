@@ -31,17 +31,9 @@ SEEDS = 2**63 - 2
 class Eigenpairs:
     """Eigenpairs at one end of a spectrum, the outermost first, each as often as its multiplicity.
 
-    Attributes
-    ----------
-    values : Tensor, (k,), on the CPU
-    vectors : Tensor, (P, k)
-        Orthonormal, one a column.
-    residuals : Tensor, (k,)
-        |Av − λv|, which is also a bound on the distance of λ to an eigenvalue.
-    products : int
-        How many products it took (0: by dense linear algebra).
-    missed : float
-        Bound on the chance that an eigenvalue further out was overlooked.
+    ``values`` (k,) and orthonormal ``vectors`` (P, k), one a column, on the CPU; ``residuals`` (k,):
+    |Av − λv|, also a bound on the distance of λ to an eigenvalue; ``products``: how many it took (0: by dense
+    linear algebra); ``missed``: bound on the chance that an eigenvalue further out was overlooked.
     """
 
     values: Tensor

@@ -50,14 +50,9 @@ _ENTRIES = 2**22
 
 
 class Loss:
-    """A mean over samples of a loss of the outputs; made by :func:`of`.
+    """A mean over samples of a loss of the outputs; made by :func:`of` from what is kept in ``given``.
 
-    Attributes
-    ----------
-    name : str
-        What it is called in messages: ``"square"``, ``"MSELoss()"``, ``"function(…)"``.
-    given
-        What was given to :func:`of`.
+    ``name`` is what it is called in messages: ``"square"``, ``"MSELoss()"``, ``"function(…)"``.
     """
 
     def __init__(self, name: str, given, function: Callable, kind: type[Bound]):
@@ -148,16 +143,9 @@ _SLOPES = {"square": lambda f, y: f - y, "cross-entropy": _likelihood_slope}
 class Bound:
     """A loss with its targets; made by :meth:`Loss.bind`. Its methods: see the module's first lines.
 
-    Attributes
-    ----------
-    samples, columns : int
-        n and C.
-    convex : bool
-        Whether it is known that ∂²ℓ/∂f² has a root; the losses without a closed form find out when asked.
-    shape : tuple
-        Shape *s of one sample's outputs.
-    targets
-        In the form that the loss takes, all n.
+    ``samples`` n, ``columns`` C, ``shape`` *s of one sample's outputs, ``targets`` in the form that the loss
+    takes, all n. ``convex``: whether it is known that ∂²ℓ/∂f² has a root; the losses without a closed form
+    find out when asked.
     """
 
     convex = False

@@ -207,10 +207,27 @@ def edge(
     """Measure how near SGD with ``eta`` and ``batch_size`` is to the edge of stability at the point ``here``.
 
     Any number of outputs, and any loss with a positive semi-definite second derivative in them; the
-    Gauss–Newton matrix takes the place of the Hessian. ``typical`` simulates for the typical edge too, which
-    takes longer (not beyond the exact operator); ``seed`` is that of the batches drawn for it and for the
-    batch sharpness. ``sampling`` is "fresh" or "replacement". Raises ValueError as :func:`tangent`, for η ≤ 0
-    and a batch size outside 1…n.
+    Gauss–Newton matrix takes the place of the Hessian.
+
+    Parameters
+    ----------
+    here : Point
+    eta, batch_size : float, int
+        η and B of the run asked about.
+    sampling : "fresh" or "replacement"
+    typical : bool
+        Whether to simulate for the typical edge too, which takes longer; not beyond the exact operator.
+    seed : int
+        Of what is drawn: the batches of the batch sharpness and of the typical edge.
+
+    Returns
+    -------
+    Edge
+
+    Raises
+    ------
+    ValueError
+        As :func:`tangent`, for η ≤ 0 and a batch size outside 1…n.
     """
     eta = _check.number("eta", eta, above=0)
     _check.integer("batch_size", batch_size, least=1)

@@ -215,18 +215,8 @@ class DensePass:
     All matrices are of the mean loss L = (1/n) Σ ℓ_i. ``parameters`` is P, ``samples`` n, ``outputs`` f (n,
     C), ``loss_function`` the loss bound to the targets. Per-sample arrays take ``rows``, a slice of samples.
 
-    Parameters
-    ----------
-    fixed, layers
-        As :func:`dense_layers` returns them.
-    inputs : Tensor, (n, …)
-    targets : Tensor, (n, …)
-    loss : Loss
-
-    Raises
-    ------
-    ValueError
-        As :meth:`flatmin.networks.losses.Loss.bind`.
+    ``fixed`` and ``layers`` are as :func:`dense_layers` returns them, inputs and targets (n, …). Raises
+    ValueError as :meth:`flatmin.networks.losses.Loss.bind`.
     """
 
     def __init__(self, fixed: list[nn.Module], layers: list[Layer], inputs: Tensor, targets, loss: Loss):
