@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatmin.networks.data.samples import leaves
+from flatmin.networks.data.samples import Samples, leaves
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes.generic import AutogradPass, linearise
 
-__all__ = ["Check", "examine"]
+__all__ = ["Check", "called", "examine", "examine_outputs", "require_pure"]
 
 _FEW, _MANY = 6, 32  # samples that the checks run on, and in whose company these must be the same
 _NOISE = 1e-2  # relative rounding error of Hv above which a number is refused
@@ -75,17 +75,7 @@ def examine(point, model: nn.Module | None = None) -> list[Check]:
     """
     network, few = point.network, point.data.take(slice(0, min(_FEW, point.samples)))
     found: list[Check] = []
-
-    def passes(name, one, other, allowed, scale=0.0):
-        difference = _relative(one, other, scale)
-        found.append(Check(name, difference, allowed))
-        if not difference <= allowed:  # NaN fails too
-            why = _REMEDIES[name] if math.isfinite(difference) else _overflows(network.dtype)
-            raise ValueError(
-                f"check {name!r}: differs by {difference:.2g} of its size, allowed is {allowed:.2g}: {why}"
-            )
-
-    eps = torch.finfo(network.dtype).eps
+    passes, eps = _judge(found, network.dtype), torch.finfo(network.dtype).eps
     with quiet(network):
         fresh = Network(network.module, network.forward, network.mode, network.device)
         many = slice(0, min(_MANY, point.samples, point.chunk or _MANY))
@@ -105,6 +95,27 @@ def examine(point, model: nn.Module | None = None) -> list[Check]:
                 error, "has an operation without a second derivative ({}): must be replaced by one that has"
             ) from error
     return found
+
+
+def examine_outputs(network: Network, samples: Samples) -> tuple[int, ...]:
+    """Run the checks that training needs, those of the outputs; return the shape of one sample's output."""
+    few, many = samples.take(slice(0, _FEW)), samples.rows(slice(0, _MANY))
+    return _outputs(network, few, many, _judge([], network.dtype), torch.finfo(network.dtype).eps)
+
+
+def _judge(found: list[Check], dtype):
+    """What compares two routes, keeps the comparison in ``found`` and refuses what differs too much."""
+
+    def passes(name, one, other, allowed, scale=0.0):
+        difference = _relative(one, other, scale)
+        found.append(Check(name, difference, allowed))
+        if not difference <= allowed:  # NaN fails too
+            why = _REMEDIES[name] if math.isfinite(difference) else _overflows(dtype)
+            raise ValueError(
+                f"check {name!r}: differs by {difference:.2g} of its size, allowed is {allowed:.2g}: {why}"
+            )
+
+    return passes
 
 
 def _overflows(dtype) -> str:
@@ -147,7 +158,7 @@ class _Terms:
 def _outputs(network, few, many, passes, eps) -> tuple[int, ...]:
     """Check the outputs; return the shape of one sample's."""
     with torch.no_grad():
-        once = _finite(_called(network, few), network)
+        once = _finite(called(network, few), network)
         drawn = _random_states(network)
         passes("same twice", network.matrix(few.inputs), once, 100 * eps)
         if _random_states(network) != drawn:
@@ -202,7 +213,7 @@ def _follows(network, fresh, few, passes, eps):
             passes("follows parameters", found, expected, 100 * eps)
 
 
-def _called(network, few):
+def called(network, few):
     """The first outputs; whatever the model says against its inputs becomes one sentence."""
     try:
         return network.matrix(few.inputs)
@@ -252,6 +263,12 @@ def _plain(network, loss, outputs, targets, model):
     """Loss and gradient as torch alone has them."""
     value = loss(outputs, targets)
     grads = torch.autograd.grad(value, network.tensors, materialize_grads=True)
+    require_pure(loss, outputs, targets, model)
+    return value.detach(), torch.cat([g.reshape(-1) for g in grads])
+
+
+def require_pure(loss, outputs: Tensor, targets, model: nn.Module | None):
+    """Refuse a loss that sees parameters besides the outputs, those of the reader's ``model`` among them."""
     rest, own = loss(outputs.detach(), targets), []
     if isinstance(loss.given, nn.Module):
         own = list(loss.function(outputs).parameters())
@@ -261,7 +278,6 @@ def _plain(network, loss, outputs, targets, model):
             f"loss={loss.name}: depends on parameters besides the outputs (a penalty on weights?): must be a "
             "function of outputs and targets alone; ½λ|θ|² adds λθ to the gradient and λ to the Hessian"
         )
-    return value.detach(), torch.cat([g.reshape(-1) for g in grads])
 
 
 def _require_paired(loss, targets, outputs):

@@ -381,10 +381,10 @@ class Noisy(Coupled):
 @pytest.mark.parametrize(
     ("model", "loss", "inputs", "targets", "words"),
     [
-        (Coupled(), "square", INPUTS, draw(N, 3), "model: a sample's output depends on its batch"),
-        (Noisy(), "square", INPUTS, draw(N, 3), "model: two calls give two outputs"),
-        (nn.Sequential(*PLAIN), "square", INPUTS[:, :5], draw(N, 3), r"data: the model must take samples of"),
-        (nn.Sequential(*PLAIN), "square", INPUTS.byte(), draw(N, 3), "data: the model must take.*uint8"),
+        (Coupled(), "square", INPUTS, draw(N, 3), "check 'samples apart'"),
+        (Noisy(), "square", INPUTS, draw(N, 3), "check 'same twice'"),
+        (nn.Sequential(*PLAIN), "square", INPUTS[:, :5], draw(N, 3), r"does not take the inputs"),
+        (nn.Sequential(*PLAIN), "square", INPUTS.byte(), draw(N, 3), "does not take the inputs.*uint8"),
         (nn.Sequential(*PLAIN), "square", INPUTS, draw(N, 2), r"targets .*\(12, 3\)"),
         (nn.Sequential(*PLAIN), nn.MSELoss(), INPUTS, draw(N), r"targets .*\(12, 3\)"),
         (nn.Sequential(*PLAIN), "cross-entropy", INPUTS, labels(4, N) + 1, "labels run to 4"),
@@ -490,3 +490,35 @@ def test_one_output_is_classified_by_its_sign_against_ones_and_zeros_too():
     expected = ((outputs > 0) == (bits > 0)).double().mean()
     assert runs.accuracies((INPUTS, bits))[0, -1] == pytest.approx(float(expected))
     assert runs.accuracies((INPUTS, 2 * bits - 1))[0, -1] == pytest.approx(float(expected))
+
+
+class Checkpointed(nn.Module):
+    """Its inner activations are computed again on the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.outer(torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False))
+
+
+def test_a_checkpointed_network_trains_as_one_that_keeps_its_activations():
+    torch.manual_seed(0)
+    model = Checkpointed().double()
+    plain = nn.Sequential(*model.inner, model.outer)
+    x, y = torch.randn(9, 6, dtype=torch.float64), torch.randint(3, (9,))
+    how = {"eta": 0.5, "method": "gd", "steps": 5, "seed": [0, 1]}
+    found, expected = (train(one, "cross-entropy", (x, y), **how).parameters for one in (model, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_loss_that_sees_the_parameters_is_refused():
+    model = nn.Linear(6, 3)
+
+    def penalised(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets) + 0.1 * model.weight.square().sum()
+
+    data = torch.randn(9, 6), torch.randint(3, (9,))
+    with pytest.raises(ValueError, match="depends on parameters besides the outputs"):
+        train(model, penalised, data, eta=0.1, steps=2, method="gd")

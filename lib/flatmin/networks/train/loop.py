@@ -21,11 +21,10 @@ from tqdm import tqdm
 from flatmin import _check
 from flatmin.ledger.arrays import load_state, save_state
 from flatmin.networks import losses, parameters
-from flatmin.networks.data.samples import mapped
 from flatmin.networks.device import choose
 from flatmin.networks.train.plan import Plan, path_of
 from flatmin.networks.train.runs import Runs
-from flatmin.networks.train.stacks import fitted, private, spread, stacked, still
+from flatmin.networks.train.stacks import private, ready, spread, stacked, still
 
 __all__ = ["train"]
 
@@ -132,37 +131,12 @@ def train(
     with still(network, plan.threads):
         samples = plan.samples.to(device, network.dtype)
         read = losses.of(loss)
-        samples = fitted(read, probed(network, samples), samples)
+        samples = ready(read, network, samples, plan.starts[0])
         stack, samples = stacked(network, samples, read, thetas)
         kept, diverged_at = _train(_Steps(stack, read, samples, plan), thetas, saved, progress)
     start = private(plan.starts[0], torch.device("cpu")).module
     how = plan.batch_size, plan.method, str(plan.sampling), diverged_at, device, plan.threads
     return Runs(start, loss, plan.kept, kept, plan.seeds, plan.etas, *how)
-
-
-@torch.no_grad()
-def probed(network, samples) -> Tensor:
-    """Output for the first sample, (1, …).
-
-    Raises ValueError for a model that fails on the data, is random, or lets samples influence each other.
-    """
-    few = samples.take(slice(0, min(2, len(samples))))
-    try:
-        once, again, alone = (network.outputs(few.rows(slice(0, rows))) for rows in (2, 2, 1))
-    except ValueError:
-        raise
-    except Exception as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        shapes = mapped(lambda t: (tuple(t.shape[1:]), t.dtype), few.inputs)
-        raise ValueError(f"data: the model must take samples of {shapes}, but says: {words}") from None
-    if not torch.isfinite(once).all():  # it will be found diverged
-        return alone
-    scale = torch.finfo(once.dtype).eps * float(once.abs().max())
-    if not torch.allclose(once, again, rtol=0, atol=100 * scale):
-        raise ValueError("model: two calls give two outputs: must not be random, nor keep a state")
-    if not torch.allclose(once[:1], alone, rtol=0, atol=1e4 * scale):
-        raise ValueError("model: a sample's output depends on its batch: must treat samples independently")
-    return alone
 
 
 class _Steps:

@@ -14,8 +14,9 @@ from flatmin.networks.losses import Loss
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
+from flatmin.networks.trust import called, examine_outputs, require_pure
 
-__all__ = ["DenseStack", "GenericStack", "fitted", "private", "spread", "stacked", "still"]
+__all__ = ["DenseStack", "GenericStack", "fitted", "private", "ready", "spread", "stacked", "still"]
 
 _ENTRIES = 2**22  # numbers in one temporary array
 
@@ -76,12 +77,27 @@ def fitted(loss: Loss, output: Tensor, samples: Samples) -> Samples:
     real = isinstance(targets, Tensor) and targets.is_floating_point()
     if real and targets[0].numel() == shape.numel():  # (n,) and (n, 1) are the same; nothing is spread
         targets = targets.reshape(len(targets), *shape)
-    if not torch.isfinite(output).all():  # of a run about to diverge: only the shape counts
+    if not torch.isfinite(output).all():  # of a run that has diverged: only the shape counts
         output = torch.zeros_like(output)
     few = samples.take(slice(0, max(2, _ENTRIES // shape.numel())))
     some = mapped(lambda tensor: tensor[: len(few)], targets)
     loss.bind(output.expand(len(few), *shape).contiguous(), some)
     return Samples(samples.inputs, loss.targets(targets, shape, output.dtype))
+
+
+def ready(loss: Loss, network: Network, samples: Samples, model: nn.Module) -> Samples:
+    """The samples as :func:`fitted` gives them, once all has been checked that training relies on.
+
+    Raises ValueError as there, for a model that fails on the data, is random or lets samples influence each
+    other, and for a loss that sees the parameters of the reader's ``model``.
+    """
+    with torch.no_grad():
+        if torch.isfinite(called(network, samples.take(slice(0, 1)))).all():  # else it will be found diverged
+            examine_outputs(network, samples)
+        output = network.outputs(samples.rows(slice(0, 1)))
+    found = fitted(loss, output, samples)
+    require_pure(loss, output, mapped(lambda tensor: tensor[:1], found.targets), model)
+    return found
 
 
 def stacked(network: Network, samples: Samples, loss: Loss, thetas: Tensor):
@@ -240,18 +256,22 @@ class GenericStack:
     def _totals(self, batches, loss):
         """B of each batch, and B ∇L of each run, (R, P)."""
 
-        def total(theta, inputs, targets):
-            values = dict(zip(self.network.names, self.network.split(theta), strict=True))
-            return loss.total(self.network.outputs(inputs, values), targets)
+        network, count = self.network, leaves(batches.targets)[0].shape[1]
 
-        count = leaves(batches.targets)[0].shape[1]
+        def total(theta, inputs, targets):
+            values = dict(zip(network.names, network.split(theta), strict=True))
+            return loss.total(network.outputs(inputs, values), targets)
+
         if self.mapped:
             return count, vmap(grad(total))(self._thetas, batches.inputs, batches.targets)
         found = []
         for run, theta in enumerate(self._thetas):  # cheaper than vmap for convolutions of a run
-            theta, batch = theta.detach().requires_grad_(), batches.take(run)
+            batch = batches.take(run)
+            network.load(theta)  # in place: what recomputes its activations must find them there too
             with torch.enable_grad():
-                found.append(torch.autograd.grad(total(theta, batch.inputs, batch.targets), theta)[0])
+                value = loss.total(network.outputs(batch.inputs), batch.targets)
+                parts = torch.autograd.grad(value, network.tensors, materialize_grads=True)
+            found.append(torch.cat([part.reshape(-1) for part in parts]))
         return count, torch.stack(found)
 
     def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
