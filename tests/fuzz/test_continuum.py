@@ -6,7 +6,7 @@ import sympy as sp
 
 from flatmin.theory.continuum import critical, escape, fokker_planck, reduction, slow
 from flatmin.theory.continuum.critical import critical_law
-from flatmin.theory.continuum.fokker_planck import Equation, Region, noise_root, stationary
+from flatmin.theory.continuum.fokker_planck import Equation, Region, convention_drift, noise_root, stationary
 from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.continuum.slow import SlowEquation, variance_growth
 from flatmin.theory.noise import RandomShift
@@ -16,7 +16,9 @@ from fuzz import Case, check, uncovered
 X = sp.Symbol("x", real=True)
 VALLEY = near_degenerate_valley().at(epsilon=0.02, lambda_0=8, lambda_1=-2, lambda_2=1)
 SMALL = Region(elements=(4, 4), degree=8)
+OPEN = Region(extent=(1, 1), elements=(2, 2), degree=6, rim="absorbing")
 EQUATION = Equation(VALLEY, RandomShift(), convention="ito", region=SMALL)
+LEAKING = Equation(VALLEY, RandomShift(), convention="ito", region=OPEN)
 DENSITY = EQUATION.stationary(0.012)
 WELL = SlowEquation(X, X - X**3, sp.Float(0.1), "ito")
 REDUCTION = Reduction(VALLEY)
@@ -62,11 +64,17 @@ CASES = [
             "cells": (20, 8),
         },
     ),
+    Case(convention_drift, {"root": sp.Matrix([[1 + X**2]]), "coordinates": (X,), "convention": "ito"}),
     Case(noise_root, {"landscape": VALLEY, "noise": RandomShift()}),
     Case(Region),
     Case(Equation, {"landscape": VALLEY, "noise": RandomShift(), "convention": "ito", "region": SMALL}),
     Case(EQUATION.operator, {"delta_s": 0.1}),
     Case(EQUATION.stationary, {"delta_s": 0.012}),
+    Case(
+        LEAKING.solve_source,
+        {"delta_s": 0.012, "source": np.ones(LEAKING.basis.dx.shape)},
+        name="Equation.solve_source",
+    ),
     Case(DENSITY.mean, {"expression": "x**2"}),
     Case(DENSITY.flux, {"x": POINTS, "y": POINTS}),
     Case(DENSITY.__call__, {"x": POINTS, "y": POINTS}),

@@ -60,7 +60,8 @@ CASES = [
     Case(TANGENT.mean_losses, {"eta": 0.1, "batch_size": 4, "steps": 3}),
     Case(TANGENT.losses, {"eta": 0.1, "batch_size": 4, "steps": 3, "seeds": [0, 1]}),
 ]
-MADE = "Point Noise Alignment Decoupling DecouplingFactors HessianBasis NoiseStrength Edge Escape Tangent Samples"
+MADE = "Point Noise Alignment Decoupling DecouplingFactors HessianBasis NoiseStrength"
+MADE += " Edge Escape Tangent Samples"
 RESULTS = dict.fromkeys(MADE.split(), "made by its function, or by what takes a point")
 METHODS = {
     f"Point.{name}": "the function of that name, which has its own case"

@@ -11,25 +11,26 @@ where D = ηC/2 is the whole diffusion matrix (Y22 S13) and the vector c says ho
     "isothermal"    c = 0                  (Hänggi–Klimontovich; the flux of Y26 A10)
 
 The equation is solved by high-order quadrilateral elements (scikit-fem); a landscape that is even in a
-coordinate is solved on the half where that coordinate is positive. No probability leaves the region.
+coordinate is solved on the half where that coordinate is positive.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sparse
 import sympy as sp
 from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
 
 from flatmin import _check
 from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import ETA, SIGMA, Noise, RandomShift
 
-__all__ = ["Density", "Equation", "Region", "noise_root", "stationary"]
+__all__ = ["Density", "Equation", "Region", "convention_drift", "noise_root", "stationary"]
 
 #: the noise level Δ_S = ησ
 DELTA_S = sp.Symbol("Delta_S", positive=True)
@@ -52,29 +53,43 @@ def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
     return per_step.applyfunc(lambda e: sp.simplify(e.subs(SIGMA, DELTA_S / ETA)))
 
 
-def _drift(root, diffusion, q, convention):
-    """c (d, 1) of J = −P∇L − cP − D∇P from B, or for Itô from D, whose cross terms may have been left out."""
+def convention_drift(root: sp.Matrix, coordinates, convention: str) -> sp.Matrix:
+    """Return the vector c (d, 1) of J = −P∇L − cP − D∇P for D = BBᵀ, B the ``root`` (d, k).
+
+    Raises ValueError for an unknown convention, or a root without a row for each of the ``coordinates``.
+    """
+    convention_power(convention)
+    _check.instance("root", root, sp.MatrixBase)
+    if isinstance(coordinates, str) or not all(isinstance(q, sp.Symbol) for q in np.ravel(coordinates)):
+        raise _check.refused("coordinates", coordinates, "symbols")
+    if root.rows != np.size(coordinates):
+        raise _check.refused("coordinates", coordinates, f"as many as root has rows, {root.rows}")
     indices = range(root.rows)
     if convention == "ito":
-        return sp.Matrix([sum(sp.diff(diffusion[i, j], q[j]) for j in indices) for i in indices])
+        matrix = root * root.T
+        return sp.Matrix([sum(sp.diff(matrix[i, j], coordinates[j]) for j in indices) for i in indices])
     if convention == "stratonovich":
         pairs = [(j, k) for j in indices for k in range(root.cols)]
-        return sp.Matrix([sum(root[i, k] * sp.diff(root[j, k], q[j]) for j, k in pairs) for i in indices])
+        return sp.Matrix(
+            [sum(root[i, k] * sp.diff(root[j, k], coordinates[j]) for j, k in pairs) for i in indices]
+        )
     return sp.zeros(root.rows, 1)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The box where the equation is solved, without flux through its rim, and with what elements.
+    """Where the equation is solved and with what elements.
 
     Parameters
     ----------
-    extent : (float, float)
-        Half-widths of the box, which is centred at 0.
+    extent : (float, float) or float
+        Half-widths of a box centred at 0, or the radius of a disk.
     elements : (int, int)
         Along each coordinate between 0 and the rim.
     degree : int
         Of the polynomials in each coordinate, at least 2.
+    rim : {"reflecting", "absorbing"}
+        No flux through the rim, or P = 0 on it (the paper's choice, Y22 §III.C).
 
     Raises
     ------
@@ -82,21 +97,50 @@ class Region:
         For values outside these, or more elements than a direct solver can take.
     """
 
-    extent: tuple[float, float] = (2.0, 2.0)
+    extent: tuple[float, float] | float = (2.0, 2.0)
     elements: tuple[int, int] = (5, 5)
     degree: int = 10
+    rim: str = "reflecting"
 
     def __post_init__(self):
-        _check.array("extent", self.extent, shape=(2,), above=0)
+        sizes = _check.array("extent", self.extent, above=0)
+        if sizes.shape not in ((), (2,)):
+            raise _check.refused("extent", self.extent, "two half-widths (box) or one radius (disk)")
         _check.array("elements", self.elements, shape=(2,), dtype=int, least=1, most=200)
         _check.integer("degree", self.degree, least=2, most=40)
+        _check.choice("rim", self.rim, ("reflecting", "absorbing"))
 
-    def _lines(self, halved) -> list[np.ndarray]:
-        """Where elements meet along each coordinate, from 0 on where it is halved."""
-        return [
-            width * np.linspace(0 if half else -1, 1, number + 1 if half else 2 * number + 1)
-            for half, number, width in zip(halved, self.elements, self.extent, strict=True)
-        ]
+    @property
+    def is_disk(self) -> bool:
+        """Whether the region is a disk."""
+        return np.ndim(self.extent) == 0
+
+    @property
+    def half_widths(self) -> np.ndarray:
+        """Half-widths of the smallest box around the region, shape (2,)."""
+        return np.broadcast_to(np.asarray(self.extent, dtype=float), (2,))
+
+    def _basis(self, halved: tuple[bool, bool]):
+        """The finite-element basis on the region, or on its half where a coordinate is positive."""
+        lines = []
+        for half, number in zip(halved, self.elements, strict=True):
+            lines.append(np.linspace(0 if half else -1, 1, number + 1 if half else 2 * number + 1))
+        import skfem  # networks and their experiments come without it
+
+        mesh = skfem.MeshQuad.init_tensor(*lines)
+        p = mesh.p
+        if self.is_disk:
+            # the square onto the disk, axes onto axes; elements keep straight sides
+            p = np.stack([p[0] * np.sqrt(1 - p[1] ** 2 / 2), p[1] * np.sqrt(1 - p[0] ** 2 / 2)])
+        mesh = replace(mesh, doflocs=p * self.half_widths[:, None])
+        # two Gauss points more than a polynomial of this degree needs, for the coefficients
+        return skfem.CellBasis(mesh, skfem.ElementQuadP(int(self.degree)), intorder=2 * self.degree + 4)
+
+    def _on_rim(self, points: np.ndarray) -> np.ndarray:
+        """Which of ``points`` (2, n) lie on the rim."""
+        scaled = points / self.half_widths[:, None]
+        distance = np.hypot(*scaled) if self.is_disk else np.abs(scaled).max(axis=0)
+        return distance > 1 - 1e-9
 
 
 class Equation:
@@ -122,7 +166,9 @@ class Equation:
             raise ValueError(f"landscape has {landscape.dimension} coordinates: two are needed")
         convention_power(convention)
         if not _check.flag("cross", cross) and convention == "stratonovich":
-            raise _check.refused("cross", cross, "True for the Stratonovich drift, that of the whole noise")
+            raise ValueError(
+                "cross=False: the Stratonovich drift belongs to the whole noise; use 'ito' or 'isothermal'"
+            )
         region = Region() if region is None else _check.instance("region", region, Region)
         self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
         self.region = region
@@ -130,20 +176,15 @@ class Equation:
         diffusion = (root * root.T).applyfunc(sp.expand)
         if not cross:
             diffusion = sp.diag(diffusion[0, 0], diffusion[1, 1])
-        c = _drift(root, diffusion, landscape.coordinates, convention)
+        q = landscape.coordinates
+        if convention == "ito":
+            c = sp.Matrix([sum(sp.diff(diffusion[i, j], q[j]) for j in range(2)) for i in range(2)])
+        else:
+            c = convention_drift(root, q, convention)
         # D and c are proportional to Δ_S: what is kept is their value per unit of Δ_S
         self.diffusion = diffusion.subs(DELTA_S, 1)
         self.noise_drift = c.applyfunc(sp.expand).subs(DELTA_S, 1)
-        self.even = self._even()
-        self.lines = region._lines(self.even)
-        # two Gauss points more than a polynomial of this degree needs, for the coefficients
-        import skfem  # networks and their experiments come without it
-
-        self.basis = skfem.CellBasis(
-            skfem.MeshQuad.init_tensor(*self.lines),
-            skfem.ElementQuadP(int(region.degree)),
-            intorder=2 * region.degree + 4,
-        )
+        self.basis = self.region._basis(self._even())
 
     def _even(self) -> tuple[bool, bool]:
         """In which coordinates loss and diffusion are symmetric, so that half the region is enough."""
@@ -158,7 +199,8 @@ class Equation:
     @property
     def copies(self) -> int:
         """How many mirror images of the meshed part make up the region: 1, 2 or 4."""
-        return 2 ** sum(self.even)
+        low = self.basis.mesh.p.min(axis=1)
+        return int(np.prod(np.where(low > -1e-12, 2, 1)))
 
     @property
     def unknowns(self) -> int:
@@ -173,16 +215,28 @@ class Equation:
         return values, gradients, self.basis.dx
 
     @cached_property
-    def matrices(self) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
-        """(A₀, A₁) with the weak form ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
-        phi, grad, weight = self._at_nodes
+    def coefficients_at_nodes(self):
+        """∇L (2, e, q), and per unit of Δ_S c (2, e, q) and D (2, 2, e, q), at the quadrature points."""
         x, y = np.asarray(self.basis.global_coordinates())
         slope = np.moveaxis(self.landscape.function(self.landscape.gradient)(x, y), -1, 0)
         drift = np.moveaxis(self.landscape.function(self.noise_drift)(x, y), -1, 0)
         matrix = np.moveaxis(self.landscape.function(self.diffusion)(x, y), (-2, -1), (0, 1))
+        return slope, drift, matrix
+
+    @cached_property
+    def matrices(self) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
+        """(A₀, A₁) with the weak form ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
+        phi, grad, weight = self._at_nodes
+        slope, drift, matrix = self.coefficients_at_nodes
         steady = phi[:, None] * slope[None]
         noisy = phi[:, None] * drift[None] + np.einsum("ijeq,bjeq->bieq", matrix, grad)
         return tuple(self._scatter(grad * weight, part) for part in (steady, noisy))
+
+    @cached_property
+    def mass_matrix(self) -> sparse.csc_matrix:
+        """∫φₐφ_b over the meshed part."""
+        phi, _, weight = self._at_nodes
+        return self._scatter((phi * weight)[:, None], phi[:, None])
 
     def _scatter(self, test: np.ndarray, trial: np.ndarray) -> sparse.csc_matrix:
         """Sum over components and quadrature points, element by element, into a sparse matrix."""
@@ -205,6 +259,14 @@ class Equation:
             minlength=self.unknowns,
         )
 
+    @cached_property
+    def _inner(self) -> np.ndarray:
+        """Unknowns that an absorbing rim leaves free."""
+        facets = self.basis.mesh.boundary_facets()
+        ends = self.basis.mesh.p[:, self.basis.mesh.facets[:, facets]]
+        on_rim = self.region._on_rim(ends.reshape(2, -1)).reshape(2, -1).all(axis=0)
+        return self.basis.complement_dofs(self.basis.get_dofs(facets[on_rim]))
+
     def operator(self, delta_s: float) -> sparse.csc_matrix:
         """A₀ + Δ_S A₁. Raises ValueError unless delta_s is positive and finite."""
         delta_s = _check.number("delta_s", delta_s, above=0)
@@ -215,15 +277,15 @@ class Equation:
         return total
 
     def stationary(self, delta_s: float) -> Density:
-        """The stationary density at Δ_S = ησ > 0; ValueError else, or where the elements are too coarse."""
-        operator, column = self.operator(delta_s), sparse.csc_matrix(self.load[:, None])
-        bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
+        """Return the stationary density at noise level Δ_S = ησ.
+
+        With an absorbing rim probability leaks out; the density is then the slowest-decaying one and
+        ``leak`` its decay rate. Raises ValueError for a delta_s that is not positive, or when the elements
+        are too coarse for the density.
+        """
         with np.errstate(all="ignore"):
-            try:
-                coefficients = splu(bordered).solve(np.append(np.zeros(self.unknowns), 1.0))[:-1]
-            except RuntimeError:  # singular: numbers that underflow
-                coefficients = np.full(self.unknowns, np.nan)
-            density = Density(self, float(delta_s), coefficients)
+            coefficients, leak = self._solved(self.operator(delta_s))
+            density = Density(self, float(delta_s), coefficients, leak)
             lowest = density.lowest
         if not lowest >= -_WORST_NEGATIVE:
             raise ValueError(
@@ -233,14 +295,77 @@ class Equation:
             )
         return density
 
+    def _solved(self, operator) -> tuple[np.ndarray, float]:
+        """Coefficients of the density and the rate at which it leaks; NaN where the matrix is singular."""
+        try:
+            if self.region.rim == "absorbing":
+                return self._slowest(operator)
+            column = sparse.csc_matrix(self.load[:, None])
+            bordered = sparse.bmat([[operator, column], [column.T, None]], format="csc")
+            return splu(bordered).solve(np.append(np.zeros(self.unknowns), 1.0))[:-1], 0.0
+        except RuntimeError:
+            return np.full(self.unknowns, np.nan), 0.0
+
+    def _slowest(self, operator) -> tuple[np.ndarray, float]:
+        """Slowest-decaying density and its rate, by inverse iteration."""
+        inner = self._inner
+        factors = splu(operator[inner][:, inner].tocsc())
+        mass = self.mass_matrix[inner][:, inner]
+        vector = np.ones(len(inner))
+        rate = np.inf
+        for _ in range(2000):
+            new = factors.solve(mass @ vector)
+            size = self.load[inner] @ new
+            vector, before, rate = new / size, rate, (self.load[inner] @ vector) / size
+            if abs(rate - before) <= 1e-10 * abs(rate) + 1e-14:
+                break
+        else:
+            raise ValueError(
+                f"rim={self.region.rim!r}: no slowest density at this delta_s, its rate does not settle"
+            )
+        coefficients = np.zeros(self.unknowns)
+        coefficients[inner] = vector
+        return coefficients, float(rate)
+
+    def solve_source(self, delta_s: float, source: np.ndarray) -> Density:
+        """Return the solution of ∇·(P∇L + cP + D∇P) = −``source`` with P = 0 on an absorbing rim.
+
+        ``source`` (elements, points) is given at the quadrature points. For tests by manufactured solutions;
+        the solution is not normalised. Raises ValueError for a source of another shape or a reflecting rim.
+        """
+        if self.region.rim != "absorbing":
+            raise ValueError(f"rim={self.region.rim!r}: a source needs an absorbing rim")
+        phi, _, weight = self._at_nodes
+        source = _check.array("source", source, shape=weight.shape)
+        right = np.bincount(
+            self.basis.element_dofs.ravel(),
+            weights=(phi * weight * source).sum(axis=-1).ravel(),
+            minlength=self.unknowns,
+        )
+        inner = self._inner
+        coefficients = np.zeros(self.unknowns)
+        operator = self.operator(delta_s)[inner][:, inner].tocsc()
+        coefficients[inner] = splu(operator).solve(right[inner])
+        return Density(self, float(delta_s), coefficients, 0.0)
+
 
 @dataclass(frozen=True)
 class Density:
-    """A stationary density P(x, y) of an equation at Δ_S, as finite-element coefficients (unknowns,)."""
+    """A stationary density P(x, y) on its region, as finite-element coefficients.
+
+    Attributes
+    ----------
+    equation : Equation
+    delta_s : float
+    coefficients : array, (unknowns,)
+    leak : float
+        Rate in τ at which probability leaves through an absorbing rim; 0 for a reflecting one.
+    """
 
     equation: Equation
     delta_s: float
     coefficients: np.ndarray
+    leak: float
 
     @cached_property
     def _values(self) -> np.ndarray:
@@ -259,42 +384,56 @@ class Density:
         return float(self._values.min() / self._values.max())
 
     def mean(self, expression) -> float:
-        """⟨expression⟩ over the region; ValueError unless finite and of the symmetry of the density."""
+        """⟨expression⟩ over the region.
+
+        Raises ValueError for an expression without the symmetry of the density, or one that is not finite.
+        """
         landscape = self.equation.landscape
         parsed = landscape.expression(expression)
-        for half, q in zip(self.equation.even, landscape.coordinates, strict=True):
+        for half, q in zip(self.equation._even(), landscape.coordinates, strict=True):
             if half and sp.expand(parsed - parsed.subs(q, -q)) != 0:
-                raise _check.refused("expression", expression, f"even in {q}: odd parts average to 0")
+                raise ValueError(
+                    f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them out"
+                )
         x, y = np.asarray(self.equation.basis.global_coordinates())
         weight = self.equation.copies * self.equation.basis.dx
         with np.errstate(all="ignore"):
             mean = float((landscape.function(parsed)(x, y) * self._values * weight).sum() / self.mass)
         return _check.finite(mean, expression=expression)
 
-    def _evaluate(self, x, y):
-        """P (n,) and ∇P (2, n) at points; zero outside the region. Returns the points' shape too."""
+    def _locate(self, x, y):
+        """Signs of the points, element of each, coordinates in it, and which lie inside the region."""
         x, y = _check.array("x", x, empty=True), _check.array("y", y, empty=True)
         _check.together(x=x, y=y)
         x, y = np.broadcast_arrays(x, y)
-        basis, lines = self.equation.basis, self.equation.lines
-        points, even = np.stack([x.ravel(), y.ravel()]), np.array(self.equation.even)[:, None]
-        mirrored = np.where(even, np.sign(points) + (points == 0), 1.0)
-        width = np.array([line[1] - line[0] for line in lines])[:, None]
-        number = np.array([len(line) - 1 for line in lines])[:, None]
-        with np.errstate(over="ignore"):  # far outside
-            places = (points * mirrored - np.array([line[:1] for line in lines])) / width
-        inside = ((places >= 0) & (places <= number)).all(axis=0)
-        cell = np.minimum(places[:, inside].astype(int), number - 1)
-        # the mesh counts elements, and the axes inside of one, with y before x
-        local, element = (places[:, inside] - cell)[::-1], cell[0] * number[1] + cell[1]
-        found = np.zeros((3, len(element)))
-        for k, weight in enumerate(self.coefficients[basis.element_dofs[:, element]]):
-            phi, dphi = basis.elem.lbasis(local, k)
-            found[0] += weight * phi
-            found[1:] += weight * dphi[::-1]
-        every = np.zeros((3, inside.size))
-        every[:, inside] = found
-        return x.shape, every[0], every[1:] * mirrored / width
+        points = np.stack([x.ravel(), y.ravel()])
+        low = self.equation.basis.mesh.p.min(axis=1)
+        mirrored = np.where((low > -1e-12)[:, None], np.sign(points) + (points == 0), 1.0)
+        folded = points * mirrored
+        region = self.equation.region
+        scaled = np.abs(folded) / region.half_widths[:, None]
+        inside = (np.hypot(*scaled) if region.is_disk else scaled.max(axis=0)) <= 1
+        element, local = _find(self.equation.basis.mesh, folded[:, inside])
+        found = element >= 0
+        inside[np.flatnonzero(inside)[~found]] = False
+        return x.shape, mirrored, inside, element[found], local[:, found]
+
+    def _evaluate(self, x, y):
+        """P (n,) and ∇P (2, n) at points; zero outside the region. Returns the points' shape too."""
+        shape, mirrored, inside, element, local = self._locate(x, y)
+        values, slopes = np.zeros(inside.size), np.zeros((2, inside.size))
+        dofs = self.equation.basis.element_dofs[:, element]
+        weights = self.coefficients[dofs]
+        inverse = self.equation.basis.mapping.invDF(local[:, :, None], element)[..., 0]
+        partial = np.zeros((2, len(element)))
+        total = np.zeros(len(element))
+        for number in range(dofs.shape[0]):
+            phi, dphi = self.equation.basis.elem.lbasis(local, number)
+            total += weights[number] * phi
+            partial += weights[number] * dphi
+        values[inside] = total
+        slopes[:, inside] = np.einsum("ijn,in->jn", inverse, partial) * mirrored[:, inside]
+        return shape, values, slopes
 
     def __call__(self, x, y) -> np.ndarray:
         """P at points (broadcasting arrays); zero outside the region. Raises ValueError for bad numbers."""
@@ -327,13 +466,59 @@ class Density:
         at = np.atleast_1d(_check.array("at", at))
         if at.ndim != 1:
             raise _check.refused("at", at, "points in one axis")
-        nodes, weights = np.polynomial.legendre.leggauss(int(self.equation.region.degree) + 2)
-        breaks, half = self.equation.lines[1 - axis], self.equation.even[1 - axis]
+        region = self.equation.region
+        reach = region.half_widths[1 - axis]
+        half = self.equation._even()[1 - axis]
+        panels = region.elements[1 - axis] * (1 if half else 2)
+        nodes, weights = np.polynomial.legendre.leggauss(int(region.degree) + 2)
+        breaks = np.linspace(0 if half else -reach, reach, panels + 1)
         width = np.diff(breaks)[:, None]
         other = (breaks[:-1, None] + width * (nodes + 1) / 2).ravel()
         weights = (width * weights / 2).ravel() * (2 if half else 1)
         grid = (at[:, None], other[None]) if axis == 0 else (other[None], at[:, None])
         return self(*grid) @ weights
+
+
+def _find(mesh, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Element of each point (−1 for none) and its coordinates in the unit square.
+
+    Elements are tried from the nearest on, inverting the bilinear map by Newton's method; exact in one step
+    for rectangles.
+    """
+    corners = mesh.p[:, mesh.t]
+    centres = corners.mean(axis=1)
+    scale = np.ptp(mesh.p, axis=1)[:, None] / np.sqrt(mesh.t.shape[1])
+    tried = min(6, mesh.t.shape[1])
+    order = cKDTree((centres / scale).T).query((points / scale).T, k=tried)[1].reshape(-1, tried)
+    element = np.full(points.shape[1], -1)
+    local = np.zeros_like(points)
+    for candidate in order.T:
+        open_ = np.flatnonzero(element < 0)
+        if not len(open_):
+            break
+        guess = _invert(corners[:, :, candidate[open_]], points[:, open_])
+        good = np.all((guess > -1e-9) & (guess < 1 + 1e-9), axis=0)
+        element[open_[good]] = candidate[open_[good]]
+        local[:, open_[good]] = guess[:, good]
+    return element, local
+
+
+def _invert(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Coordinates (2, n) in the unit square of points (2, n) in quadrilaterals with corners (2, 4, n)."""
+    a, b, c, d = corners[:, 0], corners[:, 1], corners[:, 2], corners[:, 3]
+    along, up, twist = b - a, d - a, a - b + c - d
+    s = np.full_like(points, 0.5)
+    for _ in range(8):
+        residual = a + along * s[0] + up * s[1] + twist * s[0] * s[1] - points
+        first, second = along + twist * s[1], up + twist * s[0]
+        determinant = first[0] * second[1] - first[1] * second[0]
+        s = s - np.stack(
+            [
+                (second[1] * residual[0] - second[0] * residual[1]) / determinant,
+                (first[0] * residual[1] - first[1] * residual[0]) / determinant,
+            ]
+        )
+    return s
 
 
 def stationary(
@@ -375,6 +560,11 @@ def stationary(
     >>> round(density.mean("x**2"), 4)
     0.0717
     """
-    noise = RandomShift() if noise is None else noise
-    equation = Equation(landscape, noise, convention=convention, cross=cross, region=region)
+    equation = Equation(
+        landscape,
+        noise if noise is not None else RandomShift(),
+        convention=convention,
+        cross=cross,
+        region=region,
+    )
     return equation.stationary(delta_s)
