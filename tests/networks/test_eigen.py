@@ -177,3 +177,21 @@ def test_the_quadrature_of_a_chain_is_exact_for_its_degree():
         assert (weights * nodes**power).sum() == pytest.approx(
             float(start @ moved / (start @ start)), abs=1e-12
         )
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_unconverged_vectors_set_aside_shorten_the_proof_and_change_nothing(copies, monkeypatch):
+    """Copies of the eigenvalue that follows the last one, or none: the same pairs, no more are claimed."""
+    values = np.r_[20.0 - np.arange(10), np.repeat([10.0, 9.0, 8.0], copies), bulk(3000) * 5]
+    expected, products = 20.0 - np.arange(10), {}
+    for more in (0, eigen._MORE):
+        monkeypatch.setattr(eigen, "_MORE", more)
+        found = []
+        for seed in range(3):
+            pairs = solve(torch.diag(torch.from_numpy(values)), 10, 1e-3, seed, fresh=seed + 10)
+            np.testing.assert_allclose(pairs.values.numpy(), expected, rtol=1e-5)
+            assert pairs.missed <= 0.01
+            found.append(pairs.products)
+        products[more] = np.mean(found)
+    if copies == 1:
+        assert products[eigen._MORE] < products[0]

@@ -6,6 +6,11 @@ coefficients bound what it can have overlooked: a unit eigenvector u of an eigen
 has components p_j(μ) u·z on the vectors of the chain (p_j its orthonormal polynomials), whose squares sum up
 to 1 at most. So (u·z)² ≤ 1/Σ p_j(μ)², the Christoffel function, and for a random unit vector in d dimensions
 the chance of that is at most (2d/π Σ p_j(μ)²)^(1/2). A chain that finds more is followed by another.
+
+The first of these keeps out of the next few Ritz vectors too, not converged: the rest of the spectrum is then
+further away, and fewer products do. They couple to the rest by ρ at most, the root of the sum of their
+squared residuals, so by Weyl's inequality A has no more eigenvalues beyond t than the Ritz values and the
+complement have beyond t − ρ. Where the complement has one there, the chain is given up for one without them.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ __all__ = ["Eigenpairs", "dense", "lanczos", "tridiagonal"]
 ENDS = ("largest", "smallest", "magnitude")
 #: largest seed, less one for a second stream
 SEEDS = 2**63 - 2
+#: Ritz vectors beyond the k-th that a fresh chain may keep out of
+_MORE = 6
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,7 @@ class _Search:
         self.product, self.k, self.tolerance, self.which = product, k, tolerance, which
         self.values, self.residuals = np.empty(0), np.empty(0)
         self.rows, self.left, self.steps = like.new_empty(0, len(like)), steps, steps
+        self.more, self.slack = self.rows, 0.0  # further Ritz vectors, and how they couple to the rest
         self.floor, self.scale = torch.finfo(like.dtype).eps ** (2 / 3), 0.0
         self.signs = {"largest": (1,), "smallest": (-1,), "magnitude": (1, -1)}[which]
         self._standing = ""
@@ -216,7 +224,7 @@ class _Search:
         its bound has fallen below ``allowed``.
         """
         room = 20 if len(self.rows) else 2 * self.k + 20
-        chain = _Chain(self.product, start, self.rows, room, self.scale)
+        chain = _Chain(self.product, start, torch.cat([self.rows, self.more]), room, self.scale)
         first, look = not len(self.rows), self.k + 4 - len(self.rows)
         while not chain.ended:
             if self.left == 0:
@@ -229,32 +237,39 @@ class _Search:
                 continue
             look = taken + 1 + taken // 20
             nodes, vectors, ends, wanted = self._look(chain)
+            if len(self.more) and wanted.any():
+                self.more, self.slack = self.more[:0], 0.0
+                return 1.0
             bad = wanted & (ends > self._allowed(nodes))
             self._standing = f"the residuals are still {ends[bad].max(initial=0):.1e}"
             if bad.any():
                 continue
-            missed = max(chain.overlooked(self._beyond(nodes), sign) for sign in self.signs)
+            edge = self._beyond(nodes) - self.slack
+            missed = max(chain.overlooked(edge, sign) for sign in self.signs)
             if (first and self.k > 1) or missed <= allowed:
                 break
             self._standing = f"the chance of a missed eigenvalue is still {missed:.1e}"
         if not wanted.any():
             return missed
         self._keep(chain, nodes[wanted], vectors[:, wanted], ends[wanted])
+        if first and self.k > 1:
+            self._set_aside(chain, nodes[~wanted], vectors[:, ~wanted], ends[~wanted])
         return missed if first and self.k == 1 else 1.0  # further copies of a single one do not count
 
     def _look(self, chain):
         """Ritz values of a chain, coefficients, residuals, and which belong to the outermost k."""
-        m = len(chain.diagonal)
+        m, count = len(chain.diagonal), self.k + _MORE
         self.scale = chain.scale
-        select = {"largest": (max(0, m - self.k), m - 1), "smallest": (0, min(self.k, m) - 1)}.get(self.which)
-        how = {} if select is None or m <= self.k else {"select": "i", "select_range": select}
+        select = {"largest": (max(0, m - count), m - 1), "smallest": (0, min(count, m) - 1)}.get(self.which)
+        how = {} if select is None or m <= count else {"select": "i", "select_range": select}
         nodes, vectors = eigh_tridiagonal(np.array(chain.diagonal), np.array(chain.off[:-1]), **how)
         ends = np.zeros(len(nodes)) if chain.ended else np.abs(chain.off[-1] * vectors[-1])
         best = _outermost(np.concatenate([self.values, nodes]), self.k, self.which) - len(self.values)
         wanted = np.zeros(len(nodes), bool)
         wanted[best[best >= 0]] = True
         if len(self.values) == self.k:  # a copy of the last one is none too few
-            wanted &= _outwards(nodes, self.which) > self._beyond(np.empty(0))
+            beyond = _outwards(nodes, self.which) > self._beyond(np.empty(0)) - self.slack
+            wanted = beyond if len(self.more) else wanted & beyond
         return nodes, vectors, ends, wanted
 
     def _allowed(self, values):
@@ -281,3 +296,14 @@ class _Search:
         self.values = values[keep]
         self.residuals = np.abs(turn).T @ np.concatenate([self.residuals, ends])
         self.rows = torch.from_numpy(turn.T.copy()).to(rows) @ rows
+
+    def _set_aside(self, chain, nodes, vectors, ends):
+        """Keep as many of the next Ritz vectors as leave the widest gap to the rest."""
+        order, edge, m = _outermost(nodes, _MORE, self.which), self._beyond(np.empty(0)), len(chain.diagonal)
+        gaps = edge - _outwards(nodes[order], self.which)
+        slacks = np.sqrt(np.cumsum(np.append(0, ends[order] ** 2)))[: len(order)]
+        slacks[slacks > gaps[:1] / 2] = np.inf  # none but the k beyond the edge less the slack
+        count = int(np.argmax(gaps - slacks)) if len(order) else 0
+        if count:
+            chosen = torch.from_numpy(vectors[:, order[:count]].T.copy()).to(chain.rows)
+            self.more, self.slack = chosen @ chain.rows[:m], float(slacks[count])
