@@ -31,6 +31,8 @@ __all__ = ["ENTRIES", "DensePass", "dense_layers"]
 
 #: numbers in the temporary arrays of one product (128 MB in float64)
 ENTRIES = 2**24
+#: parameters whose operations are torch's own
+_PARAMETERS = (nn.Parameter,)
 #: largest Gram matrix of the samples that is kept
 _KEPT_GRAM = 2**24
 _ALL = slice(None)
@@ -154,7 +156,7 @@ def _plain(module: nn.Module) -> bool:
     if kind is nn.Linear:
         held = {name: p for name, p in module._parameters.items() if p is not None}
         kept = held.keys() <= {"weight", "bias"} and not module._buffers and not module._modules
-        return "weight" in held and kept and all(type(p) is nn.Parameter for p in held.values())
+        return "weight" in held and kept and all(type(p) in _PARAMETERS for p in held.values())
     return kind in (nn.Sequential, Features) or kind in _ACTIVATIONS
 
 
