@@ -26,8 +26,8 @@ test: setup ## lint, then run all tests and execute every chapter (pytest --nbva
 	@echo "Checking the code's style"
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
-	@echo "Running the tests and every chapter"
-	@$(RUN) -m pytest --nbval --durations=15 -rs
+	@echo "Running the tests of the library and, beside them, every chapter"
+	@$(RUN) tools/run_tests.py
 
 test-clean: setup ## install into clean environments as Binder and Colab do (minutes, needs a package index)
 	@$(RUN) -m pytest -m clean tests/test_setup.py
