@@ -88,12 +88,12 @@ def by_double_backward(model, data, k):
         out = torch.autograd.grad(graph, tensors, pieces, retain_graph=True)
         return torch.cat([o.reshape(-1) for o in out]).cpu().numpy()
 
-    return _eigsh(product, parameters.flat(model).numel(), k)
+    return _eigsh(product, parameters.vector(model).numel(), k)
 
 
 def by_torch_func(model, data, k):
     """Forward over reverse, nothing cached, under scipy's Lanczos."""
-    theta, product = parameters.flat(model), _jvp_product(model, data)
+    theta, product = parameters.vector(model), _jvp_product(model, data)
     return _eigsh(lambda v: product(_vector(v)).cpu().numpy(), theta.numel(), k)
 
 
@@ -109,7 +109,7 @@ def _named(model, theta):
 
 
 def _jvp_product(model, data):
-    theta = parameters.flat(model)
+    theta = parameters.vector(model)
 
     def loss(t):
         return CE(functional_call(model, _named(model, t), (data.inputs,)), data.targets)
@@ -189,7 +189,7 @@ def eigenvalue_task(k):
 
 
 def _double(model):
-    return parameters.with_parameters(model, parameters.flat(model)).double()
+    return parameters.with_parameters(model, parameters.vector(model)).double()
 
 
 # --- one layer, trace, norm
@@ -287,7 +287,7 @@ def alignment_task():
         return float((first - second) / (errors.square().mean() * kernel.square().sum()))
 
     def by_vmap():
-        theta = parameters.flat(model)
+        theta = parameters.vector(model)
 
         def one(t, x):
             return functional_call(model, _named(model, t), (x[None],))[0, 0]
@@ -298,7 +298,7 @@ def alignment_task():
         from backpack import backpack, extend
         from backpack.extensions import BatchGrad
 
-        twin = extend(parameters.with_parameters(model, parameters.flat(model)))
+        twin = extend(parameters.with_parameters(model, parameters.vector(model)))
         with backpack(BatchGrad()):
             twin(data.inputs).sum().backward()
         return from_jacobian(torch.cat([p.grad_batch.flatten(1) for p in twin.parameters()], 1))
@@ -327,7 +327,7 @@ def training_task():
         from torch.utils.data import DataLoader, TensorDataset
 
         loader = DataLoader(TensorDataset(data.inputs, data.targets), BATCH_SIZE, shuffle=True)
-        model = parameters.with_parameters(start, parameters.flat(start))
+        model = parameters.with_parameters(start, parameters.vector(start))
         optimiser = torch.optim.SGD(model.parameters(), lr=ETA)
         done = 0
         while done < DATA_LOADER_STEPS:

@@ -40,7 +40,7 @@ CASES = [
     Case(stability.edge, {"here": HERE, "eta": 0.1, "batch_size": 4}, leave=PLACE, then=lambda e: e.within),
     Case(stability.largest_step, {"here": HERE, "batch_size": 4}, leave=PLACE),
     Case(
-        stability.escape,
+        stability.escape_runs,
         {"here": ONE, "eta": 0.1, "batch_size": 4, "steps": 3, "trajectories": 4},
         leave=PLACE,
         then=lambda e: e.linearised,
@@ -48,7 +48,7 @@ CASES = [
     Case(
         parameters.with_parameters,
         {"model": MODEL, "theta": HERE.theta},
-        then=lambda m: parameters.flat(m).numpy(),
+        then=lambda m: parameters.vector(m).numpy(),
     ),
     Case(
         parameters.block_of,
@@ -74,7 +74,7 @@ INSIDE = {
     "Samples.to": "of a tree",
     "leaves": "of a tree",
     "mapped": "of a tree",
-    "flat": "of a model",
+    "vector": "of a model",
     "trainable": "of a model",
 }
 

@@ -258,7 +258,7 @@ def test_escape_of_a_classifier_follows_its_parabola():
     model, data = several_outputs("cross-entropy")
     gaps = []
     for eta in (0.02, 0.002):
-        found = stability.escape(at(model, "cross-entropy", data), eta, 2, steps=3, trajectories=4)
+        found = stability.escape_runs(at(model, "cross-entropy", data), eta, 2, steps=3, trajectories=4)
         np.testing.assert_allclose(found.losses[:, 0], found.linearised[:, 0], rtol=1e-12)
         gaps.append(np.abs(found.losses - found.linearised)[:, 3].mean())
     assert gaps[1] < gaps[0] / 50
@@ -283,22 +283,26 @@ def test_edge_names_bad_input(arguments, name):
 
 def test_escape_follows_its_linearisation_close_to_the_minimum(near_fit):
     model, data = near_fit
-    found = stability.escape(at_square(model, data), eta=0.2, batch_size=3, steps=6, trajectories=5, seed=2)
+    found = stability.escape_runs(
+        at_square(model, data), eta=0.2, batch_size=3, steps=6, trajectories=5, seed=2
+    )
     assert found.losses.shape == found.linearised.shape == (5, 7)
     np.testing.assert_allclose(found.losses, found.linearised, rtol=1e-2)
     assert len(np.unique(found.losses[:, 1])) == 5  # each with batches of its own
 
 
 def test_escape_does_not_depend_on_blocks(near_fit, monkeypatch):
-    whole = stability.escape(at_square(*near_fit), eta=0.2, batch_size=3, steps=4, trajectories=5).losses
+    whole = stability.escape_runs(at_square(*near_fit), eta=0.2, batch_size=3, steps=4, trajectories=5).losses
     monkeypatch.setattr(stability, "_ENTRIES", 1)
-    parts = stability.escape(at_square(*near_fit), eta=0.2, batch_size=3, steps=4, trajectories=5).losses
+    parts = stability.escape_runs(at_square(*near_fit), eta=0.2, batch_size=3, steps=4, trajectories=5).losses
     np.testing.assert_allclose(parts, whole, rtol=1e-10)
 
 
 def test_escape_reports_divergence_as_infinity(near_fit):
     model = models.linear_network((4, 6, 6, 1), 0)
-    found = stability.escape(at_square(model, near_fit[1]), eta=30.0, batch_size=1, steps=30, trajectories=4)
+    found = stability.escape_runs(
+        at_square(model, near_fit[1]), eta=30.0, batch_size=1, steps=30, trajectories=4
+    )
     assert not np.isnan(found.losses).any()
     assert np.isinf(found.losses[:, -1]).all()
 

@@ -80,7 +80,7 @@ def along(point, seed):
         for i in range(len(runs.kept))
     ]
     values = {name: np.array([getattr(one, name) for one in found]) for name in MEASURES}
-    return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
+    return values | {"parameters": parameters.vector(model).numel(), "diverged": runs.diverged[0]}
 
 
 def _scale(images, repeats, sizes, steps, kept, **texts):

@@ -70,7 +70,7 @@ def measure(point, seed):
             break
         rows.append(observed(model, data, point))
         if file is not None:
-            state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": parameters.flat(model).numpy()}
+            state = {"rows": rows, "epochs": epochs[: len(rows)], "theta": parameters.vector(model).numpy()}
             save_state(file, state | {"seconds": time.perf_counter() - begun}, STATE)
     found = dict(zip(MEASURES, np.array(rows).T, strict=True))
     if point["loss"] == "square":
@@ -137,7 +137,7 @@ def resumed(file, epochs, model):
     done = [] if state is None else np.atleast_1d(state["epochs"]).tolist()
     if not done or done != epochs[: len(done)]:
         return [], model, 0.0
-    theta = parameters.flat(model).new_tensor(state["theta"])
+    theta = parameters.vector(model).new_tensor(state["theta"])
     rows = np.reshape(state["rows"], (len(done), -1)).tolist()
     return rows, parameters.with_parameters(model, theta), float(state["seconds"])
 

@@ -52,7 +52,8 @@ def leave(point, seed):
     tangent = stability.tangent(here)
     minimum = tangent.minimum
     escapes = [
-        stability.escape(here, eta, size, STEPS, point["trajectories"], seed % 2**31) for size in BATCH_SIZES
+        stability.escape_runs(here, eta, size, STEPS, point["trajectories"], seed % 2**31)
+        for size in BATCH_SIZES
     ]
     on = train(model, "square", data, eta=eta, steps=STEPS, method="gd", keep=STEPS + 1)
     return {
@@ -68,7 +69,7 @@ def leave(point, seed):
         "trace": minimum.trace,
         "mu": tangent.mu,
         "mu_0": minimum.mu_0,
-        "parameters": parameters.flat(model).numel(),
+        "parameters": parameters.vector(model).numel(),
     }
 
 

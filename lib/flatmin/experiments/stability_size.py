@@ -38,7 +38,7 @@ def one_hot(point, seed):
         "loss": noise.loss,
         "frobenius": noise.g_norm,
         "trace": here.trace().value,
-        "parameters": parameters.flat(model).numel(),
+        "parameters": parameters.vector(model).numel(),
         "diverged": runs.diverged[0],
     }
 

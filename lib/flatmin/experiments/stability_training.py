@@ -62,7 +62,7 @@ def along(point, seed):
     how = point["batch_size"], point.get("hessian", True)
     found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.kept))]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
-    return values | {"parameters": parameters.flat(model).numel(), "diverged": runs.diverged[0]}
+    return values | {"parameters": parameters.vector(model).numel(), "diverged": runs.diverged[0]}
 
 
 def _scale(images, repeats, etas, sizes, steps, kept, **texts):

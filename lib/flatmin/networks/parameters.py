@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flatmin._check import choice, integer, refused
 
-__all__ = ["block_of", "flat", "trainable", "with_parameters"]
+__all__ = ["block_of", "trainable", "vector", "with_parameters"]
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -23,7 +23,7 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def flat(model: nn.Module) -> Tensor:
+def vector(model: nn.Module) -> Tensor:
     """Return θ, the trainable parameters of ``model`` as one vector (P,), detached copy."""
     return torch.cat([p.detach().reshape(-1) for _, p in trainable(model)])
 

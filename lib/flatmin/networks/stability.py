@@ -25,7 +25,7 @@ from flatmin.theory.stability import bounds, paths, threshold
 from flatmin.theory.stability.bracket import Bracket, step_bracket
 from flatmin.theory.stability.minimum import Minimum
 
-__all__ = ["Edge", "Escape", "Tangent", "edge", "escape", "largest_step", "tangent"]
+__all__ = ["Edge", "Escape", "Tangent", "edge", "escape_runs", "largest_step", "tangent"]
 
 #: most rows n·C of the Gram matrix: 1.2 GB of float64
 MOST_ROWS = 12_000
@@ -298,7 +298,7 @@ class Escape:
     linearised: np.ndarray
 
 
-def escape(
+def escape_runs(
     here, eta: float, batch_size: int, steps: int = 20, trajectories: int = 200, seed: int = 0
 ) -> Escape:
     """Let ``trajectories`` runs of SGD go from the point ``here``, each with batches of its own (W22 Fig. 4).

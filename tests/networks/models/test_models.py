@@ -35,7 +35,7 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_number_of_parameters(model, count, source):
-    assert parameters.flat(model).numel() == count
+    assert parameters.vector(model).numel() == count
 
 
 @pytest.mark.parametrize("name", ["he", "he-fan-out", "glorot", "glorot-normal", "lecun"])
@@ -95,7 +95,7 @@ def test_random_features_are_those_of_the_formula_and_only_the_last_layer_is_tra
     data = Data(torch.randn(7, 5, dtype=torch.float64), torch.zeros(7, 1, dtype=torch.float64))
     weight = model[0].weight
     torch.testing.assert_close(weight.norm(dim=1), torch.full((40,), math.sqrt(5), dtype=torch.float64))
-    assert parameters.flat(model).tolist() == [0.0] * 40
+    assert parameters.vector(model).tolist() == [0.0] * 40
     passed = at(model, "square", data).passed
     assert isinstance(passed, DensePass)
     torch.testing.assert_close(passed.sample_roots()[:, 0], (data.inputs @ weight.T).clamp(min=0))
@@ -169,10 +169,10 @@ def test_every_constructor_has_its_case():
 @pytest.mark.parametrize("name", STARTS)
 def test_a_constructor_moves_no_global_generator_and_leaves_nothing_unset(name):
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    first = parameters.flat(STARTS[name]())
+    first = parameters.vector(STARTS[name]())
     assert torch.equal(torch.random.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
     assert random.getstate() == states[2]
     torch.manual_seed(7)
-    assert torch.equal(parameters.flat(STARTS[name]()), first)
+    assert torch.equal(parameters.vector(STARTS[name]()), first)
     assert torch.isfinite(first).all()

@@ -28,7 +28,7 @@ def reference(model, data, loss):
             return 0.5 * (f - data.targets).square().sum(1)
         return torch.nn.functional.cross_entropy(f, data.targets, reduction="none")
 
-    theta = parameters.flat(model)
+    theta = parameters.vector(model)
     dense = hessian(lambda t: values(t).mean())(theta)
     jacobian = jacrev(outputs)(theta)
     f = outputs(theta)

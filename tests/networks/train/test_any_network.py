@@ -173,7 +173,7 @@ def plain(model, loss, inputs, targets, seed):
         optimiser.zero_grad()
         loss(twin(inputs[index]), targets[index]).backward()
         optimiser.step()
-    return parameters.flat(twin)
+    return parameters.vector(twin)
 
 
 def assert_trained(runs, make, loss, inputs, targets):
@@ -195,7 +195,7 @@ def test_every_network_trains_as_in_a_plain_loop(name, runs):
     assert_trained(found, make, loss, inputs, targets)
     assert found.losses((inputs, targets)).shape == (runs, 2)
     again = found.model_at()
-    torch.testing.assert_close(parameters.flat(again), found.parameters[0, -1])
+    torch.testing.assert_close(parameters.vector(again), found.parameters[0, -1])
 
 
 def test_a_tied_autoencoder_trains_on_both_uses_of_its_weight():
@@ -286,7 +286,7 @@ def test_langevin_noise_of_any_loss_has_the_trace_of_its_batch_gradients():
         samples = samples_of((INPUTS, targets))
         read = losses.of(loss)
         samples = stacks.fitted(read, network.outputs(samples.rows(slice(0, 1))).detach(), samples)
-        thetas = parameters.flat(start)[None].repeat(2, 1)
+        thetas = parameters.vector(start)[None].repeat(2, 1)
         stack, samples = stacks.stacked(network, samples, read, thetas)
         assert isinstance(stack, kind)
         gradients, traces = stack.gradients_and_traces(stacks.spread(samples, 2), read)

@@ -284,4 +284,4 @@ def test_parameters_of_a_state_are_those_of_the_model(tmp_path):
     model = models.mlp((6, 4, 3))
     kept(model, file=tmp_path / "run.npz", keep=[0])
     state = loop.load_state(tmp_path / "run.npz", "training")
-    assert np.array_equal(state["thetas"][0], parameters.flat(model).numpy())
+    assert np.array_equal(state["thetas"][0], parameters.vector(model).numpy())

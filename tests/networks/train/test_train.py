@@ -17,7 +17,7 @@ def data():
 
 
 def by_optimiser(model, data, eta, batch_size, steps, seed, sampling):
-    twin = parameters.with_parameters(model, parameters.flat(model))
+    twin = parameters.with_parameters(model, parameters.vector(model))
     optimiser = torch.optim.SGD(twin.parameters(), lr=eta)
     per_epoch = len(data) // batch_size
     for t in range(steps):
@@ -26,7 +26,7 @@ def by_optimiser(model, data, eta, batch_size, steps, seed, sampling):
         loss = torch.nn.functional.cross_entropy(twin(data.inputs[index]), data.targets[index])
         loss.backward()
         optimiser.step()
-    return parameters.flat(twin)
+    return parameters.vector(twin)
 
 
 @pytest.mark.parametrize("sampling", ["epoch", "fresh", "replacement"])
@@ -186,7 +186,7 @@ def test_loss_and_accuracy_of_runs(data):
     assert values[1, 1] == pytest.approx(float(expected), rel=1e-5)
     assert values[0, 0] == values[1, 0]
     assert accuracies[:, 1] == pytest.approx([1.0, 1.0])
-    assert torch.equal(parameters.flat(runs.model_at(0, 0)), parameters.flat(model))
+    assert torch.equal(parameters.vector(runs.model_at(0, 0)), parameters.vector(model))
 
 
 def test_parity_task_is_classified_by_sign(data):
@@ -200,7 +200,7 @@ def test_starts_can_differ(data):
     starts = [models.mlp((64, 5, 10), seed) for seed in range(3)]
     runs = train(starts, "cross-entropy", data, batch_size=20, steps=10, seed=[0, 1, 2], keep=2)
     for run, start in enumerate(starts):
-        assert torch.equal(runs.parameters[run, 0], parameters.flat(start))
+        assert torch.equal(runs.parameters[run, 0], parameters.vector(start))
         alone = train(start, "cross-entropy", data, batch_size=20, steps=10, seed=run)
         torch.testing.assert_close(runs.parameters[run], alone.parameters[0])
 
@@ -240,7 +240,7 @@ def test_bad_arguments_are_named(data, arguments, word):
 
 def test_a_network_is_the_same_in_both_precisions():
     single, double = (models.mlp((6, 5, 3), 4, dtype=dtype) for dtype in (torch.float32, torch.float64))
-    torch.testing.assert_close(parameters.flat(single), parameters.flat(double).float(), rtol=0, atol=0)
+    torch.testing.assert_close(parameters.vector(single), parameters.vector(double).float(), rtol=0, atol=0)
 
 
 def test_outputs_beyond_the_range_are_an_infinite_loss_and_no_nan(data):

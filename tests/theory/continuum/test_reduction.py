@@ -68,7 +68,7 @@ def test_anisotropy_is_the_printed_one():
 def test_slow_equation_of_lowest_order_is_s29():
     reduction = Reduction(VALLEY)
     equation = reduction.slow_equation()
-    strength, kappa, lam = reduction.noise_strength, reduction.anisotropy, reduction.curvature
+    strength, kappa, lam = reduction.delta, reduction.anisotropy, reduction.curvature
     drift = -(EPSILON * LAM0 * X + sp.diff(lam, X) * strength / (2 * lam))
     assert sp.simplify(equation.drift - drift) == 0
     assert sp.simplify(equation.diffusion - strength / kappa) == 0

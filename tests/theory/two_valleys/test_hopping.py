@@ -205,11 +205,11 @@ def test_rates_of_the_chain_predict_its_own_evolution(at):
     start = float(chain.settled_flat(chain.x[nearest]))
     p = chain.flat_probability
     expected = p + (start - p) * (1 - chain.relaxation_rate) ** 1500
-    assert mass[chain.flat].sum() == pytest.approx(expected, abs=1e-9)
+    assert mass[chain.on_flat_side].sum() == pytest.approx(expected, abs=1e-9)
     leave = chain.hop_rates
     assert leave["sharp"] / sum(leave.values()) == pytest.approx(p, rel=1e-12)
     # without a change of sign from the start: the sharp side alone
-    inside = chain.operator[~chain.flat][:, ~chain.flat]
+    inside = chain.operator[~chain.on_flat_side][:, ~chain.on_flat_side]
     alone = np.zeros(inside.shape[0])
     alone[nearest] = 1.0
     for _ in range(1500):

@@ -126,7 +126,7 @@ def train(
     progress, device = _check.flag("progress", progress), choose(device, plan.starts[0])
     networks = [private(one, device) for one in plan.starts]
     network = networks[0]
-    thetas = torch.stack([parameters.flat(one.module) for one in networks]).expand(len(plan), -1)
+    thetas = torch.stack([parameters.vector(one.module) for one in networks]).expand(len(plan), -1)
     saved = _Saved(file, plan, device, save_every)
     with still(network, plan.threads):
         samples = plan.samples.to(device, network.dtype)

@@ -59,7 +59,7 @@ class Plan:
         """Hashes of what decides the numbers, by name, as JSON."""
         parts = {
             "model": self.starts[0],
-            "start": [parameters.flat(one) for one in self.starts],
+            "start": [parameters.vector(one) for one in self.starts],
             "loss": self.loss,
             "data": (self.samples.inputs, self.samples.targets),
             **{name: getattr(self, name) for name in ("method", "batch_size", "noise_trace")},

@@ -132,14 +132,14 @@ class Reduction:
         return gaussian_moments(expression, {self.y: self.variance})
 
     @cached_property
-    def noise_strength(self) -> sp.Expr:
+    def delta(self) -> sp.Expr:
         """Δ(x) = D₂₂(x, 0) (Y22 S27)."""
         return sp.factor(self.diffusion[1, 1].subs(self.y, 0))
 
     @cached_property
     def anisotropy(self) -> sp.Expr:
         """κ(x) = Δ(x)/⟨D₁₁⟩_y (Y22 S28)."""
-        return self.noise_strength / self.average(self.diffusion[0, 0])
+        return self.delta / self.average(self.diffusion[0, 0])
 
     # ------------------------------------------------------------- the slow coordinate
     def slow_equation(self, order: int = 1, cross: bool = True, eta=0) -> SlowEquation:
@@ -212,7 +212,7 @@ class Reduction:
         x = _check.array("x", x, ndim=1)
         density = _check.array("density", density, shape=x.shape, above=0)
         delta_s = _check.number("delta_s", delta_s, above=0)
-        names = (self.noise_strength, self.variance, self.floor)
+        names = (self.delta, self.variance, self.floor)
         with np.errstate(all="ignore"):
             strength, variance, floor = (vectorised(self.x, self.at_noise(e, delta_s))(x) for e in names)
             if not np.all((variance > 0) & (variance < np.inf)):

@@ -282,7 +282,7 @@ class FrozenChain:
         return (edges[:-1, None] + half * (nodes + 1)).ravel(), (half * weights).ravel()
 
     @property
-    def flat(self) -> np.ndarray:
+    def on_flat_side(self) -> np.ndarray:
         """Which nodes lie on the flat side, shape (nodes,)."""
         return self.x > 0
 
@@ -295,7 +295,7 @@ class FrozenChain:
         """
         mean = np.empty_like(self.x)
         width = np.empty_like(self.x)
-        for side, chosen, sign in (("flat", self.flat, 1), ("sharp", ~self.flat, -1)):
+        for side, chosen, sign in (("flat", self.on_flat_side, 1), ("sharp", ~self.on_flat_side, -1)):
             floor = sign * float(self.at.floor[side])
             mean[chosen] = floor + self.factor[side] * (self.x[chosen] - floor)
             width[chosen] = self.kick[side]
@@ -313,7 +313,7 @@ class FrozenChain:
     def _settled(self) -> dict[str, tuple[float, np.ndarray, np.ndarray]]:
         """Per side: exit rate, settled mass and survival, the Perron pair of the operator on that side."""
         found = {}
-        for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
+        for side, chosen in (("flat", self.on_flat_side), ("sharp", ~self.on_flat_side)):
             inside = self.operator[chosen][:, chosen]
             factors = _shifted(inside)
             size, rate = inside.shape[0], np.inf
@@ -341,7 +341,7 @@ class FrozenChain:
     def exit_time(self, x: float) -> float:
         """Mean iterations from x to the first change of its sign, (1 − K)⁻¹1; ValueError off the nodes."""
         x = float(self._inside(_check.number("x", x)))
-        chosen = self.flat if x >= 0 else ~self.flat
+        chosen = self.on_flat_side if x >= 0 else ~self.on_flat_side
         inside = self.operator[chosen][:, chosen]
         factors = splu(sparse.csc_matrix(sparse.eye_array(inside.shape[0]) - inside))
         times = factors.solve(np.ones(inside.shape[0]), trans="T")
@@ -368,7 +368,7 @@ class FrozenChain:
                 "no hop between them is to be expected in 10¹² iterations"
             )
         deep = min(SIDES, key=self.exit_rates.get)
-        chosen, mass = (self.flat if deep == "flat" else ~self.flat), self._settled[deep][1]
+        chosen, mass = (self.on_flat_side if deep == "flat" else ~self.on_flat_side), self._settled[deep][1]
         pin = np.flatnonzero(chosen)[np.argmax(mass / self.weights[chosen])]
         keep = np.arange(len(self.x)) != pin
         rest = sparse.csc_array(sparse.eye_array(len(self.x)) - self.operator)[keep][:, keep]
@@ -380,14 +380,14 @@ class FrozenChain:
     @property
     def flat_probability(self) -> float:
         """Stationary probability of x > 0."""
-        return float(self.stationary[self.flat].sum())
+        return float(self.stationary[self.on_flat_side].sum())
 
     @cached_property
     def _slow(self) -> tuple[float, np.ndarray, np.ndarray]:
         """1 − λ₂ and the right (mass) and left (function) eigenvectors of the slowest decaying mode."""
         factors = _shifted(self.operator)
         # start from "flat minus its mean" and take the stationary part out at every turn
-        left = self.flat.astype(float)
+        left = self.on_flat_side.astype(float)
         right = self.stationary * (left - self.flat_probability)
         decay = np.inf
         for _ in range(200):
@@ -422,7 +422,7 @@ class FrozenChain:
         number or an array; ValueError outside the nodes, where φ is not known.
         """
         _, right, left = self._slow
-        amplitude = right[self.flat].sum()
+        amplitude = right[self.on_flat_side].sum()
         return self.flat_probability + amplitude * np.interp(self._inside(x), self.x, left)
 
     def survival(self, x) -> np.ndarray:
@@ -432,7 +432,7 @@ class FrozenChain:
         """
         x = self._inside(x)
         values = np.empty(np.shape(x))
-        for side, chosen in (("flat", self.flat), ("sharp", ~self.flat)):
+        for side, chosen in (("flat", self.on_flat_side), ("sharp", ~self.on_flat_side)):
             here = (x >= 0) == (side == "flat")
             values[here] = np.interp(x[here], self.x[chosen], self._settled[side][2])
         return values
@@ -443,7 +443,7 @@ class FrozenChain:
         ValueError for another side than "flat" and "sharp", or values that are not one for each node.
         """
         values = _check.array("values", values, shape=self.x.shape)
-        chosen = self.flat if _known(side) == "flat" else ~self.flat
+        chosen = self.on_flat_side if _known(side) == "flat" else ~self.on_flat_side
         mass = self._settled[side][1] if self.isolated else self.stationary[chosen]
         return float(mass @ values[chosen] / mass.sum())
 
