@@ -103,6 +103,11 @@ class Point:
         """Mean loss L."""
         return self.passed.loss
 
+    @property
+    def memory(self) -> int:
+        """Bytes, about, that a measure takes at its peak, besides the data and a few vectors of P numbers."""
+        return self.passed.memory
+
     @cached_property
     def theta(self) -> Tensor:
         """θ, the trainable parameters as one vector (P,), on the CPU."""

@@ -250,6 +250,18 @@ class DensePass:
         """Whether no activation is curved, so that φ″ = 0 throughout."""
         return all(bend is None for bend in self.bends)
 
+    @property
+    def memory(self) -> int:
+        """Bytes, about, of what is kept and of the temporary arrays of one product."""
+        kept = [
+            *self.inputs[1:],
+            *self.slopes,
+            *filter(torch.is_tensor, self.bends),
+            self.outputs,
+            self.outputs,
+        ]
+        return (sum(t.numel() for t in kept) + ENTRIES) * self.outputs.element_size()
+
     @cached_property
     def losses(self) -> Tensor:
         """ℓ_i, (n,)."""

@@ -93,6 +93,11 @@ class AutogradPass:
         """Floating-point type of the network."""
         return self.network.dtype
 
+    @property
+    def memory(self) -> int:
+        """Bytes, about, that the graph of one chunk takes."""
+        return self.chunk * self.bytes_per_sample
+
     @functools.cached_property
     def losses(self) -> Tensor:
         """ℓ_i, (n,)."""
