@@ -1,20 +1,23 @@
-"""Kill what writes and damage what is written, many times, and count what comes of it. Not a part of CI.
+"""Kill what writes, damage what is written, give functions bad values; count what comes of it. Not in CI.
 
-    python tools/campaign.py [--kills N] [--corruptions N] [--seed S]
+    python tools/campaign.py [--kills N] [--corruptions N] [--seed S] [--no-values]
 
 A kill (SIGKILL at a random moment) is *survived* when all that was finished is there, whole, and the same
 work given again ends with the same numbers, bit for bit. A damaged file is *unchanged* when it still holds
 what it held (a flipped bit in white space), *clear* when it is refused, or made again, in words that name it,
-*obscure* when something else complains, *silent* when it is read as something else. Exit status 1 if anything
-was not survived, obscure or silent.
+*obscure* when something else complains, *silent* when it is read as something else. Bad values are those of
+the tables in tests/fuzz, every argument of every public function. Exit status 1 if anything was not survived,
+obscure or silent.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +36,8 @@ from flatmin.ledger import paths, record
 from flatmin.ledger.arrays import load_state, save_state
 from flatmin.ledger.collection import collect, load_verdicts, write_verdicts
 from flatmin.ledger.verdicts import MIME, Verdict
+
+ROOT = Path(__file__).resolve().parent.parent
 
 ORIGIN = {"seed": 0, "scale": "none", "command": "python tools/campaign.py"}
 POINTS = [{"x": x, "pause": 0.02} for x in range(8)]
@@ -426,12 +431,26 @@ def corruptions(number, rng):
     return rows, wrong
 
 
+def bad_values():
+    """Run the tables of bad values; print their counts and return a complaint for each file that fails."""
+    wrong, total = [], Counter()
+    for path in sorted((ROOT / "tests" / "fuzz").glob("test_*.py")):
+        run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+        counts = re.findall(r"(\d+) (calls|clear|right|obscure|silent)", done.stdout)
+        total.update({word: int(number) for number, word in counts})
+        wrong += [f"{path.name} fails"] if done.returncode else []
+    print("\nbad values:", ", ".join(f"{number} {word}" for word, number in total.items()))
+    return wrong
+
+
 def main():
     """Run the campaign, print its tables, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=84)
     parser.add_argument("--corruptions", type=int, default=210)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-values", action="store_true", help="leave the bad values out (minutes)")
     options = parser.parse_args()
     record._commit = lambda: None  # asking git takes longer than all of the writing that is to be hit
     began, wrong = time.monotonic(), []
@@ -447,6 +466,7 @@ def main():
         rows, complaints = run(number, np.random.default_rng([options.seed, number]))
         table(title, columns, rows)
         wrong += complaints
+    wrong += [] if options.no_values else bad_values()
     print(f"\n{time.monotonic() - began:.0f} s, seed {options.seed}", *wrong, sep="\n")
     return 1 if wrong else 0
 
