@@ -9,7 +9,7 @@ from flatmin.theory.stability.paths import (
     typical_edge,
     typical_growth,
 )
-from flatmin.theory.stability.threshold import growth, largest_step
+from flatmin.theory.stability.threshold import growth, largest_step, second_moment_step
 
 
 def random_minimum(samples=5, parameters=4, seed=0):
@@ -143,3 +143,18 @@ def test_an_epoch_of_one_batch_is_gradient_descent():
 def test_bad_input_is_named(call, name):
     with pytest.raises(ValueError, match=name):
         call(random_minimum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_below_the_threshold_the_mean_decays_for_as_long_as_one_looks(seed):
+    """An antisymmetric part of the second moment, of rounding, has a factor above 1 and must not be kept."""
+    rng = np.random.default_rng(seed)
+    minimum = Minimum.from_gradients(rng.normal(size=(12, 30)) * rng.uniform(0.5, 1.5, (12, 1)))
+    eta = 0.9 * largest_step(minimum, 3)
+    losses = mean_losses(minimum, eta, 3, 4000)
+    assert losses[-1] < losses[100] < losses[0]
+    moment = np.diag(1 / minimum.eigenvalues) / minimum.samples
+    for _ in range(1000):
+        moment = second_moment_step(minimum, moment, eta, 3)
+    loss = minimum.eigenvalues @ np.diag(moment) / 2
+    assert loss == pytest.approx(losses[1000], rel=1e-9, abs=1e-300)

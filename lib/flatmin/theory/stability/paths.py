@@ -64,6 +64,7 @@ def mean_losses(
             pulled = eta * (kernel @ second)
             drawn = (1 - c) * second + c * n * np.where(same, second, 0)
             second = second - pulled - pulled.T + eta**2 * (kernel @ drawn @ kernel)
+            second = (second + second.T) / 2  # an antisymmetric part, of rounding, would grow on its own
         losses.append(np.trace(second) / (2 * n))
     return np.array(losses)
 

@@ -100,7 +100,8 @@ def second_moment_step(
     """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H."""
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     moment = _check.array("moment", moment, shape=(minimum.rank, minimum.rank))
-    return _step(minimum, moment, eta, c)
+    after = _step(minimum, moment, eta, c)
+    return (after + after.T) / 2  # an antisymmetric part, of rounding, would grow on its own
 
 
 def stationary_moment(
