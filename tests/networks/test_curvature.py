@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flatmin.networks import curvature, models
+from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
 
 DOUBLE = torch.finfo(torch.float64).eps
@@ -363,3 +364,12 @@ def test_a_dense_matrix_beyond_the_memory_is_refused():
     with pytest.raises(ValueError, match="GiB"):
         here.hessian()
     assert here.hessian("3.weight").shape == (1000, 1000)
+
+
+def test_without_the_proof_of_multiplicities_the_products_are_fewer():
+    """A simple spectrum: the same eigenvalues; the proof is what the other products are for."""
+    train = datasets.digits().train
+    here = at(models.mlp((64, 30, 30, 10), 1), "cross-entropy", train)
+    proven, plain = here.eigenpairs(5), here.eigenpairs(5, missed=1)
+    torch.testing.assert_close(proven.values, plain.values, rtol=1e-4, atol=0)
+    assert plain.products < proven.products

@@ -249,6 +249,7 @@ def eigenpairs(
     tolerance: float = 1e-3,
     steps: int = 5000,
     seed: int = 0,
+    missed: float = 0.01,
 ) -> Eigenpairs:
     """k eigenpairs at one end of the spectrum of the Hessian, each as often as its multiplicity.
 
@@ -269,6 +270,9 @@ def eigenpairs(
         Products allowed.
     seed : int
         Of the starting vectors.
+    missed : float
+        Chance allowed that a copy of a multiple eigenvalue is overlooked; 1 does without the proof, about a
+        quarter of the products, and may find each eigenvalue once only.
 
     Raises
     ------
@@ -282,6 +286,7 @@ def eigenpairs(
     seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS)
     _check.choice("which", which, eigen.ENDS)
     how = (_check.number("tolerance", tolerance, above=0, below=1), _check.integer("steps", steps, least=1))
+    missed = _check.number("missed", missed, above=0, most=1)
     if isinstance(passed, DensePass) and size <= _SMALL:
         make = _hessian if matrix == "hessian" else _gauss_newton
         return eigen.dense(make(passed, block), k, which)
@@ -289,7 +294,7 @@ def eigenpairs(
         return eigen.dense(_columns_of(passed, block, matrix), k, which)
     product = _product(passed, block, matrix)
     (start,) = probes_like(passed.outputs, size, seed)
-    return eigen.lanczos(lambda v: product(v[None])[0], start, k, *how, which, seed + 1)
+    return eigen.lanczos(lambda v: product(v[None])[0], start, k, *how, which, seed + 1, missed)
 
 
 def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterator[Tensor]:
