@@ -23,9 +23,9 @@ from flatmin._check import choice, refused
 from flatmin.networks.data.samples import leaves
 from flatmin.networks.parameters import trainable
 
-__all__ = ["Network", "quiet"]
+__all__ = ["Network", "quiet", "unfit"]
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
 _FORWARD = "give forward=lambda model, x: … that returns the tensor the loss takes"
 
 
@@ -295,23 +295,33 @@ def _held(module):
 def _require_no_coupling(module: nn.Module, mode: str):
     """Refuse what makes outputs depend on the batch, and in training mode on chance."""
     for name, part in module.named_modules():
-        if isinstance(part, _NORMS[0]) and part.running_mean is None:
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             raise ValueError(
                 f"model: {name} ({type(part).__name__}) keeps no running statistics, so that a sample's "
                 "output depends on the batch: must have track_running_stats=True"
             )
-        if mode != "train":
-            continue
-        if isinstance(part, _NORMS) and not (isinstance(part, _NORMS[1]) and not part.track_running_stats):
+        why = unfit(part) if mode == "train" else ""
+        if why:
             raise ValueError(
-                f"mode='train': {name} ({type(part).__name__}) makes a sample's output depend on the batch: "
-                "must be mode='eval', which takes its running statistics"
+                f"mode='train': {name} ({type(part).__name__}) {why}: must be mode='eval', or replaced"
             )
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-            raise ValueError(
-                f"mode='train': {name} ({type(part).__name__}, p={part.p}) is random: must be mode='eval' or "
-                "p = 0"
-            )
+
+
+def unfit(part) -> str:
+    """Why a part in training mode is random, depends on the batch or keeps a state; "" if it does not."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return "makes a sample's output depend on its batch"
+    if isinstance(part, nn.modules.instancenorm._InstanceNorm) and part.track_running_stats:
+        return "moves its running statistics"
+    if isinstance(part, nn.RReLU):
+        return "is random"
+    for name in ("p", "dropout"):
+        share = getattr(part, name, 0.0)
+        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)) and (
+            isinstance(share, float) and share > 0
+        ):
+            return f"is random ({name}={share})"
+    return ""
 
 
 def _require_parameters(module: nn.Module):

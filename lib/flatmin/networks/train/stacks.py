@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 
 from flatmin.networks.data.samples import Samples, leaves, mapped
 from flatmin.networks.losses import Loss
-from flatmin.networks.network import Network, quiet
+from flatmin.networks.network import Network, quiet, unfit
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
 from flatmin.networks.trust import called, examine_outputs, require_pure
@@ -30,7 +30,7 @@ def private(model: nn.Module, device: torch.device) -> Network:
     network = Network(model, None, "eval", device)
     for (name, part), twin in zip(model.named_modules(), network.module.modules(), strict=True):
         twin.training = part.training
-        why = _unfit(part) if part.training else ""
+        why = unfit(part) if part.training else ""
         if why:
             raise ValueError(
                 f"model: {name or 'itself'} ({type(part).__name__}) is in training mode and {why}: must be "
@@ -49,23 +49,6 @@ def still(network: Network, threads: int = 1):
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _unfit(part) -> str:
-    """Why a part cannot be trained in a stack while in training mode; "" if it can."""
-    if isinstance(part, nn.modules.batchnorm._BatchNorm):
-        return "makes a sample's output depend on its batch"
-    if isinstance(part, nn.modules.instancenorm._InstanceNorm) and part.track_running_stats:
-        return "moves its running statistics"
-    if isinstance(part, nn.RReLU):
-        return "is random"
-    for name in ("p", "dropout"):
-        share = getattr(part, name, 0.0)
-        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)) and (
-            isinstance(share, float) and share > 0
-        ):
-            return f"is random ({name}={share})"
-    return ""
 
 
 def fitted(loss: Loss, output: Tensor, samples: Samples) -> Samples:
