@@ -82,7 +82,10 @@ def _places(source: Source) -> list[Path]:
     """Folders that may hold the files of a set."""
     named = os.environ.get(FOLDER_VARIABLE)
     given = [Path(named) / source.folder, Path(named)] if named else []
-    return [*given, _cache(source)]
+    try:
+        return [*given, _cache(source)]
+    except ModuleNotFoundError:  # no pooch: nothing is downloaded, so there is no cache
+        return given
 
 
 def _cache(source):
@@ -97,17 +100,18 @@ def fetch(source: Source, name: str) -> Path:
 
     Every file is checked against its SHA-256; an interrupted or wrong download leaves nothing behind,
     and the mirrors are tried in turn. Raises DataUnavailableError where none of them answers with the right
-    file, or where FLATMIN_DATA holds a file of that name with another content.
+    file, where FLATMIN_DATA holds a file of that name with another content, or where pooch, which only
+    downloads need, is not installed.
     """
-    import pooch
-
     digest = source.files[name]
     for place in _places(source):
         path = place / name
         if path.is_file():
-            if pooch.file_hash(str(path), "sha256") == digest:
-                return path
-            if place != _cache(source):
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    return path
+            named = os.environ.get(FOLDER_VARIABLE)
+            if named and Path(named) in (place, place.parent):
                 raise DataUnavailableError(
                     f"{name} in the folder of {FOLDER_VARIABLE} is not the published file: "
                     f"its SHA-256 is not {digest}"
@@ -116,8 +120,13 @@ def fetch(source: Source, name: str) -> Path:
 
 
 def _download(source, name, known_hash):
-    import pooch
-
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise DataUnavailableError(
+            f"{name} is in no folder that {FOLDER_VARIABLE} names, and to download it takes pooch, which is "
+            "not installed"
+        ) from None
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**16, timeout=_TIMEOUT)
     reasons = []
     for mirror in source.mirrors:
