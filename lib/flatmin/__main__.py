@@ -2,6 +2,9 @@
 
 import argparse
 import difflib
+import os
+import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,8 +14,15 @@ from flatmin.ledger import paths
 from flatmin.ledger.record import RecordError, SweepError
 
 
+class OutOfTimeError(KeyboardInterrupt):
+    """The time of ``--budget`` is over: as if interrupted."""
+
+
 def main(arguments=None):
-    """Run one command and return the exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
+    """Run one command and return the exit status.
+
+    That is 0 done, 1 failed, 2 bad arguments, 124 out of the time of ``--budget``, 130 interrupted.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -21,7 +31,7 @@ def main(arguments=None):
             folder = paths.results(to_write=options.action == "run")
         experiments = discover()
         if options.action == "run":
-            return _run(_chosen(parser, options, experiments), options.quick, folder)
+            return _run(_chosen(parser, options, experiments), options.quick, folder, options.budget)
         (_list if options.action == "list" else _status)(experiments, folder)
     except (OSError, RecordError, SweepError, ValueError) as error:
         print(f"flatmin: {error}", file=sys.stderr)
@@ -41,6 +51,12 @@ def _parser():
     run.add_argument("names", nargs="*", metavar="NAME")
     run.add_argument("--all", action="store_true", help="run all experiments")
     run.add_argument("--quick", action="store_true", help="at a small scale, kept apart from the results")
+    run.add_argument(
+        "--budget",
+        type=duration,
+        metavar="TIME",
+        help="stop after this time (90s, 12m, 1.5h); what is finished by then is kept",
+    )
     for action in actions.choices.values():
         action.add_argument("--folder", type=Path, help="where the results are (default: data/results)")
     return parser
@@ -58,21 +74,48 @@ def _chosen(parser, options, experiments):
     return [experiments[name] for name in (experiments if options.all else options.names)]
 
 
-def _run(experiments, quick, folder):
+def duration(text):
+    """Return the seconds in a text such as ``90s``, ``12m`` or ``1.5h``; ValueError for another."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
+    if not seconds:
+        raise ValueError(f"budget={text!r}: must be a time such as 90s, 12m or 1.5h")
+    return seconds
+
+
+def _out_of_time(*_):
+    raise OutOfTimeError
+
+
+def _run(experiments, quick, folder, budget):
     """Run the experiments one after the other and return the exit status."""
     if quick:
         folder = folder / ".partial" / "quick"
+    if budget is None:
+        return _run_all(experiments, quick, folder)
+    if not hasattr(signal, "setitimer"):
+        raise ValueError("--budget: this system has no timers")
+    before = signal.signal(signal.SIGALRM, _out_of_time)
+    signal.setitimer(signal.ITIMER_REAL, budget)
+    try:
+        return _run_all(experiments, quick, folder)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _run_all(experiments, quick, folder):
     for experiment in experiments:
         scale = "small scale" if quick else f"about {experiment.minutes:g} min"
         print(f"{experiment.name}: {experiment.title} ({scale})", flush=True)
         start = time.perf_counter()
         try:
             experiment.run(folder, quick)
-        except KeyboardInterrupt:
-            print(
-                "interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr
-            )
-            return 130
+        except KeyboardInterrupt as error:
+            late = isinstance(error, OutOfTimeError)
+            why = "out of time" if late else "interrupted"
+            print(f"{why}: what is finished is kept, the same command goes on from there", file=sys.stderr)
+            return 124 if late else 130
         print(f"{experiment.name}: done in {time.perf_counter() - start:.1f} s, in {folder}", flush=True)
     return 0
 
@@ -94,4 +137,9 @@ def _status(experiments, folder):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code in (124, 130):  # a point that this process computes is not waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flatmin.__main__ import main
+from flatmin.__main__ import duration, main
 from flatmin.experiments import Experiment, Grid, Scale, discover, status
 from flatmin.ledger import files, record
 from flatmin.ledger.claims import load_claims
@@ -106,6 +107,45 @@ def test_an_interrupted_experiment_says_that_it_goes_on(package, cli):
     code, _, err = cli("run", "demo")
     assert code == 130
     assert "goes on from there" in err
+
+
+SLOW = """
+import time
+from flatmin.experiments import Experiment, Grid, Scale
+
+
+def point(point, seed):
+    time.sleep(point["x"])
+    return {{"x": point["x"]}}
+
+
+SCALE = Scale(dict(numbers=Grid(point, axes=dict(x=(0, 30)), names="{{}}", here=True)))
+EXPERIMENT = Experiment("{name}", "Sleep", ("y22-flux",), SCALE, SCALE, minutes=0.5)
+"""
+
+
+def test_out_of_time_it_keeps_what_is_finished_and_begins_nothing_new(package, cli):
+    package(text=SLOW)
+    package("other")
+    began = time.perf_counter()
+    code, out, err = cli("run", "demo", "other", "--budget", "1.5s")
+    assert code == 124
+    assert time.perf_counter() - began < 10
+    assert "out of time: what is finished is kept" in err
+    assert "other" not in out
+    assert cli("status")[1] == "demo: partial, 1 points finished\nother: absent\n"
+    assert cli("run", "other", "--budget", "1h")[0] == 0
+
+
+@pytest.mark.parametrize("text", ["", "12", "m", "0s", "-3m", "1e3s", "3 m"])
+def test_a_budget_is_a_time(package, cli, text):
+    package()
+    with pytest.raises(SystemExit) as caught:
+        cli("run", "demo", f"--budget={text}")
+    assert caught.value.code == 2
+    with pytest.raises(ValueError, match=r"^budget='.*': must be a time such as 90s"):
+        duration(text)
+    assert [duration(time) for time in ("90s", "12m", "1.5h")] == [90, 720, 5400]
 
 
 def test_partial_points_belong_to_the_experiment_they_are_named_after(tmp_path, package):
@@ -229,6 +269,14 @@ def twice(point, seed):
     return {"seed": seed, "seconds": 50.0 if point["x"] else 0.5}
 
 
+def abacus():
+    return "an abacus"
+
+
+def hands():
+    return None
+
+
 def keeps(point, seed):
     return {"where": point["states"]}
 
@@ -241,7 +289,7 @@ def test_the_runner_gives_equal_points_seeds_of_their_own_and_counts_the_time_th
         "c": Grid(keeps, {"x": 0}, seed=4, states=True),
     }
     scale = Scale(grids, {"x": (0, 1)}, text="as it is", data_set="none")
-    trial = Experiment("trial", "Trial", (), scale, scale, 1, device=lambda: "an abacus", provenance={"k": 2})
+    trial = Experiment("trial", "Trial", (), scale, scale, 1, device=abacus, provenance={"k": 2})
     trial.run(tmp_path)
     kept = record.load("trial", tmp_path)
     assert set(kept.arrays) == {"a_seed", "b_seed", "c_where", "x"}  # seconds are no array
@@ -251,6 +299,21 @@ def test_the_runner_gives_equal_points_seeds_of_their_own_and_counts_the_time_th
     said = kept.provenance
     assert (said["seed"], said["device"], said["data_set"], said["k"]) == ([3, 4], "an abacus", "none", 2)
     assert said["wall_time"] == pytest.approx(51.5, abs=0.4)
+
+
+@pytest.mark.usefixtures("sweeps_here")
+def test_a_result_says_on_what_each_of_its_points_was_computed(tmp_path):
+    def trial(count, device):
+        scale = Scale({"a": Grid(keeps, {"y": 0}, {"x": range(count)}, states=True)})
+        return Experiment("trial", "Trial", (), scale, scale, 1, device=device)
+
+    trial(2, abacus).run(tmp_path / "there")
+    shutil.move(tmp_path / "there", tmp_path / "here")  # finished points are finished in another folder too
+    done = trial(2, hands).run(tmp_path / "here")
+    assert done.provenance["device"] == "an abacus"
+    assert str(tmp_path / "there") in str(done.a_where)
+    assert trial(3, hands).run(tmp_path / "here").provenance["device"] == "a CPU and an abacus"
+    assert set(done.arrays) == {"a_where"}
 
 
 def test_the_full_scale_that_is_declared_is_the_one_that_is_recorded():

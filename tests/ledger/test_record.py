@@ -45,6 +45,8 @@ def test_provenance_says_what_computed_it(tmp_path):
 def test_outside_of_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert save("demo", ARRAYS, folder=tmp_path, **ORIGIN).provenance["commit"] is None
+    monkeypatch.setenv("FLATMIN_COMMIT", "abc+")
+    assert save("demo", ARRAYS, folder=tmp_path, **ORIGIN).provenance["commit"] == "abc+"
 
 
 def corrupt(path):

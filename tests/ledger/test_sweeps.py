@@ -13,7 +13,7 @@ import psutil
 import pytest
 from executors import Here
 
-from flatmin.ledger import files
+from flatmin.ledger import files, sweeps
 from flatmin.ledger.files import FileError
 from flatmin.ledger.sweeps import SweepError, stack, sweep
 
@@ -103,6 +103,19 @@ def test_a_local_worker_keeps_to_one_thread(functions, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     (result,) = go(functions.threads, [{}], tmp_path, executor=None)
     assert (result["threads"], result["omp"]) == (1, 1)
+
+
+def test_a_variable_says_how_many_processes_compute(functions, points, tmp_path, monkeypatch):
+    asked = []
+    pool = sweeps.ProcessPoolExecutor
+    monkeypatch.setattr(sweeps, "ProcessPoolExecutor", lambda n, *a, **k: asked.append(n) or pool(n, *a, **k))
+    monkeypatch.setenv("FLATMIN_WORKERS", "1")
+    go(functions.square, points, tmp_path, executor=None)
+    assert asked == [1]
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("FLATMIN_WORKERS", wrong)
+        with pytest.raises(ValueError, match=f"FLATMIN_WORKERS='{wrong}': must be an integer at least 1"):
+            go(functions.square, points, tmp_path, executor=None, version=wrong)
 
 
 def test_a_dask_cluster_computes_a_sweep(functions, points, log, tmp_path):

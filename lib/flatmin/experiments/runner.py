@@ -108,7 +108,7 @@ class Experiment:
     seed : int or list, optional
         For the provenance, where it is not that of the sweeps.
     device : callable, optional
-        Says what it was computed on; default: the CPU.
+        Says what a point was computed on, a text or None for the CPU; kept with each point. Default: the CPU.
     provenance : dict
         Further entries.
     """
@@ -136,7 +136,7 @@ class Experiment:
         unfinished ones. Raises SweepError when points failed.
         """
         scale = self.quick if quick else self.full
-        found, seconds = self._computed(scale.grids, folder)
+        found, seconds, devices = self._computed(scale.grids, folder)
         arrays = {}
         for key, grid in scale.grids.items():
             arrays |= grid.stacked(found[key], key)
@@ -148,32 +148,40 @@ class Experiment:
             scale=scale.text,
             command=self.command,
             data_set=scale.data_set,
-            device=self.device and self.device(),
+            device=" and ".join(each or "a CPU" for each in devices) if any(devices) else None,
             wall_time=seconds,
             folder=folder,
             **self.provenance,
         )
 
     def _computed(self, grids, folder):
-        """The results of every grid, and the seconds they took; grids of one function share a sweep."""
+        """The results of every grid, the seconds they took, and on what; grids of one function share a sweep.
+
+        Interrupted, it does not wait for the point that this process computes.
+        """
         together = {}
         for key, grid in grids.items():
             how = grid.function, grid.seed, grid.version, grid.here, grid.states
             together.setdefault(how, []).append(key)
-        found, seconds = {}, 0.0
-        with ThreadPoolExecutor(1) as local:
+        found, seconds, devices = {}, 0.0, set()
+        local = ThreadPoolExecutor(1)
+        try:
             for (function, seed, version, here, states), keys in together.items():
                 points = [point for key in keys for point in grids[key].points]
                 if states:
                     points = [point | {"states": self._states(folder)} for point in points]
-                how = {"seed": seed, "version": version} | ({"executor": local} if here else {})
+                how = {"seed": seed, "version": version, "device": self.device}
+                how |= {"executor": local} if here else {}
                 results = record.sweep(function, points, name=self.name, folder=folder, **how)
                 rest, own = iter(results), sum("seconds" in result for result in results)
                 seconds += sum(float(r["seconds"]) for r in results) if own else results.seconds
+                devices.update(results.devices)
                 for key in keys:
                     taken = itertools.islice(rest, len(grids[key].points))
                     found[key] = [{n: v for n, v in one.items() if n != "seconds"} for one in taken]
-        return found, seconds
+        finally:
+            local.shutdown(wait=False, cancel_futures=True)
+        return found, seconds, sorted(devices)
 
     def _states(self, folder) -> str:
         place = record.paths.results() if folder is None else Path(folder)

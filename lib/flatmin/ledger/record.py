@@ -292,7 +292,10 @@ def _versions():
 
 
 def _commit():
-    """Return the git commit of the library, with "+" if its files differ from it; None where git has none."""
+    """Return the git commit of the library, with "+" if its files differ from it.
+
+    Where git has none, what the environment variable FLATMIN_COMMIT says; else None.
+    """
     source = Path(flatmin.__file__).parent
 
     def git(*words):
@@ -303,7 +306,7 @@ def _commit():
         git("ls-files", "--error-unmatch", "--", "__init__.py")  # else the repository is somebody else's
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("FLATMIN_COMMIT") or None
 
 
 def _cpu():

@@ -24,6 +24,8 @@ from flatmin.ledger.files import checked_path
 from flatmin.ledger.store import Store
 
 WORKERS = 2
+#: the environment variable that says how many processes compute, instead of :data:`WORKERS`
+WORKERS_VARIABLE = "FLATMIN_WORKERS"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HASH = 32  # hexadecimal digits of a hash that go into a file name
@@ -45,10 +47,12 @@ class SweepError(RuntimeError):
 class Results(list):
     """The results of a sweep, one dict a point, in the order of the points.
 
-    ``seconds`` is the computing time summed over the points, whenever and wherever they were computed.
+    ``seconds`` is the computing time summed over the points, whenever and wherever they were computed;
+    ``devices`` says, sorted, on what (with :func:`sweep`'s ``device``; "" where that said nothing).
     """
 
     seconds = 0.0
+    devices = ()
 
 
 def stack(results):
@@ -83,6 +87,7 @@ def sweep(
     progress=True,
     resume=True,
     combine=None,
+    device=None,
 ):
     """Return ``function(point, seed)`` for every point, computing only what no earlier run has finished.
 
@@ -91,9 +96,12 @@ def sweep(
     ``data/results/.partial/NAME/`` (``folder`` instead of ``data/results``) under a hash of the function's
     name, ``version`` (change it when the function changes), the point and ``seed``. Each point gets a seed
     of its own, an integer below 2⁶³ that depends on ``seed`` and the point only, not on the executor or the
-    order; equal points get different ones. ``executor`` is anything with ``submit`` that returns
-    ``concurrent.futures`` futures, such as ``distributed.Client(...).get_executor()``; it is left open. The
-    default is two local processes of one thread each. ``resume=False`` computes all anew.
+    order; equal points get different ones, and ``states`` in a point, a folder, makes no difference.
+
+    ``executor`` is anything with ``submit`` that returns ``concurrent.futures`` futures, such as
+    ``distributed.Client(...).get_executor()``; it is left open. The default is two local processes (or as
+    many as FLATMIN_WORKERS says) of one thread each. ``resume=False`` computes all anew. ``device()`` says
+    where it is called what a point is computed on, as a text or None; it is kept with the point.
 
     Processes that run one sweep at the same time share its points and return all of them.
 
@@ -105,6 +113,8 @@ def sweep(
     progress, resume = _check.flag("progress", progress), _check.flag("resume", resume)
     if not isinstance(version, str) or not (combine is None or callable(combine)):
         raise ValueError(f"version={version!r}, combine={combine!r}: must be a text, and a function or None")
+    if device is not None:
+        _require_importable(device, executor, "device")
     if isinstance(points, (str, bytes, dict)) or not isinstance(points, Iterable):
         raise _check.refused("points", points, "a list of points")
     points = list(points)
@@ -125,7 +135,7 @@ def sweep(
         store,
         bar,
         _pool(executor, missing) as pool,
-        contextlib.closing(_outcomes(pool, store, function, points, tasks, missing)) as outcomes,
+        contextlib.closing(_outcomes(pool, store, (function, device), points, tasks, missing)) as outcomes,
     ):
         for index, outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -138,6 +148,7 @@ def sweep(
         raise SweepError(name, failures, len(points)) from failures[0][1]
     results = Results(done[key][0] for key, _ in tasks)
     results.seconds = sum(done[key][1] for key, _ in tasks)
+    results.devices = tuple(sorted({str(arrays.pop("device_", "")) for arrays in results}))
     return results if combine is None else combine(results)
 
 
@@ -148,17 +159,17 @@ def plain_name(name):
     return name
 
 
-def _require_importable(function, executor):
+def _require_importable(function, executor, what="function"):
     """Raise ValueError for a function that a worker could not import by name."""
     name = getattr(function, "__qualname__", None)
     if not callable(function) or name is None or "<" in name:
-        raise ValueError(f"function={function!r}: must be defined at the top level of a module")
+        raise ValueError(f"{what}={function!r}: must be defined at the top level of a module")
     if executor is not None and not hasattr(executor, "submit"):
         raise _check.refused("executor", executor, "an executor with submit(), or None")
     interactive = not hasattr(sys.modules["__main__"], "__file__")
     if executor is None and function.__module__ == "__main__" and interactive:
         raise ValueError(
-            f"function={name}: a worker process cannot import what a notebook defines: put it into a "
+            f"{what}={name}: a worker process cannot import what a notebook defines: put it into a "
             "module, or pass executor=concurrent.futures.ThreadPoolExecutor()"
         )
 
@@ -169,6 +180,8 @@ def _tasks(function, points, seed, version):
     seen = Counter()
     tasks = []
     for point in points:
+        if isinstance(point, dict):  # where unfinished work is kept makes no other point of it
+            point = {key: value for key, value in point.items() if key != "states"}
         text = canonical(point)
         seen[text] += 1
         own = sha256(f"{text}\n{seen[text]}".encode())
@@ -206,18 +219,20 @@ def _finished(store, keys, resume):
     return done
 
 
-def _run(function, point, seed, key):
-    """Compute one point (in a worker) and return it packed and sealed, with the seconds it took."""
+def _run(functions, point, seed, key):
+    """Compute one point (in a worker) and return it packed and sealed, with the seconds it took and where."""
+    function, device = functions
     start = time.perf_counter()
     result = function(point, seed)
-    if not isinstance(result, dict) or "seconds_" in result:
+    if not isinstance(result, dict) or {"seconds_", "device_"} & result.keys():
         raise ValueError(
             f"{function.__qualname__} returned {type(result).__name__}: must be a dict of arrays"
         )
-    return sealed(packed(result | {"seconds_": time.perf_counter() - start}), key)
+    where = {} if device is None else {"device_": device() or ""}
+    return sealed(packed(result | where | {"seconds_": time.perf_counter() - start}), key)
 
 
-def _outcomes(pool, store, function, points, tasks, missing):
+def _outcomes(pool, store, functions, points, tasks, missing):
     """Yield (index, outcome) of the missing points as they come, this process's and those of others.
 
     The outcome is (arrays, seconds), stored, or an exception. A point is claimed when it is handed to the
@@ -237,7 +252,7 @@ def _outcomes(pool, store, function, points, tasks, missing):
                 found = store.read(key)  # finished by another process by now
                 try:
                     if found is None:
-                        running[pool.submit(_run, function, points[index], seed, key)] = index
+                        running[pool.submit(_run, functions, points[index], seed, key)] = index
                         continue
                 except BrokenExecutor as error:
                     found = error
@@ -267,7 +282,10 @@ def _pool(executor, missing):
         yield executor
         return
     others = multiprocessing.active_children()
-    workers = min(WORKERS, len(missing))
+    asked = os.environ.get(WORKERS_VARIABLE) or str(WORKERS)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise _check.refused(WORKERS_VARIABLE, asked, "an integer at least 1")
+    workers = min(int(asked), len(missing))
     # spawn, not fork: a forked copy of threads of torch or OpenMP can hang
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
