@@ -1,4 +1,4 @@
-"""Straight lines between networks: the loss on them, and the curvature and noise that decide a hop along them.
+"""Straight lines between networks: loss on them, and the curvature and noise that decide a hop along them.
 
 In the two-valley model of Y26 a walker leaves a valley of curvature h over a barrier ΔL against the diffusion
 D = η uᵀCu/2 along the direction u of the hop, per unit of τ = ηt at the rate (Y26 A29, with f = 2/h and
