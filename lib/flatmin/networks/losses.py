@@ -112,6 +112,13 @@ class Loss:
             return _VALUES[self.given](outputs, targets).sum()
         return len(outputs) * self(outputs, targets)
 
+    def totals(self, outputs: Tensor, targets) -> Tensor:
+        """B L_r of R batches at once, (R,): outputs (R, B, *s), targets (R, B, …) as fitted."""
+        if self.closed(outputs.shape[2:]):
+            return _VALUES[self.given](outputs, targets).sum(1)
+        batches = (self(one, mapped(lambda y, r=r: y[r], targets)) for r, one in enumerate(outputs))
+        return outputs.shape[1] * torch.stack(list(batches))
+
     def slopes(self, outputs: Tensor, targets) -> Tensor:
         """∂(B L_r)/∂f of R batches at once, (R, B, *s): outputs (R, B, *s), targets (R, B, …) as fitted."""
         if self.closed(outputs.shape[2:]):

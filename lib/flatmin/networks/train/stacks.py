@@ -16,7 +16,18 @@ from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
 from flatmin.networks.trust import called, examine_outputs, require_pure
 
-__all__ = ["DenseStack", "GenericStack", "fitted", "private", "ready", "spread", "stacked", "still"]
+__all__ = [
+    "SLOPES",
+    "DenseStack",
+    "GenericStack",
+    "chain",
+    "fitted",
+    "private",
+    "ready",
+    "spread",
+    "stacked",
+    "still",
+]
 
 _ENTRIES = 2**22  # numbers in one temporary array
 
@@ -92,17 +103,36 @@ def stacked(network: Network, samples: Samples, loss: Loss, thetas: Tensor):
     few = samples.take(slice(0, min(2, len(samples))))
     runs = torch.cat([thetas[:1], thetas[-1:]])
     wanted = GenericStack(network, runs, mapped=False).gradients(spread(few, 2), loss)
-    read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
-    if read is not None and all(layer.activation in _SLOPES for layer in read[1]):
-        inputs = samples.inputs
-        for module in read[0]:
-            inputs = module(inputs)
-        if inputs.ndim == 2 and inputs.is_floating_point():
-            ready = Samples(inputs, samples.targets)
-            found = DenseStack(read[1], runs).gradients(spread(ready.take(slice(0, len(few))), 2), loss)
-            if _agree(found, wanted):
-                return DenseStack(read[1], thetas), ready
+    found = _chain(network, samples, loss, runs, wanted)
+    if found is not None:
+        return DenseStack(found[0], thetas), found[1]
     return GenericStack(network, thetas, _can_be_mapped(network, few, loss, runs, wanted)), samples
+
+
+def chain(network: Network, samples: Samples, loss: Loss, thetas: Tensor):
+    """The layers of a fully connected network and the samples (n, d) as its first layer sees them.
+
+    None for every other network, and for one whose gradients by hand are not those of plain autograd.
+    """
+    few = samples.take(slice(0, min(2, len(samples))))
+    runs = torch.cat([thetas[:1], thetas[-1:]])
+    wanted = GenericStack(network, runs, mapped=False).gradients(spread(few, 2), loss)
+    return _chain(network, samples, loss, runs, wanted)
+
+
+def _chain(network, samples, loss, runs, wanted):
+    read = dense_layers(network.module) if isinstance(samples.inputs, Tensor) else None
+    if read is None or not all(layer.activation in SLOPES for layer in read[1]):
+        return None
+    inputs = samples.inputs
+    for module in read[0]:
+        inputs = module(inputs)
+    if inputs.ndim != 2 or not inputs.is_floating_point():
+        return None
+    flat = Samples(inputs, samples.targets)
+    few = flat.take(slice(0, min(2, len(flat))))
+    found = DenseStack(read[1], runs).gradients(spread(few, 2), loss)
+    return (read[1], flat) if _agree(found, wanted) else None
 
 
 def _can_be_mapped(network, few, loss, runs, wanted) -> bool:
@@ -140,7 +170,7 @@ def _tanh_slope(back, a):
 
 
 #: φ′ applied in place, from the activation's output
-_SLOPES = {nn.ReLU: _relu_slope, nn.Tanh: _tanh_slope, nn.Identity: lambda back, a: back}
+SLOPES = {nn.ReLU: _relu_slope, nn.Tanh: _tanh_slope, nn.Identity: lambda back, a: back}
 
 
 class DenseStack:
@@ -185,7 +215,7 @@ class DenseStack:
         """δ of the layer below ``index``; ``inputs`` of that layer are the outputs of the activation."""
         if not index:
             return None
-        return _SLOPES[self.kinds[index - 1]](torch.bmm(back, self.weights[index]), inputs[index])
+        return SLOPES[self.kinds[index - 1]](torch.bmm(back, self.weights[index]), inputs[index])
 
     def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
         """One step θ ← θ − η ∇L of each run, with ``etas`` (R,)."""

@@ -1,0 +1,147 @@
+"""A network with its loss and samples, to be evaluated at many parameter vectors at once.
+
+Fully connected networks hold the samples along the *last* axis: activations are (S, h, n) for S parameter
+vectors, so that the first layer of all of them is one product with the inputs and every other a batched one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatmin import _check
+from flatmin.networks import losses
+from flatmin.networks.data.samples import Samples, leaves
+from flatmin.networks.network import Network
+from flatmin.networks.train.stacks import chain, ready
+
+__all__ = ["Form", "backward", "vectors"]
+
+#: numbers in the temporary arrays of one chunk, by device: as many as stay near the caches of a CPU
+_ENTRIES = {"cpu": 2**22, "cuda": 2**28}
+#: most parameter vectors in one chunk
+_MOST = 1024
+
+
+class Form:
+    """A network, its loss and its samples, all on one device; ``layers`` is None unless fully connected.
+
+    ``width`` is how many numbers the activations of one sample are, about.
+    """
+
+    def __init__(self, network: Network, loss, samples: Samples, model: nn.Module):
+        self.network, self.loss = network, losses.of(loss)
+        samples = ready(self.loss, network, samples.to(network.device, network.dtype), model)
+        theta = torch.cat([p.detach().reshape(-1) for p in network.tensors])[None]
+        read = chain(network, samples, self.loss, theta)
+        self.layers, self.samples = (None, samples) if read is None else read
+        self.count = len(samples)
+        if self.layers is not None:
+            self.width = sum(len(layer.weight) for layer in self.layers)
+            self.inputs = self.samples.inputs
+        else:
+            self.width = 64 * leaves(samples.inputs)[0][0].numel()
+
+    def chunks(self, total: int, width: int | None = None):
+        """Slices of ``total`` parameter vectors, of ``width`` numbers a sample each, that fit together."""
+        budget = _ENTRIES[self.network.device.type]
+        step = budget // max(self.count * (width or self.width), self.network.parameters)
+        step = min(max(step, 1), _MOST)
+        return [slice(i, min(i + step, total)) for i in range(0, total, step)]
+
+    def parts(self, thetas: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Weights (S, h, d) and biases (S, h, 1) of the layers of a fully connected network."""
+        found = []
+        for layer in self.layers:
+            weight = thetas[:, layer.weight_slice].unflatten(1, layer.weight.shape)
+            found.append((weight, None if layer.bias is None else thetas[:, layer.bias_slice, None]))
+        return found
+
+    def first(self, parts) -> Tensor:
+        """What the first layer adds up before its activation, (S, h, n): one product for all."""
+        weight, bias = parts[0]
+        found = (weight.reshape(-1, weight.shape[2]) @ self.inputs.T).view(*weight.shape[:2], -1)
+        return found if bias is None else found.add_(bias)
+
+    def above(self, z: Tensor, parts) -> list[Tensor]:
+        """Activations of all layers, the last are the outputs (S, C, n), from what :meth:`first` gives."""
+        found = [_activated(z, self.layers[0].activation)]
+        for layer, (weight, bias) in zip(self.layers[1:], parts[1:], strict=True):
+            a = found[-1]
+            z = torch.bmm(weight, a) if bias is None else torch.baddbmm(bias, weight, a)
+            found.append(_activated(z, layer.activation))
+        return found
+
+    def outputs(self, thetas: Tensor) -> Tensor:
+        """Outputs (S, n, …) at ``thetas`` (S, P) on the device."""
+        if self.layers is not None:
+            parts = self.parts(thetas)
+            return self.above(self.first(parts), parts)[-1].mT
+        found = []
+        with torch.no_grad():
+            for theta in thetas:
+                values = dict(zip(self.network.names, self.network.split(theta), strict=True))
+                rows = [self.network.outputs(self.samples.rows(r), values) for r in self.row_chunks()]
+                found.append(torch.cat(rows))
+        return torch.stack(found)
+
+    def row_chunks(self):
+        """Slices of the samples whose activations fit together, for networks that go one by one."""
+        step = max(1, _ENTRIES[self.network.device.type] * 16 // self.width)
+        return [slice(i, min(i + step, self.count)) for i in range(0, self.count, step)]
+
+    def mean_losses(self, outputs: Tensor) -> Tensor:
+        """Mean loss (S,) of outputs (S, n, …)."""
+        targets = self.samples.targets
+        targets = targets.expand(len(outputs), *targets.shape)
+        return self.loss.totals(outputs, targets) / self.count
+
+    def chosen(self, outputs: Tensor) -> Tensor:
+        """The class that each output (S, n, …) names, (S, n) integers; a single output by its sign."""
+        return classes(outputs.flatten(2))
+
+    def labels(self, outputs: Tensor) -> Tensor:
+        """The targets as classes (n,); ValueError where they are none."""
+        targets, width = self.samples.targets, outputs[0, 0].numel()
+        if isinstance(targets, Tensor) and targets.numel() == self.count * width and width == 1:
+            return (targets.reshape(-1) > 0).long()
+        if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2:
+            return targets.argmax(1)
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
+            raise ValueError("data: targets must be class labels, one-hot rows, or signs for one output")
+        return targets
+
+
+def classes(outputs: Tensor) -> Tensor:
+    """Index of the largest output along the last axis; of a single one, whether it is positive."""
+    return (outputs[..., 0] > 0).long() if outputs.shape[-1] == 1 else outputs.argmax(-1)
+
+
+def _activated(z: Tensor, kind) -> Tensor:
+    return z.clamp(min=0) if kind is nn.ReLU else z.tanh() if kind is nn.Tanh else z
+
+
+def backward(back: Tensor, a: Tensor, kind) -> Tensor:
+    """∂L/∂z from ∂L/∂a, for the activations of the stacks, from the activation's output ``a``."""
+    if kind is nn.ReLU:
+        return torch.ops.aten.threshold_backward(back, a, 0)
+    return torch.ops.aten.tanh_backward(back, a) if kind is nn.Tanh else back
+
+
+def vectors(name: str, value, parameters: int) -> Tensor:
+    """``value`` as a tensor (R, P) on the CPU; ValueError naming the argument, also for rows not finite."""
+    allowed = f"finite real numbers, of shape (R, {parameters}), at least one row"
+    if not isinstance(value, (Tensor, np.ndarray)):
+        raise _check.refused(name, value, allowed)
+    kind = value.dtype.is_floating_point if isinstance(value, Tensor) else value.dtype.kind == "f"
+    if not kind or value.ndim != 2 or value.shape[1] != parameters or not len(value):
+        raise _check.refused(name, value, allowed)
+    found = torch.as_tensor(value).detach().cpu()
+    lost = (~torch.isfinite(found).all(1)).nonzero()
+    if len(lost):
+        raise ValueError(
+            f"{name}: row {int(lost[0])} of {len(found)} holds NaN or ∞: must be finite; "
+            "a run that diverged has no valley to descend into, leave it out"
+        )
+    return found

@@ -1,0 +1,236 @@
+"""How alike end points are: in what they misclassify, in what they predict, across a barrier or not.
+
+What is compared with a threshold are whole numbers: 18 of 20 errors shared is 0.9 exactly (Y26 Eq. 2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatmin import _check
+from flatmin.networks.data.samples import Samples, samples_of
+from flatmin.networks.device import choose
+from flatmin.networks.freezing.forms import Form, classes, vectors
+from flatmin.networks.parameters import trainable
+from flatmin.networks.train.stacks import private, still
+
+__all__ = [
+    "Counts",
+    "Readings",
+    "agreement",
+    "barrier",
+    "barriers",
+    "evaluate",
+    "jaccard",
+    "line_losses",
+    "predictions",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Shares as whole numbers: ``common`` of ``total``, int64 arrays of one shape; 0 of 0 counts as all."""
+
+    common: np.ndarray
+    total: np.ndarray
+
+    @property
+    def share(self) -> np.ndarray:
+        """common/total, 1 where both are 0."""
+        return np.where(self.total > 0, self.common / np.maximum(self.total, 1), 1.0)
+
+    def at_least(self, threshold: float | Fraction) -> np.ndarray:
+        """Whether common/total ≥ ``threshold``, in whole numbers: 0.9 is nine tenths.
+
+        Raises ValueError for a threshold outside (0, 1].
+        """
+        if not isinstance(threshold, Fraction):
+            threshold = Fraction(repr(_check.number("threshold", threshold)))
+        if not 0 < threshold <= 1:
+            raise _check.refused("threshold", threshold, "a number above 0 and at most 1")
+        part, whole = threshold.limit_denominator(10**9).as_integer_ratio()
+        return self.common * whole >= part * self.total
+
+
+def jaccard(wrong, others) -> Counts:
+    """Jaccard similarity of sets of misclassified samples (Y26 Eq. 2), as |A ∩ B| of |A ∪ B|.
+
+    ``wrong`` and ``others`` (…, n), bool, True where a sample is misclassified; leading axes broadcast, all
+    pairs are ``jaccard(wrong[:, None], wrong[None])``. Two empty sets are alike. Raises ValueError for other
+    arrays, no samples, or different n.
+    """
+    wrong, others = _same("wrong", wrong, "others", others, bool)
+    one, other = np.packbits(wrong, axis=-1), np.packbits(others, axis=-1)
+    both = np.bitwise_count(one & other).sum(-1, dtype=np.int64)
+    return Counts(both, np.bitwise_count(one | other).sum(-1, dtype=np.int64))
+
+
+def agreement(predicted, others) -> Counts:
+    """On how many samples predictions (…, n) agree, of n; leading axes broadcast as in :func:`jaccard`.
+
+    Raises ValueError as there, for what is not whole numbers.
+    """
+    predicted, others = _same("predicted", predicted, "others", others, int)
+    equal = (predicted == others).sum(-1, dtype=np.int64)
+    return Counts(equal, np.full_like(equal, predicted.shape[-1]))
+
+
+def _same(first, one, second, other, dtype):
+    """Two arrays with the same samples along the last axis, and leading axes that broadcast."""
+    arrays = []
+    for name, value in ((first, one), (second, other)):
+        kinds = "b" if dtype is bool else "iu"
+        array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+        if array is None or array.dtype.kind not in kinds or not array.ndim or not array.shape[-1]:
+            what = "truth values" if dtype is bool else "whole numbers"
+            raise _check.refused(
+                name, value, f"an array of {what}, samples along the last axis, at least one"
+            )
+        arrays.append(array)
+    if arrays[0].shape[-1] != arrays[1].shape[-1]:
+        lengths = f"{arrays[0].shape[-1]} and {arrays[1].shape[-1]} samples"
+        raise ValueError(f"{first}, {second}: {lengths}: must be of the same samples")
+    _check.together(**{first: arrays[0], second: arrays[1]})
+    return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What R networks make of n samples: ``loss`` (R,), ``predictions`` (R, n) uint8, ``wrong`` (R, n)."""
+
+    loss: np.ndarray
+    predictions: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Share that is classified rightly, (R,)."""
+        return 1 - self.wrong.mean(1)
+
+
+def evaluate(model: nn.Module, loss, data, thetas, *, device=None, threads: int = 1) -> Readings:
+    """Mean loss, predictions and errors on ``data`` of the networks at ``thetas`` (R, P).
+
+    A network of one output predicts 1 where it is positive, else 0. Raises ValueError for thetas or data that
+    do not fit, targets that are no classes, or more than 256 of them.
+    """
+    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+        losses, chosen, labels = [], [], None
+        for part in form.chunks(len(thetas)):
+            outputs = form.outputs(thetas[part].to(form.network.device))
+            labels = form.labels(outputs) if labels is None else labels
+            losses.append(form.mean_losses(outputs).double().cpu())
+            chosen.append(_small(form.chosen(outputs), outputs))
+        found, labels = torch.cat(chosen).numpy(), labels.cpu().numpy()
+    return Readings(torch.cat(losses).numpy(), found, found != labels)
+
+
+def predictions(model: nn.Module, thetas, inputs, *, device=None, threads: int = 1) -> np.ndarray:
+    """The class that each network at ``thetas`` (R, P) names for ``inputs`` (n, …): (R, n) uint8.
+
+    Raises ValueError as :func:`evaluate`.
+    """
+    _check.instance("inputs", inputs, (Tensor, np.ndarray))
+    if not inputs.ndim:
+        raise _check.refused("inputs", inputs, "samples along the first axis")
+    inputs = torch.as_tensor(inputs)
+    few = Samples(inputs, torch.zeros(len(inputs), dtype=torch.long))
+    samples_of((inputs, few.targets))
+    with _evaluating(model, "cross-entropy", few, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+        chosen = []
+        for part in form.chunks(len(thetas)):
+            outputs = form.outputs(thetas[part].to(form.network.device))
+            chosen.append(_small(classes(outputs.flatten(2)), outputs))
+        return torch.cat(chosen).numpy()
+
+
+def line_losses(
+    model: nn.Module, loss, data, a, b, *, points: int = 11, device=None, threads: int = 1
+) -> np.ndarray:
+    """Mean loss at ``points`` equally spaced points of the straight lines from rows of ``a`` to rows of ``b``.
+
+    ``a``, ``b`` (Q, P), ends included: (Q, points). Raises ValueError for fewer than three points, or what
+    does not fit.
+    """
+    with _evaluating(model, loss, data, {"a": a, "b": b}, device, threads) as (form, (a, b)):
+        if len(a) != len(b):
+            raise ValueError(f"a, b: {len(a)} and {len(b)} rows: must be as many, row by row")
+        pairs = torch.arange(2 * len(a)).view(2, -1).T
+        return _lines(form, torch.cat([a, b]), pairs, points)
+
+
+def barrier(
+    model: nn.Module, loss, data, a, b, *, points: int = 11, device=None, threads: int = 1
+) -> np.ndarray:
+    """Largest loss on the line from each row of ``a`` to that of ``b``, above the larger end, (Q,).
+
+    0 where no inner point is above the ends. Arguments and errors as :func:`line_losses`.
+    """
+    return _heights(line_losses(model, loss, data, a, b, points=points, device=device, threads=threads))
+
+
+def barriers(
+    model: nn.Module, loss, data, thetas, *, points: int = 11, device=None, threads: int = 1
+) -> np.ndarray:
+    """The :func:`barrier` between all pairs of rows of ``thetas`` (M, P): (M, M), symmetric, diagonal 0."""
+    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+        pairs = torch.triu_indices(len(thetas), len(thetas), 1).T
+        found = np.zeros((len(thetas), len(thetas)))
+        rows, columns = pairs.numpy().T
+        found[rows, columns] = found[columns, rows] = _heights(_lines(form, thetas, pairs, points))
+        return found
+
+
+def _heights(lines):
+    return lines.max(1) - np.maximum(lines[:, 0], lines[:, -1])
+
+
+def _lines(form: Form, thetas, pairs, points) -> np.ndarray:
+    """Losses (Q, points) on the lines between the rows of ``thetas`` that ``pairs`` (Q, 2) name.
+
+    What the first layer adds up is linear in its weights, so it is computed at the ends only.
+    """
+    places = torch.linspace(0, 1, _check.integer("points", points, least=3, most=10**6)).to(thetas)
+    device, found = form.network.device, thetas.new_empty(len(pairs), points, dtype=torch.float64)
+    for part in form.chunks(len(pairs)):
+        rows, which = pairs[part].unique(return_inverse=True)
+        ends, which = thetas[rows].to(device), which.to(device)
+        if form.layers is None:
+            held = [ends]
+        else:
+            parts = form.parts(ends)
+            held = [form.first(parts), *(one for pair in parts[1:] for one in pair)]
+        sides = [[None if t is None else t[which[:, side]] for t in held] for side in (0, 1)]
+        for index, place in enumerate(places.to(device)):
+            mixed = [None if a is None else torch.lerp(a, b, place) for a, b in zip(*sides, strict=True)]
+            if form.layers is None:
+                outputs = form.outputs(mixed[0])
+            else:
+                uppers = list(zip(mixed[1::2], mixed[2::2], strict=True))
+                outputs = form.above(mixed[0], [None, *uppers])[-1].mT
+            found[part, index] = form.mean_losses(outputs).double().cpu()
+    return found.numpy()
+
+
+@contextlib.contextmanager
+def _evaluating(model, loss, data, rows: dict, device, threads):
+    """The form of a network, and arguments (R, P) checked and in its dtype, inside exact kernels."""
+    size = sum(p.numel() for _, p in trainable(model))
+    rows = [vectors(name, value, size) for name, value in rows.items()]
+    threads = _check.integer("threads", threads, least=1, most=1024)
+    network, samples = private(model, choose(device, model)), samples_of(data)
+    with still(network, threads), torch.no_grad():
+        yield Form(network, loss, samples, model), [row.to(network.dtype) for row in rows]
+
+
+def _small(chosen, outputs):
+    """Classes as bytes."""
+    if outputs[0, 0].numel() > 256:
+        raise ValueError(f"model has {outputs[0, 0].numel()} outputs: must have at most 256 classes")
+    return chosen.to(torch.uint8).cpu()

@@ -1,0 +1,176 @@
+"""The largest eigenvalues of the Hessian of many networks at once, of all parameters or of one layer.
+
+A block Krylov space of each network, orthonormalised, and the Ritz values of the exact Hessian in it; the
+products are second derivatives by automatic differentiation through all stacked networks together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatmin import _check
+from flatmin.networks.eigen import SEEDS
+from flatmin.networks.freezing.forms import Form
+from flatmin.networks.freezing.similarity import _evaluating
+from flatmin.networks.parameters import block_of, trainable
+
+__all__ = ["Tops", "flatness_of", "sharpness_of", "tops"]
+
+#: numbers of the Krylov spaces of one chunk, by device
+_ENTRIES = {"cpu": 2**24, "cuda": 2**30}
+#: blocks in one Krylov space, and how often it is begun anew from its Ritz vectors
+_BLOCKS, _ROUNDS = 6, 12
+
+
+@dataclass(frozen=True, eq=False)
+class Tops:
+    """The largest eigenvalues of R Hessians: ``values`` (R, k), largest first, and ``residuals`` (R, k).
+
+    A residual |Hv − λv| bounds the distance of λ to an eigenvalue; its error is about residual²/gap.
+    """
+
+    values: np.ndarray
+    residuals: np.ndarray = field(repr=False)
+
+    @property
+    def flatness(self) -> np.ndarray:
+        """F = (λ₁⋯λ_k)^(−1/k) of each network (Y26 Eq. 1), (R,); NaN where one of them is not positive."""
+        good = (self.values > self.residuals).all(1)
+        logs = np.log(np.where(good[:, None], self.values, 1)).mean(1)
+        return np.where(good, np.exp(-logs), np.nan)
+
+
+def tops(
+    model: nn.Module,
+    loss,
+    data,
+    thetas,
+    *,
+    layer: int | str | None = None,
+    top: int = 10,
+    tolerance: float = 1e-2,
+    seed: int = 0,
+    device=None,
+    threads: int = 1,
+) -> Tops:
+    """The ``top`` largest eigenvalues of the Hessian at each of ``thetas`` (R, P), or of a layer's block.
+
+    Goes on until every residual is at most ``tolerance`` times its eigenvalue (the error of the eigenvalue is
+    of second order in it), or for twelve rounds; the residuals say how far it came. ``layer`` as in
+    :func:`~flatmin.networks.parameters.block_of`; the starting vectors come from ``seed``.
+
+    Raises ValueError for what does not fit, a ``top`` that the block does not have, or a tolerance outside
+    (0, 1).
+    """
+    block = block_of(trainable(model), layer)
+    top = _check.integer("top", top, least=1, most=block.stop - block.start)
+    tolerance = _check.number("tolerance", tolerance, above=0, below=1)
+    seed = _check.integer("seed", seed, least=0, most=SEEDS)
+    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+        size, width = block.stop - block.start, _width(top)
+        budget = _ENTRIES[form.network.device.type] // (2 * size * width * _BLOCKS)
+        parts = form.chunks(len(thetas), 4 * form.width)
+        step = max(1, min(budget, parts[0].stop))
+        if form.layers is None:
+            step = 1
+        found = []
+        for start in range(0, len(thetas), step):
+            here = thetas[start : start + step].to(form.network.device)
+            product = (_one_product if form.layers is None else _product)(form, here, block)
+            first = torch.randn(
+                size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+            )
+            first = first.to(here).expand(len(here), -1, -1)
+            found.append(_largest(product, first, top, tolerance))
+    values, residuals = (np.concatenate(each) for each in zip(*found, strict=True))
+    return Tops(values, residuals)
+
+
+def flatness_of(
+    model: nn.Module, loss, data, thetas, layer: int | str | None = 2, top: int = 10, **how
+) -> Tops:
+    """The eigenvalues behind Y26's flatness, of the second weight matrix; F is ``.flatness``. See :func:`tops`."""
+    return tops(model, loss, data, thetas, layer=layer, top=top, **how)
+
+
+def sharpness_of(model: nn.Module, loss, data, thetas, **how) -> np.ndarray:
+    """λ₁ of the whole Hessian of each network, (R,): GD at step η is stable up to 2/η. See :func:`tops`."""
+    return tops(model, loss, data, thetas, top=1, **how).values[:, 0]
+
+
+def _width(top: int) -> int:
+    """Columns of a block: some more than are wanted."""
+    return 2 if top == 1 else top + 6
+
+
+def _product(form: Form, thetas: Tensor, block: slice):
+    """V ↦ H V on the entries ``block`` for V (S, size, k): one graph of all networks, k times back."""
+    with torch.enable_grad():
+        inner = thetas[:, block].clone().requires_grad_()
+        whole = torch.cat([thetas[:, : block.start], inner, thetas[:, block.stop :]], 1)
+        total = form.mean_losses(form.outputs(whole)).sum()
+        (slope,) = torch.autograd.grad(total, inner, create_graph=True)
+    return _columns(slope, inner)
+
+
+def _columns(slope: Tensor, inner: Tensor):
+    def product(vectors):
+        columns = []
+        for vector in vectors.unbind(2):
+            (column,) = torch.autograd.grad(slope, inner, vector, retain_graph=True, materialize_grads=True)
+            columns.append(column)
+        return torch.stack(columns, 2)
+
+    return product
+
+
+def _one_product(form: Form, thetas: Tensor, block: slice):
+    """The same for a network of another kind, (1, size, k); one graph of all its samples."""
+    network, samples = form.network, form.samples
+    with torch.enable_grad():
+        inner = thetas[:, block].clone().requires_grad_()
+        whole = torch.cat([thetas[:, : block.start], inner, thetas[:, block.stop :]], 1)[0]
+        values = dict(zip(network.names, network.split(whole), strict=True))
+        total = form.loss.total(network.outputs(samples.inputs, values), samples.targets) / form.count
+        (slope,) = torch.autograd.grad(total, inner, create_graph=True)
+    return _columns(slope, inner)
+
+
+def _largest(product, start: Tensor, top: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ritz values and residuals (S, top) from block Krylov spaces begun at ``start`` (S, size, width)."""
+    block, width = _orthonormal(start), start.shape[2]
+    blocks = max(1, min(_BLOCKS if top > 1 else 10 * _BLOCKS // 4, start.shape[1] // width))
+    for _ in range(_ROUNDS):
+        basis, images = [block], [product(block)]
+        for _ in range(blocks - 1):
+            fresh = images[-1]
+            for _ in range(2):
+                known = torch.cat(basis, 2)
+                fresh = _orthonormal(fresh - known @ (known.mT @ fresh))
+            basis.append(fresh)
+            images.append(product(fresh))
+        space, image = torch.cat(basis, 2), torch.cat(images, 2)
+        small = (space.mT @ image).double()
+        values, vectors = torch.linalg.eigh((small + small.mT) / 2)
+        values, vectors = values.flip(1)[:, :width], vectors.flip(2)[:, :, :width].to(space)
+        block = space @ vectors
+        residuals = (image @ vectors - block * values[:, None].to(space)).norm(dim=1).double()
+        bound = tolerance * values[:, :top].abs()
+        if bool((residuals[:, :top] <= bound).all()):
+            break
+    return values[:, :top].cpu().numpy(), residuals[:, :top].cpu().numpy()
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the columns (S, size, k); columns that add nothing become (nearly) zero."""
+    for _ in range(2):
+        columns = columns / columns.norm(dim=1, keepdim=True).clamp(min=torch.finfo(columns.dtype).tiny)
+        values, vectors = torch.linalg.eigh((columns.mT @ columns).double())
+        floor = 1e-12 * values[:, -1:]
+        scale = torch.where(values > floor, values.clamp(min=1e-300).rsqrt(), 0)
+        columns = columns @ (vectors * scale[:, None]).to(columns)
+    return columns
