@@ -229,15 +229,13 @@ def gram(passed: DensePass | AutogradPass) -> Tensor:
     """Gram matrix of the Gauss–Newton root, K = R Rᵀ, (n·C, n·C); sample by sample, output by output.
 
     Fully connected networks: K = Σ_l (ã_i·ã_j) (S_i·S_j), a sum of elementwise products of layer Grams;
-    nothing of the size of P is formed. Other networks: products of the roots, in chunks.
+    nothing of the size of P is formed. Others: see :meth:`~.passes.generic.AutogradPass.pulled_gram`.
     """
     if isinstance(passed, DensePass):
         return passed.root_products(passed.roots, slice(None))
-    if passed.outputs.numel() * passed.parameters <= _ENTRIES:
-        rows = passed.sample_roots(slice(None)).flatten(0, 1)
-        return rows @ rows.T
-    rows = ([left @ right.T for right in _root_chunks(passed)] for left in _root_chunks(passed))
-    return torch.cat([torch.cat(row, 1) for row in rows])
+    units = torch.eye(passed.outputs.shape[1], dtype=passed.outputs.dtype, device=passed.outputs.device)
+    units = units.expand(passed.samples, -1, -1)
+    return passed.pulled_gram(passed.loss_function.root_product(passed.outputs, slice(None), units))
 
 
 def eigenpairs(
@@ -408,7 +406,7 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
             signs = torch.zeros_like(passed.outputs)
             signs[:, which] = 1
         else:
-            signs = _random_signs(passed.outputs, passed.outputs.shape, generator)
+            signs = signs_like(passed.outputs, passed.outputs.shape, generator)
         tops = passed.loss_function.root_product(passed.outputs, slice(None), signs[:, None])[:, 0]
         rounds.append(passed.pulled_squares(tops).double().cpu())
     shares = torch.stack(rounds)
@@ -421,7 +419,7 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     return Estimate(float(shares.mean()), error, n * probes, "random signs for each sample")
 
 
-def _random_signs(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
+def signs_like(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
     """±1 at random, drawn on the CPU, in the dtype and on the device of ``outputs``."""
     return torch.randint(2, shape, generator=generator, device="cpu").to(outputs) * 2 - 1
 
@@ -437,7 +435,7 @@ def _probe(passed, block: slice, probes: int, seed: int) -> Iterator[tuple[Tenso
     product, size = _product(passed, block, "hessian"), block.stop - block.start
     step = max(1, min(_COLUMNS, _ENTRIES // passed.parameters))
     for start in range(0, probes, step):
-        z = _random_signs(passed.outputs, (min(step, probes - start), size), generator)
+        z = signs_like(passed.outputs, (min(step, probes - start), size), generator)
         yield z, product(z)
 
 

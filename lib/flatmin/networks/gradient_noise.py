@@ -22,6 +22,7 @@ from flatmin.networks import curvature
 from flatmin.networks.eigen import lanczos
 from flatmin.networks.passes.dense import DensePass
 from flatmin.networks.passes.generic import linearise
+from flatmin.networks.sampled import SampledAlignment, sampled_alignment
 from flatmin.sampling import Sampling
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
 
 #: numbers in one temporary array; and in one that should stay in cache
 _ENTRIES, _CACHED = 2**25, 2**21
+#: inner products of gradients and roots that are kept all at once
+_KEPT = 2**27
 #: eigenvectors along which the exponent is measured, at most
 _MOST_VECTORS = 200
 #: samples from which on no resample of hundreds holds one of them only; relative spread of the eigenvalues
@@ -61,6 +64,10 @@ class Noise:
     def alignment(self) -> Alignment:
         """α, β, μ, …, see :func:`alignment`."""
         return alignment(self._here)
+
+    def sampled_alignment(self, samples: int = 256, probes: int = 2, seed: int = 0) -> SampledAlignment:
+        """α, β, μ, … from a few samples, see :func:`~flatmin.networks.sampled.sampled_alignment`."""
+        return sampled_alignment(self._here, samples, probes, seed)
 
     def covariance(self, batch_size: int = 1, sampling: str = "fresh", layer=None) -> Tensor:
         """C, dense, see :func:`covariance`."""
@@ -345,6 +352,14 @@ def _dense_gram_rows(passed: DensePass):
 
 def _generic_gram_rows(passed):
     n, classes = passed.outputs.shape
+    if (n * (classes + 1)) ** 2 <= _KEPT:
+        units = torch.eye(classes, dtype=passed.outputs.dtype, device=passed.outputs.device)
+        roots = passed.loss_function.root_product(passed.outputs, slice(None), units.expand(n, -1, -1))
+        products = passed.pulled_gram(torch.cat([passed.output_gradients[:, None], roots], 1))
+        products = products.view(n, classes + 1, n, classes + 1)
+        squares = products[:, 1:, :, 1:].square().sum((1, 2, 3))
+        yield slice(0, n), products[:, 0, :, 0], products[:, 0, :, 1:].flatten(1), squares
+        return
     step = max(1, min(n, _ENTRIES // (passed.parameters * (classes + 1))))
     chunks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     for rows in chunks:

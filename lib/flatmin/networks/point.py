@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flatmin._check import choice, flag, integer, refused
-from flatmin.networks import curvature, losses, stability
+from flatmin.networks import curvature, losses, sampled, stability
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
 from flatmin.networks.gradient_noise import Noise
@@ -159,6 +159,7 @@ class Point:
     gauss_newton = curvature.gauss_newton
     gauss_newton_spectrum = curvature.gauss_newton_spectrum
     gauss_newton_trace = curvature.gauss_newton_trace
+    batch_sharpness = sampled.batch_sharpness
     edge = stability.edge
     largest_step = stability.largest_step
 

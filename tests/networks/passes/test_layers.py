@@ -53,7 +53,6 @@ NOT_READ = {
     "groups": lambda: flat(nn.Conv2d(3, 6, 3, groups=3)),
     "circular": lambda: flat(nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular")),
     "same": lambda: flat(nn.Conv2d(3, 6, 3, padding="same")),
-    "fixup": lambda: models.FixupResNet(8, width=2, outputs=3),
 }
 
 

@@ -371,6 +371,14 @@ class DensePass:
         parts = zip(self.layers, self._backward(tops), self.inputs, strict=True)
         return sum(_squares(back) * (_squares(a) + (each.bias is not None)) for each, back, a in parts)
 
+    def pulled_gram(self, tops: Tensor) -> Tensor:
+        """Inner products of Jᵢᵀ tᵢ for cotangents ``tops`` (n, c, C), (n·c, n·c); layer by layer."""
+        (n, c, _), total = tops.shape, 0.0
+        for index, back in enumerate(self._backward(tops)):
+            back = back.flatten(0, 1)
+            total = total + (back @ back.T).view(n, c, n, c) * self._gram(index, _ALL, _ALL)
+        return total.view(n * c, n * c)
+
     def _outer(self, backs: list[Tensor], rows: slice) -> Tensor:
         parts = []
         for layer, a, back in zip(self.layers, self.inputs, backs, strict=True):

@@ -256,7 +256,49 @@ class AutogradPass:
         return torch.cat(parts)
 
     def _by_layers(self, rows, tops):
-        return layers.pulled_squares(self.network, self._rows(rows), tops)
+        found, rest = layers.pulled_squares(self.network, self._rows(rows), tops), self._rest
+        if found is None or not rest:
+            return found
+        return found + self._pull_mapped(rows, tops[:, None], rest)[:, 0].square().sum(1)
+
+    @property
+    def _rest(self):
+        """Names of the parameters that are in no layer."""
+        read = layers.readable(self.network)
+        return () if read is None else read[1]
+
+    @_quietly
+    def pulled_gram(self, tops: Tensor) -> Tensor:
+        """Inner products of Jᵢᵀ tᵢ for cotangents ``tops`` (n, c, C), (n·c, n·c).
+
+        Networks of convolutions and linear layers: layer by layer; nothing of the size of P is formed but a
+        block of one layer. What is kept of all samples is the layers' inputs and c cotangents on their
+        outputs; parameters in no layer (a few biases and factors) are mapped. Others: per-sample gradients,
+        a few at a time, again and again where they do not fit.
+        """
+        if not self._layerwise:
+            return self._gram_of_rows(tops)
+        total, calls = 0.0, [layers.calls_of(self.network, self._rows(p), tops[p]) for p in self.chunks]
+        for parts in zip(*calls, strict=True):
+            a, deltas = (torch.cat([getattr(one, name) for one in parts]) for name in ("inputs", "deltas"))
+            total = total + layers.gram(layers.Call(parts[0].module, a, deltas))
+        if self._rest:
+            rest = torch.cat([self._pull_mapped(p, tops[p], self._rest) for p in self.chunks]).flatten(0, 1)
+            total.addmm_(rest, rest.T)
+        return total
+
+    def _gram_of_rows(self, tops):
+        step = max(1, _ENTRIES // (self.parameters * tops.shape[1]))
+        parts = [slice(i, min(i + step, self.samples)) for i in range(0, self.samples, step)]
+
+        def rows(part):
+            return self._pull(part, tops[part]).flatten(0, 1)
+
+        if len(parts) == 1:
+            return (found := rows(parts[0])) @ found.T
+        return torch.cat(
+            [torch.cat([one @ rows(q).T for q in parts], 1) for p in parts for one in (rows(p),)]
+        )
 
     def sample_gradients(self, rows: slice = slice(None)) -> Tensor:
         """∇ℓ_i of the samples in ``rows``, (rows, P)."""
@@ -277,16 +319,19 @@ class AutogradPass:
     def _pull(self, rows, tops):
         return self._pull_mapped(rows, tops) if self._mappable else self._pull_one_by_one(rows, tops)
 
-    def _pull_mapped(self, rows, tops):
-        values = {name: p.detach() for name, p in zip(self.network.names, self.network.tensors, strict=True)}
+    def _pull_mapped(self, rows, tops, names=None):
+        """Through ``vmap``, for the parameters of these ``names``; all by default."""
+        names = self.network.names if names is None else names
+        held = {name: p.detach() for name, p in zip(self.network.names, self.network.tensors, strict=True)}
+        values = {name: held[name] for name in names}
 
         def one(sample, top):
             def outputs(v):
-                return self.network.matrix(mapped(lambda tensor: tensor[None], sample), v)[0]
+                return self.network.matrix(mapped(lambda tensor: tensor[None], sample), held | v)[0]
 
             pull = vjp(outputs, values)[1]
             grads = vmap(lambda t: pull(t)[0])(top)
-            return torch.cat([grads[name].flatten(1) for name in self.network.names], 1)
+            return torch.cat([grads[name].flatten(1) for name in names], 1)
 
         with warnings.catch_warnings():  # operations without a batching rule: slower, and right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -340,7 +385,7 @@ class AutogradPass:
         marked = some[:, None].expand(-1, self.outputs.shape[1]).to(self.outputs)
         try:
             found, placed = self._by_layers(rows, tops[:, 0]), self._by_layers(many, marked)
-        except RuntimeError:  # a layer that is called under no_grad, or again in the backward pass
+        except Exception:  # a layer called under no_grad or again in the backward pass, or what vmap raises
             return False
         if found is None or placed is None or bool(placed[~some].any()):
             return False
