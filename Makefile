@@ -4,17 +4,21 @@ PYTHON ?= python3
 TORCH ?=
 PORT ?= 8000
 CHAPTER ?= --all
+# for `make gpu`: how long, what (names of experiments; default: what is missing), and where the results go
+BUDGET ?= 9m
+NAMES ?=
+OUT ?= build/gpu
 
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-clean serve bench notebooks experiments clean
+.PHONY: help setup book test test-clean serve bench notebooks experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.11 (which Python), TORCH=cpu|cuda (which build of torch),"
-	@echo "           CHAPTER=01_valley (for notebooks), PORT=8000 (for serve)"
+	@echo "           CHAPTER=01_valley (for notebooks), PORT=8000 (for serve), BUDGET=9m, NAMES=..., OUT=build/gpu (for gpu)"
 
 setup: ## make .venv and install the pinned packages (once; later runs find it done)
 	@$(PYTHON) tools/environment.py $(TORCH)
@@ -45,6 +49,9 @@ notebooks: setup ## make the notebooks from chapters/src and execute them (CHAPT
 
 experiments: setup ## run the full-scale experiments that are not done (hours; can be stopped and resumed)
 	@$(RUN) -m flatmin experiments run --all
+
+gpu: ## device tests and experiments on a GPU, in time, with PYTHON and its packages (BUDGET=9m NAMES= OUT=)
+	@$(PYTHON) tools/gpu.py $(NAMES) --budget $(BUDGET) --out $(OUT)
 
 clean: ## remove what was built (not .venv, never data/)
 	@echo "Removing _build/ and the tools' caches; .venv/ and data/ stay"

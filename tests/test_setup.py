@@ -284,6 +284,7 @@ def test_make_names_its_targets(root):
         "bench",
         "notebooks",
         "experiments",
+        "gpu",
         "clean",
     ]:
         assert re.search(rf"^  {target} ", told, re.MULTILINE), target
