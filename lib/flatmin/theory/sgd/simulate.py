@@ -20,9 +20,11 @@ from tqdm.auto import tqdm
 from flatmin import _check
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import Noise
+from flatmin.theory.sgd import structured
 from flatmin.theory.sgd.kernels import Call, build, require_printable
 from flatmin.theory.sgd.rng import LANES, stream_key
 from flatmin.theory.sgd.runs import Hops, Runs
+from flatmin.theory.valleys.high_dimensional import HighDimensionalValley
 
 __all__ = ["Passage", "simulate"]
 
@@ -72,7 +74,7 @@ class Passage:
 
 
 def simulate(
-    landscape: Landscape,
+    landscape: Landscape | HighDimensionalValley,
     noise: Noise,
     *,
     eta: float | np.ndarray,
@@ -96,7 +98,8 @@ def simulate(
 
     Parameters
     ----------
-    landscape : Landscape with numbers (``.at(...)``)
+    landscape : Landscape with numbers (``.at(...)``), or HighDimensionalValley
+        Of the latter only points can be kept: no observe, histogram, passage or hops.
     noise : Noise
         Its ``sigma`` broadcasts with ``eta`` to the grid.
     eta : float or array > 0
@@ -148,14 +151,23 @@ def simulate(
     >>> bool(0.5 < value < 1.5), bool(error < 0.1)
     (True, True)
     """
-    _check.instance("landscape", landscape, Landscape).require_numbers()
+    _check.instance("landscape", landscape, (Landscape, HighDimensionalValley)).require_numbers()
+    own = isinstance(landscape, HighDimensionalValley)
+    watches = {"observe": observe, "histogram": histogram, "passage": passage, "hops": hops}
+    for name in watches if own else ():
+        if watches[name] is not None and np.size(watches[name]):
+            allowed = "left out on many directions: compute it from kept points"
+            raise _check.refused(name, watches[name], allowed)
     _check.flag("progress", progress)
     threads = numba.get_num_threads() if threads is None else _check.integer("threads", threads, least=1)
     threads = min(threads, numba.config.NUMBA_NUM_THREADS)
     plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
     wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
     observed, binned = wanted.observables.values(), (axis.coordinate for axis in wanted.axes.values())
-    run = build(landscape, noise, tuple(observed), wanted.watched, wanted.hops, tuple(binned))
+    if own:
+        run = structured.build(landscape, noise)
+    else:
+        run = build(landscape, noise, tuple(observed), wanted.watched, wanted.hops, tuple(binned))
     return _package(_execute(run, plan, wanted, threads, progress), plan, wanted)
 
 
@@ -349,8 +361,8 @@ def _columns(plan: _Plan, wanted: _Wanted, n) -> dict:
 
 def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members):
     """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
-    n = len(members)
-    padded = np.concatenate([members, np.repeat(members[-1:], -n % LANES)])
+    n, lanes = len(members), getattr(run, "lanes", LANES)
+    padded = np.concatenate([members, np.repeat(members[-1:], -n % lanes)])
     axes = wanted.axes.values()
     piece = _columns(plan, wanted, len(padded))
     counts = piece.pop("counts")
