@@ -21,7 +21,7 @@ from flatmin.networks.freezing.similarity import (
     predictions,
 )
 from flatmin.networks.freezing.spectra import Tops, flatness_of, sharpness_of, tops
-from flatmin.networks.freezing.times import Frozen, Freezing, frozen_from, search
+from flatmin.networks.freezing.times import Freezing, Frozen, frozen_from, search
 
 __all__ = [
     "Counts",

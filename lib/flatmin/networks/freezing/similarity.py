@@ -153,7 +153,7 @@ def predictions(model: nn.Module, thetas, inputs, *, device=None, threads: int =
 def line_losses(
     model: nn.Module, loss, data, a, b, *, points: int = 11, device=None, threads: int = 1
 ) -> np.ndarray:
-    """Mean loss at ``points`` equally spaced points of the straight lines from rows of ``a`` to rows of ``b``.
+    """Mean loss at ``points`` equally spaced points of the line from each row of ``a`` to that of ``b``.
 
     ``a``, ``b`` (Q, P), ends included: (Q, points). Raises ValueError for fewer than three points, or what
     does not fit.

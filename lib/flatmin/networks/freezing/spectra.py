@@ -93,7 +93,7 @@ def tops(
 def flatness_of(
     model: nn.Module, loss, data, thetas, layer: int | str | None = 2, top: int = 10, **how
 ) -> Tops:
-    """The eigenvalues behind Y26's flatness, of the second weight matrix; F is ``.flatness``. See :func:`tops`."""
+    """The eigenvalues of Y26's flatness, ``.flatness``, of the second weight matrix; see :func:`tops`."""
     return tops(model, loss, data, thetas, layer=layer, top=top, **how)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from flatmin.networks.train.stacks import private, ready, spread, stacked, still
 __all__ = ["train"]
 
 _CHECK = 100  # steps between looks at whether a run is still finite
+_AHEAD, _DRAWN = 512, 2**22  # steps, and positions, that are drawn ahead of a device
 _KIND = "training"
 
 
@@ -140,15 +142,14 @@ def train(
 
 
 class _Steps:
-    """Takes step number t with a stack; knows the batches of the present epoch."""
+    """Takes step number t with a stack."""
 
     def __init__(self, stack, loss, samples, plan: Plan):
-        self.stack, self.loss, self.plan, self.epoch = stack, loss, plan, None
+        self.stack, self.loss, self.plan = stack, loss, plan
         self.samples, self.count = samples, len(plan.samples)
-        self.per_epoch = self.count // plan.batch_size
         thetas = stack.thetas()
         self.etas = torch.from_numpy(plan.etas).to(thetas)
-        self.whole = spread(samples, len(plan))
+        self.whole, self.batches = spread(samples, len(plan)), _Batches(plan, thetas.device)
 
     def __call__(self, t: int) -> None:
         if self.plan.method == "gld":
@@ -156,14 +157,7 @@ class _Steps:
         elif self.plan.method == "gd":
             self.stack.step(self.whole, self.loss, self.etas)
         else:
-            self.stack.step(self.samples.take(self._batch(t)), self.loss, self.etas)
-
-    def _batch(self, t):
-        plan, epoch = self.plan, t // self.per_epoch
-        if epoch != self.epoch:
-            drawn = [plan.sampling.draw(self.count, plan.batch_size, int(seed), epoch) for seed in plan.seeds]
-            self.order, self.epoch = torch.from_numpy(np.stack(drawn, 1)).to(self.etas.device), epoch
-        return self.order[t % self.per_epoch]
+            self.stack.step(self.samples.take(self.batches(t)), self.loss, self.etas)
 
     def _langevin(self, t):
         plan = self.plan
@@ -182,6 +176,44 @@ class _Steps:
     def stop(self, runs) -> None:
         """Let the runs at these positions (bool, on the CPU) stay where they are."""
         self.etas[torch.from_numpy(runs).to(self.etas.device)] = 0
+
+
+class _Batches:
+    """The batches of step t, positions (R, B) on the device, drawn some epochs at a time.
+
+    Beside a device that computes on its own, the next ones are drawn by a thread meanwhile.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device):
+        self.plan, self.device, self.count = plan, device, len(plan.samples)
+        self.per_epoch = self.count // plan.batch_size
+        ahead = min(_AHEAD // self.per_epoch, _DRAWN // (len(plan) * self.count))
+        self.epochs = 1 if device.type == "cpu" else max(1, ahead)
+        self.thread = None if device.type == "cpu" else ThreadPoolExecutor(1)
+        self.block, self.coming = None, None
+
+    def __call__(self, t: int) -> Tensor:
+        block, place = divmod(t, self.epochs * self.per_epoch)
+        if block != self.block:
+            self.order = self._drawn(block)
+            self.block = block
+        return self.order[place]
+
+    def _drawn(self, block):
+        if self.thread is None:
+            return self._draw(block).to(self.device)
+        coming, found = self.coming or (None, None)
+        order = found.result() if coming == block else self._draw(block)
+        if (block + 1) * self.epochs * self.per_epoch < self.plan.kept[-1]:
+            self.coming = block + 1, self.thread.submit(self._draw, block + 1)
+        return order.to(self.device, non_blocking=True)
+
+    def _draw(self, block):
+        plan, found = self.plan, []
+        for epoch in range(block * self.epochs, (block + 1) * self.epochs):
+            size = self.count, plan.batch_size
+            found.append(np.stack([plan.sampling.draw(*size, int(seed), epoch) for seed in plan.seeds], 1))
+        return torch.from_numpy(found[0] if len(found) == 1 else np.concatenate(found))
 
 
 @torch.no_grad()
