@@ -186,9 +186,8 @@ def descend(
     """
     named = trainable(model)
     starts = vectors("starts", starts, sum(p.numel() for _, p in named))
-    etas, lengths = _row("eta", eta, float, above=0), _row("steps", steps, int, least=0, most=_LONGEST)
-    _check.together(eta=etas, steps=lengths, starts=np.empty(len(starts)))
-    etas, lengths = (np.broadcast_to(row, len(starts)).copy() for row in (etas, lengths))
+    etas = _row("eta", eta, float, len(starts), above=0)
+    lengths = _row("steps", steps, int, len(starts), least=0, most=_LONGEST)
     if stop is not None:
         _check.instance("stop", stop, Stop)
     kept = _check.array("keep", keep, ndim=1, dtype=int, least=0, most=int(lengths.max()), empty=True)
@@ -201,11 +200,11 @@ def descend(
         return _Descent(form, starts, etas, lengths, stop, np.unique(kept), block).run()
 
 
-def _row(name, value, dtype, **bounds) -> np.ndarray:
-    """One number, or one a run, as an array."""
+def _row(name, value, dtype, runs, **bounds) -> np.ndarray:
+    """One number, or one a run, as an array (R,)."""
     if np.ndim(value) == 0:
-        return np.array([(_check.number if dtype is float else _check.integer)(name, value, **bounds)])
-    return _check.array(name, value, ndim=1, dtype=dtype, **bounds)
+        return np.full(runs, (_check.number if dtype is float else _check.integer)(name, value, **bounds))
+    return _check.array(name, value, shape=(runs,), dtype=dtype, **bounds)
 
 
 class _Descent:

@@ -1,0 +1,127 @@
+"""Similarity of end points in whole numbers, readings and barriers against one network at a time."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from flatmin.networks import freezing, models, parameters
+from flatmin.networks.data import sets
+from flatmin.networks.freezing import agreement, barrier, barriers, evaluate, jaccard, line_losses
+from flatmin.networks.train import train
+from flatmin.networks.train.runs import correct
+
+torch.set_num_threads(1)
+
+
+def test_eighteen_of_twenty_is_nine_tenths():
+    wrong, others = np.zeros((2, 200), dtype=bool)
+    wrong[:19], others[1:20] = True, True
+    found = jaccard(wrong, others)
+    assert (found.common, found.total) == (18, 20)
+    assert found.at_least(0.9)
+    assert not found.at_least(Fraction(901, 1000))
+    assert found.share == 0.9
+    counts = freezing.Counts(np.arange(1, 3000), np.full(2999, 3000))
+    for threshold in (0.07, 0.29, 0.57, 0.95, 0.99, 1.0):
+        exact = [Fraction(int(k), 3000) >= Fraction(str(threshold)) for k in counts.common]
+        np.testing.assert_array_equal(counts.at_least(threshold), exact)
+
+
+def test_two_empty_sets_are_alike():
+    none, one = np.zeros(5, dtype=bool), np.eye(5, dtype=bool)[0]
+    assert jaccard(none, none).at_least(1.0)
+    assert jaccard(none, none).share == 1
+    assert not jaccard(none, one).at_least(1e-9)
+
+
+def test_all_pairs_by_sets():
+    rng = np.random.default_rng(0)
+    wrong = rng.random((6, 53)) < 0.3
+    found = jaccard(wrong[:, None], wrong[None])
+    for i, j in np.ndindex(6, 6):
+        one, other = (set(np.flatnonzero(wrong[k])) for k in (i, j))
+        assert (found.common[i, j], found.total[i, j]) == (len(one & other), len(one | other))
+    classes = rng.integers(10, size=(6, 53)).astype(np.uint8)
+    same = agreement(classes[:, None], classes[None])
+    assert same.common[2, 4] == (classes[2] == classes[4]).sum()
+    assert (same.total == 53).all()
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan"), "0.9", None])
+def test_thresholds_lie_between_0_and_1(threshold):
+    with pytest.raises(ValueError, match="threshold="):
+        freezing.Counts(np.array([1]), np.array([2])).at_least(threshold)
+
+
+def test_sets_of_no_or_other_samples_are_refused():
+    with pytest.raises(ValueError, match="wrong="):
+        jaccard(np.zeros((3, 0), dtype=bool), np.zeros((3, 0), dtype=bool))
+    with pytest.raises(ValueError, match="wrong, others: 4 and 5 samples"):
+        jaccard(np.zeros(4, dtype=bool), np.zeros(5, dtype=bool))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    data, model = sets.digits(300), models.mlp((64, 12, 10), 1)
+    runs = train(model, "cross-entropy", data.train, eta=0.3, batch_size=10, steps=150, seed=range(4), keep=1)
+    return data, model, runs
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_readings_are_those_of_the_runs(networks, wrap, wrapped, monkeypatch):
+    data, model, runs = networks
+    monkeypatch.setattr("flatmin.networks.freezing.forms._ENTRIES", {"cpu": 2**14})  # several chunks
+    thetas = runs.parameters[:, 0]
+    found = evaluate(wrapped(model) if wrap else model, "cross-entropy", data.test, thetas)
+    np.testing.assert_allclose(found.loss, runs.losses(data.test)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.accuracy, runs.accuracies(data.test)[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(found.predictions, freezing.predictions(model, thetas, data.test.inputs))
+
+
+def test_one_output_predicts_by_its_sign(networks):
+    data = networks[0].train.parity()
+    model = models.mlp((64, 5, 1), 0)
+    theta = parameters.vector(model)[None]
+    found = evaluate(model, "square", data, theta)
+    right = correct(model(data.inputs).detach(), data.targets)
+    np.testing.assert_array_equal(found.wrong[0], ~right.numpy())
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_losses_on_a_line_are_those_of_the_networks_there(networks, wrap, wrapped):
+    data, model, runs = networks
+    thetas, data = runs.parameters[:, 0], data.train
+    used = wrapped(model) if wrap else model
+    found = line_losses(used, "cross-entropy", data, thetas[:2], thetas[2:], points=5)
+    for pair in range(2):
+        for index, place in enumerate((0, 0.25, 0.5, 0.75, 1)):
+            theta = (1 - place) * thetas[pair] + place * thetas[2 + pair]
+            twin = parameters.with_parameters(model, theta)
+            wanted = torch.nn.functional.cross_entropy(twin(data.inputs), data.targets)
+            assert found[pair, index] == pytest.approx(float(wanted.detach()), rel=1e-5)
+    heights = barrier(used, "cross-entropy", data, thetas[:2], thetas[2:], points=5)
+    np.testing.assert_allclose(heights, found.max(1) - found[:, [0, -1]].max(1), atol=1e-7)
+    matrix = barriers(used, "cross-entropy", data, thetas, points=5)
+    np.testing.assert_allclose(matrix[[0, 1], [2, 3]], heights, atol=1e-6)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert (np.diag(matrix) == 0).all()
+    assert (matrix >= 0).all()
+
+
+def test_no_barrier_in_a_convex_loss():
+    data, model = sets.digits(100).train, models.mlp((64, 10), 1)
+    starts = torch.stack([parameters.vector(models.mlp((64, 10), seed)) for seed in range(3)])
+    assert barriers(model, "cross-entropy", data, starts).max() < 1e-6
+
+
+def test_rows_must_pair(networks):
+    data, model, runs = networks
+    thetas = runs.parameters[:, 0]
+    with pytest.raises(ValueError, match="a, b: 3 and 4 rows"):
+        barrier(model, "cross-entropy", data.train, thetas[:3], thetas)
+    with pytest.raises(ValueError, match="points="):
+        barriers(model, "cross-entropy", data.train, thetas, points=2)
+    with pytest.raises(ValueError, match="data"):
+        evaluate(model, "cross-entropy", (torch.zeros(0, 64), torch.zeros(0, dtype=torch.long)), thetas)
