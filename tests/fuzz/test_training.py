@@ -88,7 +88,11 @@ CASES = [
         then=lambda model: model[0].weight,
     ),
     Case(models.vgg, {"depth": 11, "width": 2}, then=lambda model: model[0].weight),
-    Case(models.FixupResNet, {"depth": 8, "width": 2}, then=lambda model: model.stem.weight),
+    Case(
+        models.FixupResNet,
+        {"depth": 8, "width": 2, "branch": 1.0, "head": 1.0},
+        then=lambda model: model.stem.weight,
+    ),
     Case(models.initialise, {"model": models.mlp((4, 3)), "seed": 1}, then=lambda model: model[1].weight),
 ]
 SKIPPED = {

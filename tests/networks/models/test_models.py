@@ -90,6 +90,19 @@ def test_fixup_resnet_trains_without_batch_norm():
     assert values[1] < 0.5 * values[0]
 
 
+def test_fixup_resnet_with_branches_starts_with_the_scales_asked_for():
+    plain, other = models.FixupResNet(56, 1, 8), models.FixupResNet(56, 1, 8, branch=2, head=3)
+    torch.testing.assert_close(other.stem.weight, plain.stem.weight)
+    for one, two in zip(plain.blocks, other.blocks, strict=True):
+        torch.testing.assert_close(one.first.weight, two.first.weight)
+    second = torch.cat([b.second.weight.flatten() / b.second.weight.shape[0] ** -0.5 for b in other.blocks])
+    wanted = 2 * math.sqrt(2 / 9 / 27)  # per (fan_out / 9)^(-1/2): He times (number of blocks)^(-1/2)
+    assert float(second.std()) == pytest.approx(wanted, rel=4 / math.sqrt(2 * second.numel()))
+    wanted, count = 3 / math.sqrt(32), other.head.weight.numel()
+    assert float(other.head.weight.std()) == pytest.approx(wanted, rel=4 / math.sqrt(2 * count))
+    assert float(other(IMAGES).abs().max()) > 0
+
+
 def test_random_features_are_those_of_the_formula_and_only_the_last_layer_is_trained():
     model = models.random_features(5, 40, seed=2, dtype=torch.float64)
     data = Data(torch.randn(7, 5, dtype=torch.float64), torch.zeros(7, 1, dtype=torch.float64))
@@ -138,6 +151,7 @@ def test_a_deep_linear_network_is_a_product_of_matrices():
         (lambda: models.vgg(12), "depth=12: must be one of 11, 13, 16, 19"),
         (lambda: models.vgg(11, width=0), "width=0: must be an integer at least 1"),
         (lambda: models.FixupResNet(21), "depth=21: must be 6·blocks"),
+        (lambda: models.FixupResNet(20, branch=-1), "branch=-1: must be a finite real number at least 0"),
         (lambda: models.random_features(0, 5), "dimension=0: must be an integer at least 1"),
         (lambda: models.DiagonalLinear(3, float("nan")), "scale=nan: must be a finite real number"),
         (lambda: models.initialise("model"), "model='model': must be of the type Module"),

@@ -84,6 +84,9 @@ def cnn_stacks(
     return initialise(nn.Sequential(*layers, nn.Flatten(), top), initialisation, seed)
 
 
+#: initial scales beyond which a request is taken for a mistake
+_STRONGEST = 1e6
+
 #: convolutions of each stack
 _VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -137,10 +140,21 @@ class FixupResNet(nn.Module):
 
     ``depth`` = 6·blocks + 2; stack widths are 1, 2, 4 times ``width`` (16 in the original). Fixup: the first
     convolution of each block is He normal by fan_out times (number of blocks)^(−1/2), the second and the last
-    layer start at 0. Raises ValueError for a depth that is not 6·blocks + 2, or a size below 1.
+    layer start at 0. ``branch`` starts the second at so many times the scale of the first, and ``head`` the
+    last layer at so many times fan_in^(−1/2): from 0, plain SGD with one step for all moves nothing but the
+    last layer for long. Raises ValueError for a depth that is not 6·blocks + 2, a size below 1 or a negative
+    scale.
     """
 
-    def __init__(self, depth: int = 20, seed: int = 0, width: int = 16, outputs: int = 10):
+    def __init__(
+        self,
+        depth: int = 20,
+        seed: int = 0,
+        width: int = 16,
+        outputs: int = 10,
+        branch: float = 0.0,
+        head: float = 0.0,
+    ):
         super().__init__()
         blocks, rest = divmod(_check.integer("depth", depth, least=8, most=WIDEST) - 2, 6)
         if rest:
@@ -156,15 +170,17 @@ class FixupResNet(nn.Module):
                 inputs = width * 2**stage
         self.blocks = nn.Sequential(*stages)
         self.head = linear(inputs, outputs)
-        self._initialise(generator_of(seed))
+        scales = _check.numbers(branch=branch, head=head, least=0, most=_STRONGEST)
+        self._initialise(generator_of(seed), *scales)
 
-    def _initialise(self, generator):
+    def _initialise(self, generator, branch, head):
         with torch.no_grad():
             normal(self.stem.weight, 2 / fans(self.stem.weight)[1], generator)
-            for block in self.blocks:
-                normal(block.first.weight, 2 / fans(block.first.weight)[1] / len(self.blocks), generator)
-                block.second.weight.zero_()
-            self.head.weight.zero_()
+            for part, scale in (("first", 1), ("second", branch)):
+                for block in self.blocks:
+                    weight = getattr(block, part).weight
+                    normal(weight, scale**2 * 2 / fans(weight)[1] / len(self.blocks), generator)
+            normal(self.head.weight, head**2 / fans(self.head.weight)[0], generator)
             self.head.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
