@@ -106,6 +106,9 @@ def test_losses_on_a_line_are_those_of_the_networks_there(networks, wrap, wrappe
     matrix = barriers(used, "cross-entropy", data, thetas, points=5)
     np.testing.assert_allclose(matrix[[0, 1], [2, 3]], heights, atol=1e-6)
     np.testing.assert_array_equal(matrix, matrix.T)
+    pairs = np.array([[3, 1], [2, 2], [1, 3]])
+    named = barriers(used, "cross-entropy", data, thetas, pairs, points=5)
+    np.testing.assert_allclose(named, matrix[pairs[:, 0], pairs[:, 1]], atol=1e-6)
     assert (np.diag(matrix) == 0).all()
     assert (matrix >= 0).all()
 

@@ -176,14 +176,22 @@ def barrier(
 
 
 def barriers(
-    model: nn.Module, loss, data, thetas, *, points: int = 11, device=None, threads: int = 1
+    model: nn.Module, loss, data, thetas, pairs=None, *, points: int = 11, device=None, threads: int = 1
 ) -> np.ndarray:
-    """The :func:`barrier` between all pairs of rows of ``thetas`` (M, P): (M, M), symmetric, diagonal 0."""
+    """The :func:`barrier` between rows of ``thetas`` (M, P), which may be in many pairs.
+
+    ``pairs`` (Q, 2) numbers of two rows each: (Q,); by default all pairs: (M, M), symmetric, diagonal 0.
+    Raises ValueError as :func:`line_losses`.
+    """
     with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
-        pairs = torch.triu_indices(len(thetas), len(thetas), 1).T
-        found = np.zeros((len(thetas), len(thetas)))
-        rows, columns = pairs.numpy().T
-        found[rows, columns] = found[columns, rows] = _heights(_lines(form, thetas, pairs, points))
+        count = len(thetas)
+        if pairs is not None:
+            pairs = _check.array("pairs", pairs, dtype=int, shape=(None, 2), least=0, most=count - 1)
+            return _heights(_lines(form, thetas, torch.from_numpy(pairs), points))
+        found, every = np.zeros((count, count)), np.stack(np.triu_indices(count, 1), 1)
+        rows, columns = every.T
+        heights = _heights(_lines(form, thetas, torch.from_numpy(every), points))
+        found[rows, columns] = found[columns, rows] = heights
         return found
 
 
