@@ -158,7 +158,7 @@ def descend(
     stop : Stop, optional
         The rule; by default every run takes all its steps.
     keep : sequence of int
-        Steps at which loss and parameters are kept, up to the largest of ``steps``.
+        Steps at which loss and parameters are kept; where a run has ended before, those of its end.
     layer : int or str, optional
         Of whose block the path is kept; all of θ by default.
     device, threads
@@ -190,7 +190,7 @@ def descend(
     lengths = _row("steps", steps, int, len(starts), least=0, most=_LONGEST)
     if stop is not None:
         _check.instance("stop", stop, Stop)
-    kept = _check.array("keep", keep, ndim=1, dtype=int, least=0, most=int(lengths.max()), empty=True)
+    kept = _check.array("keep", keep, ndim=1, dtype=int, least=0, most=_LONGEST, empty=True)
     block = block_of(named, layer)
     threads = _check.integer("threads", threads, least=1, most=1024)
     network = private(model, choose(device, model))

@@ -137,8 +137,12 @@ def predictions(model: nn.Module, thetas, inputs, *, device=None, threads: int =
     Raises ValueError as :func:`evaluate`.
     """
     _check.instance("inputs", inputs, (Tensor, np.ndarray))
-    if not inputs.ndim:
-        raise _check.refused("inputs", inputs, "samples along the first axis")
+    if (
+        not inputs.ndim
+        or not len(inputs)
+        or (isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "fiu")
+    ):
+        raise _check.refused("inputs", inputs, "numbers, samples along the first axis, at least one")
     inputs = torch.as_tensor(inputs)
     few = Samples(inputs, torch.zeros(len(inputs), dtype=torch.long))
     samples_of((inputs, few.targets))
