@@ -241,7 +241,13 @@ class Averaged:
 
 
 def high_dimensional_valley(
-    n_sharp: int = 5, n_flat: int = 100, *, epsilon: float = 1e-4, depth: float = 0.5, seed: int = 0
+    n_sharp: int = 5,
+    n_flat: int = 100,
+    *,
+    epsilon: float = 1e-4,
+    depth: float = 0.5,
+    alike: bool = False,
+    seed: int = 0,
 ) -> HighDimensionalValley:
     """A valley of Y23 Eq. 5 with coefficients drawn so that every λᵢ is positive; sizes are the paper's.
 
@@ -256,6 +262,8 @@ def high_dimensional_valley(
         N_S and N_F; together at most 10,000.
     epsilon : float ≥ 0
     depth : float, 0 < depth < 1
+    alike : bool
+        All directions with the middle values instead: λ₀ = 8, equal shares, s = 0.25. For comparison.
     seed : int
 
     Raises
@@ -268,6 +276,8 @@ def high_dimensional_valley(
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     zero = rng.uniform(4, 12, sharp)
     share, place = rng.exponential(size=(sharp, flat)), rng.uniform(0.15, 0.35, (sharp, flat))
+    if _check.flag("alike", alike):
+        zero, share, place = np.full(sharp, 8.0), np.ones((sharp, flat)), np.full((sharp, flat), 0.25)
     fall = depth * zero[:, None] * share / share.sum(axis=1, keepdims=True)
     return HighDimensionalValley(zero, -2 * fall / place, fall / place**2, epsilon)
 

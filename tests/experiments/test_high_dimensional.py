@@ -1,0 +1,23 @@
+"""The functions behind the recorded runs on the valley of many directions."""
+
+import numpy as np
+import pytest
+
+from flatmin.experiments import high_dimensional
+from flatmin.ledger import record
+
+
+@pytest.mark.usefixtures("sweeps_here")
+def test_the_small_scale_has_the_shapes_of_the_full_one(tmp_path):
+    high_dimensional.EXPERIMENT.run(tmp_path, quick=True)
+    kept = record.load("high-dimensional", tmp_path)
+    assert kept.sgd_log_flatness.shape == (2, 3, len(kept.tau))
+    assert kept.gld_log_flatness.shape == (2, 2, 2, len(kept.tau))
+    assert kept.phases_log_flatness.shape == (2, 4, 4)
+    assert kept.langevin_log_flatness.shape == (2, 2, 2, 2)
+    assert kept.onset_left.shape == (2, 4)
+    assert all(np.isfinite(values).all() for values in kept.arrays.values())
+    # every start is the same for all, and strong noise at large steps diverges
+    np.testing.assert_array_equal(kept.sgd_log_flatness[:, 0, 0], kept.gd_log_flatness[:, 0])
+    assert kept.phases_diverged[:, -1, -1].min() == 1
+    assert kept.phases_diverged[:, 0, 0].max() == 0
