@@ -139,3 +139,12 @@ def test_a_level_counts_that_enough_starts_pass():
     none, counts = scaling.over_levels(np.full((2, 5, 1), np.nan))
     assert np.isnan(none).all()
     assert not counts.any()
+
+
+def test_stacked_spectra_are_those_of_one_after_the_other(runs, data, monkeypatch):
+    thetas = runs.parameters[:, 1:].flatten(0, 1)
+    alone = scaling._tops(runs.model, "cross-entropy", data, thetas, 2, 6)
+    monkeypatch.setattr(scaling, "choose", lambda *_: torch.device("cuda"))  # as there, computed here
+    together = scaling._tops(runs.model, "cross-entropy", data, thetas, 2, 6)
+    for name, values in alone.items():
+        assert np.allclose(values, together[name], rtol=2e-3), name

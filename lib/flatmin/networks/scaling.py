@@ -58,8 +58,8 @@ def passage(loss, values, levels) -> np.ndarray:
     """``values`` (…, T) where ``loss`` (…, T) first falls to each of the ``levels`` (K,), (…, K).
 
     Between the checkpoints around the passage ``values`` are linear in ln loss. NaN where a run starts below
-    the level or never reaches it, or where ``values`` are. Raises ValueError for shapes that do not fit, a loss below 0 or levels that
-    are not positive.
+    the level or never reaches it, or where ``values`` are. Raises ValueError for shapes that do not fit, a
+    loss below 0 or levels that are not positive.
     """
     loss = np.atleast_1d(_check.array("loss", loss, least=0, infinite=True))
     _check.array("values", np.nan_to_num(values), infinite=True)
