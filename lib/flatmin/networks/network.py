@@ -102,8 +102,7 @@ class Network:
     def load(self, theta: Tensor) -> None:
         """Set the parameters to the vector ``theta`` (P,)."""
         with torch.no_grad():
-            for p, part in zip(self.tensors, self.split(theta), strict=True):
-                p.copy_(part)
+            torch._foreach_copy_(self.tensors, self.split(theta))  # one launch on a GPU, not one a tensor
 
     def outputs(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
         """What the model returns for ``inputs``, (n, …); ``values`` stand in for the parameters by name."""

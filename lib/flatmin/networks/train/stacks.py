@@ -277,20 +277,20 @@ class GenericStack:
 
         if self.mapped:
             return count, vmap(grad(total))(self._thetas, batches.inputs, batches.targets)
-        found = []
+        found = torch.empty_like(self._thetas)
         for run, theta in enumerate(self._thetas):  # cheaper than vmap for convolutions of a run
             batch = batches.take(run)
             network.load(theta)  # in place: what recomputes its activations must find them there too
             with torch.enable_grad():
                 value = loss.total(network.outputs(batch.inputs), batch.targets)
                 parts = torch.autograd.grad(value, network.tensors, materialize_grads=True)
-            found.append(torch.cat([part.reshape(-1) for part in parts]))
-        return count, torch.stack(found)
+            torch.cat([part.detach().reshape(-1) for part in parts], out=found[run])
+        return count, found
 
     def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
         """One step θ ← θ − η ∇L of each run, with ``etas`` (R,)."""
         count, totals = self._totals(batches, loss)
-        self._thetas -= (etas / count)[:, None] * totals
+        self._thetas -= totals.mul_((etas / count)[:, None])
 
     def gradients(self, batches: Samples, loss: Loss) -> Tensor:
         """∇L of each run, (R, P)."""
