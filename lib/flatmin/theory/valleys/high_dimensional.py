@@ -206,15 +206,7 @@ class HighDimensionalValley:
         start = _check.array("start", start, shape=(self.dimension,), least=-1e3, most=1e3)
         x, y = self._split("start", start)
         tau = _check.array("tau", tau, ndim=1, least=0, increasing=True, most=1e30)
-        level = eta * sigma
-
-        def flow(_, state):
-            x, m = state[: self.flat], state[self.flat :]
-            square = x**2
-            curve = self.lambda_0 + self.lambda_1 @ square + self.lambda_2 @ square**2
-            slope = 2 * x * (self.lambda_1 + 2 * square * self.lambda_2)
-            rate = 2 * curve - eta * curve**2 - 2 * level * (slope**2).sum(axis=1)
-            return np.concatenate([-m @ slope / 2 - self.tilt * x, 2 * level * curve**2 - rate * m])
+        flow, jacobian = self._flow(eta, eta * sigma)
 
         def runaway(_, state):
             return _RUNAWAY - np.abs(state).max()
@@ -222,12 +214,34 @@ class HighDimensionalValley:
         runaway.terminal = True
         with np.errstate(over="ignore", invalid="ignore"):
             found = solve_ivp(
-                flow, (0.0, tau[-1] or 1e-300), [*x, *y**2], "LSODA", rtol=1e-7, atol=1e-10,
-                t_eval=tau, events=runaway,
+                flow, (0.0, tau[-1] or 1e-300), [*x, *y**2], "LSODA", rtol=1e-7, atol=1e-10, t_eval=tau,
+                events=runaway, jac=jacobian,
             )  # fmt: skip
         path = found.y.T if found.y.size else np.concatenate([x, y**2])[None]
         path = np.concatenate([path, np.repeat(path[-1:], len(tau) - len(path), axis=0)])
         return Averaged(tau, path[:, : self.flat], path[:, self.flat :], bool(found.status))
+
+    def _flow(self, eta, level):
+        """Velocity of (x, m) and its Jacobian, as functions of (τ, state)."""
+
+        def parts(state):
+            x, m = state[: self.flat], state[self.flat :]
+            square = x**2
+            curve = self.lambda_0 + self.lambda_1 @ square + self.lambda_2 @ square**2
+            slope = 2 * x * (self.lambda_1 + 2 * square * self.lambda_2)
+            return x, m, curve, slope, 2 * curve - eta * curve**2 - 2 * level * (slope**2).sum(axis=1)
+
+        def flow(_, state):
+            x, m, curve, slope, rate = parts(state)
+            return np.concatenate([-m @ slope / 2 - self.tilt * x, 2 * level * curve**2 - rate * m])
+
+        def jacobian(_, state):  # without the slope of |∇λ|²: good enough for Newton's steps
+            x, m, curve, slope, rate = parts(state)
+            bend = -m @ (self.lambda_1 + 6 * x**2 * self.lambda_2) - self.tilt
+            cross = (4 * level * curve - 2 * (1 - eta * curve) * m)[:, None] * slope
+            return np.block([[np.diag(bend), -slope.T / 2], [cross, np.diag(-rate)]])
+
+        return flow, jacobian
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,164 @@
+"""Pictures of chapter 8: the valley of many directions."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from flatmin.ledger import plots
+from flatmin.theory.noise import RandomShift
+from flatmin.theory.sgd.simulate import simulate
+from flatmin.theory.valleys.high_dimensional import high_dimensional_valley
+
+__all__ = [
+    "choose_directions",
+    "diagram",
+    "drifts",
+    "leaving",
+    "simulated_and_averaged",
+    "strengths",
+    "where_sgd_wins",
+]
+
+#: how each algorithm is drawn: label, kind of colour, line style
+_DRAWN = {
+    "sgd": ("SGD", "sgd", "-"),
+    "gd": ("GD", "gd", (0, (1, 1))),
+    "trace": ("GLD, equal trace", "gld", "-"),
+    "coordinate": ("GLD, equal kick", "gld", (0, (4, 1.5, 1, 1.5))),
+}
+
+
+def simulated_and_averaged(tau, curves, paths):
+    """ln F against τ for several valleys: simulated points (draws, n) on the averaged dynamics (draws, n)."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.8))
+    for which, (curve, path) in enumerate(zip(curves, paths, strict=True)):
+        label = ("averaged dynamics", "simulation") if which == 0 else (None, None)
+        plots.theory(ax, tau, path - path[0], label[0])
+        plots.points(ax, tau[::4], (curve - curve[0])[::4], None, label[1], ms=4)
+    ax.set(xlabel=r"time $\tau=\eta t$", ylabel=r"growth of $\ln F$")
+    ax.legend(loc="lower right")
+    return figure
+
+
+def drifts(levels, rates, errors, tau, measured, ours, printed):
+    """First growth of ln F̂ against Δ_S for several valleys, and ln F of one of them beside two drifts."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.7))
+    for row, error in zip(rates, errors, strict=True):
+        plots.theory(left, levels, row[-1] * levels / levels[-1], kind="exact", lw=0.9)
+        plots.points(left, levels, row, error, ms=4)
+    left.set(xscale="log", yscale="log", xlabel=r"noise level $\Delta_S$", ylabel=r"rate of $\ln\hat F$")
+    left.set_title(r"lines: $\propto\Delta_S$", fontsize=10)
+    plots.theory(right, tau, ours, "averaged force")
+    plots.printed(right, tau, printed, "Eq. 15 as printed")
+    plots.points(right, tau[::8], measured[::8], None, "simulation", ms=4)
+    right.axhline(0.1, color=plots.colour("exact"), lw=0.8)
+    right.set(xlabel=r"time $\tau$", ylabel=r"growth of $\ln F$", ylim=(-0.01, 0.27))
+    right.legend(loc="lower right")
+    plots.label_panels((left, right))
+    return figure
+
+
+def strengths(tau, curves, sigmas, weak, log=False):
+    """Y23 Fig. 2a and 3a: ln F against τ for the algorithms, and for SGD at several noise strengths.
+
+    ``curves`` maps "sgd", "gd", "trace", "coordinate" to (n,); ``weak`` has one row for each of ``sigmas``.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.8, 3.7), sharey=False)
+    for name, curve in curves.items():
+        label, kind, line = _DRAWN[name]
+        left.plot(tau, curve, color=plots.colour(kind), linestyle=line, label=label)
+    for row, sigma, kind in zip(weak, sigmas, ("sharp", "flat", "sgd"), strict=True):
+        right.plot(tau, row, color=plots.colour(kind), label=f"σ = {sigma:g}")
+    low = min(curves["gd"].min(), weak.min())
+    left.set_ylim(low - 0.25, weak.max() + 0.05)
+    for ax, title in ((left, "σ = " + f"{sigmas[-1]:g}"), (right, "SGD")):
+        ax.set(xlabel=r"time $\tau=\eta t$", ylabel=r"$\ln F$", title=title, xlim=(tau[1], tau[-1]))
+        ax.set_xscale("log" if log else "linear")
+    left.legend(fontsize=9, loc="lower left")
+    right.legend(fontsize=9)
+    plots.label_panels((left, right))
+    return figure
+
+
+def diagram(sigma, eta, gain, thresholds, highest):
+    """Y23 Fig. 3c: ln F − ln F(0) of the steady state over (σ, η), and along Δ_S for three learning rates.
+
+    ``gain`` (draws, eta, sigma) is masked where runs diverge; ``thresholds`` maps names to Δ_S, (eta,) or
+    shorter; ``highest`` is 2/max λ₀.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4))
+    plots.heatmap(left, sigma, eta, gain.mean(axis=0), r"growth of $\ln F$ over $\ln F(0)$", log="xy")
+    for (name, level), line in zip(thresholds.items(), ("-", "--", ":"), strict=True):
+        left.plot(level / eta[: len(level)], eta[: len(level)], color="white", linestyle=line, label=name)
+    left.axhline(highest, color=plots.colour("sharp"), lw=1.2)
+    left.set(xlabel="noise strength σ", ylabel="learning rate η", xlim=sigma[[0, -1]], ylim=eta[[0, -1]])
+    frame = {"labelcolor": "white", "facecolor": "#333333", "frameon": True, "framealpha": 0.9}
+    left.legend(loc="lower left", fontsize=8, **frame)
+    for which, kind in zip((0, len(eta) // 3, 3 * len(eta) // 4), ("flat", "sgd", "sharp"), strict=True):
+        options = {"color": plots.colour(kind), "ms": 3, "lw": 0.8, "linestyle": "-"}
+        for draw, marker in zip(gain, "osv", strict=False):
+            label = f"η = {eta[which]:.2g}" if marker == "o" else None
+            right.plot(sigma * eta[which], draw[which], marker=marker, label=label, **options)
+    right.set(xscale="log", xlabel=r"noise level $\Delta_S=\eta\sigma$", ylabel=r"$\ln F-\ln F(0)$")
+    right.legend(fontsize=9)
+    plots.label_panels((left, right))
+    return figure
+
+
+def where_sgd_wins(sigma, eta, ahead):
+    """ln F of SGD minus that of GLD over (σ, η), for both readings; ``ahead`` maps them to (eta, sigma)."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True)
+    for ax, (name, values) in zip(axes, ahead.items(), strict=True):
+        clipped = np.ma.MaskedArray(np.clip(np.ma.getdata(values), -0.3, 0.3), np.ma.getmaskarray(values))
+        label = r"$\ln F_{SGD}-\ln F_{GLD}$" if ax is axes[1] else None
+        plots.heatmap(ax, sigma, eta, clipped, label, log="xy", limits=(-0.3, 0.3), cmap="PuOr")
+        behind = np.argwhere(np.ma.filled(values, 1) < 0)
+        ax.plot(sigma[behind[:, 1]], eta[behind[:, 0]], "x", color="black", ms=6)
+        ax.set(xlabel="noise strength σ", title=_DRAWN[name][0] + " (×: SGD sharper)")
+    axes[0].set_ylabel("learning rate η")
+    plots.label_panels(axes)
+    return figure
+
+
+def leaving(sigma, left, alike, predicted):
+    """Share of flat directions that have left x = 0 against σ: draws (draws, n), the valley alike (n,).
+
+    ``predicted`` has one row for each draw and a last one for the valley with all directions alike.
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 3.7))
+    for which, row in enumerate(left):
+        plots.theory(ax, sigma, predicted[which], "averaged dynamics" if which == 0 else None, lw=1.1)
+        plots.points(ax, sigma, row, None, "three draws" if which == 0 else None, ms=4)
+    plots.theory(ax, sigma, predicted[-1], lw=1.1)
+    plots.points(ax, sigma, alike, None, "all directions alike", "sharp", ms=4)
+    ax.set(xscale="log", xlabel="noise strength σ", ylabel="share that left 0", title="η = 0.05")
+    ax.legend(fontsize=9)
+    return figure
+
+
+def choose_directions(sigma=0.02, eta=0.05, n_flat=100):
+    """ln F against time for one choice: SGD simulated and averaged, and GD."""
+    valley = high_dimensional_valley(n_flat=n_flat, seed=1)
+    start, steps = valley.start(1), 20_000
+    runs = simulate(
+        valley, RandomShift(sigma), eta=eta, steps=steps, start=list(start), trajectories=16, seed=1, keep=81
+    )
+    tau = runs.kept * eta
+    log = valley.log_flatness(runs.trajectories[~runs.diverged])
+    _, ax = plt.subplots(figsize=(6.4, 3.7))
+    for noise, label, kind in ((sigma, "averaged dynamics", "theory"), (0.0, "GD", "gd")):
+        path = valley.averaged(eta, noise, start, tau)
+        if not path.diverged:
+            plots.theory(ax, tau, valley.log_flatness(path.x), label, kind)
+    if len(log):
+        plots.points(ax, tau[::4], log.mean(axis=0)[::4], log.std(axis=0)[::4], "SGD", ms=4)
+    ax.set(xlabel=r"time $\tau=\eta t$", ylabel=r"$\ln F$")
+    words = "no threshold: ηλ > 2"
+    if eta * valley.lambda_0.max() < 2:
+        given = (valley.thresholds(eta) < eta * sigma).mean()
+        words = f"{given:.0%} of the directions beyond their threshold"
+    ax.set_title(f"{words}; {runs.diverged.sum()} of 16 runs diverged", fontsize=10)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=9)
+    plt.show()
