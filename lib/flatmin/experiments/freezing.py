@@ -39,9 +39,9 @@ to one loss, barriers, a control without valleys (softmax regression).
   (``cells_pair_*``), and a criterion that independent repeats pass cannot tell valleys apart.
 
 **Arrays**, all beginning with ``cells_``, ``control_`` (softmax regression), ``figure_``, ``valley_``,
-``step_`` or ``corridor_``. R = 40 runs (``starts``: which start each has), T = 17 ``times``, S = 101 checkpoints
+``step_`` or ``corridor_``. R = 40 runs (``starts``: which start each has), T = 17 ``times``, S = 101 points
 ηt = 0…100; *rule* is 0 as coded, 1 relaxed. NaN, or the largest integer, where a run was not continued or
-diverged. Cells have the leading axes (``batch_sizes``, ``etas``) = (6, 6), the control (2, 2).
+diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the control (2, 2).
 
 ``noise``
     η(n − B)/(B(n − 1)).
@@ -62,7 +62,7 @@ diverged. Cells have the leading axes (``batch_sizes``, ``etas``) = (6, 6), the 
     Position of t_f in ``times`` by each of the ``criteria``: by Eq. 3 (all pairs), by all later end points
     against the reference, by the search (every tenth backwards, then the bracket); T − 1: not before the end.
 ``search`` (R,)
-    ηt_f of the search as coded to a single checkpoint, of the first 20 continued runs.
+    ηt_f of the search as coded to a single checkpoint, of the first 8 continued runs.
 ``pair_few``, ``pair_all`` (Q, 2, 2), ``pair_agree``, ``pair_barrier`` (Q, 2), ``distance`` (Q, 2)
     Q = 190 pairs of runs of start 0 (upper triangle, row by row): last checkpoints, these relaxed; distances
     of last checkpoints in layer 2 and in all weights.
@@ -76,9 +76,9 @@ diverged. Cells have the leading axes (``batch_sizes``, ``etas``) = (6, 6), the 
     Tr Σ (of one sample's gradient) and Tr H of run 0 at ``noise_times``.
 
 ``step_few``, ``step_all`` (3, 4, T, 2), ``step_agree``, ``step_barrier`` (3, 4, T)
-    η = 0.002, 0.005, 0.01, four runs: relaxed end points of GD with the run's own η and with LEAST_STEP.
+    η = 0.01, 0.005, 0.002, four runs: relaxed end points of GD with the run's own η and with LEAST_STEP.
 ``corridor_losses`` (2, 2, 12, 10, 11), ``_length`` (…, 10), ``_curvature``, ``_noise`` (…, 10, 2)
-    Lines between the checkpoints of 10 pairs of repeats at ``corridor_times``, B = 50, 20, η = 0.02, 0.05.
+    Lines between the checkpoints of 10 pairs of repeats at ``corridor_times``, (η = 0.05, 0.02) × (B = 20, 50).
 
 For ``figure_*`` see :func:`figure`, for ``valley_*`` :func:`conditions`.
 """
@@ -91,8 +91,9 @@ from flatmin.experiments.freezing_runs import CRITERIA, LOSS, Ends, Task, cell, 
 from flatmin.networks import corridors, device, freezing
 from flatmin.networks.point import at
 
-ETAS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-BATCH_SIZES = (500, 200, 100, 50, 20, 10)
+#: falling, so that what takes longest comes last
+ETAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+BATCH_SIZES = (10, 20, 50, 100, 200, 500)
 #: checkpoints, in units of ηt, from which GD continues; every tenth is among them, for the search
 TIMES = (0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)
 #: step of GD where the run's own is smaller: λ₁ of the start is 76, so 2/η is above it all along
@@ -187,7 +188,7 @@ def _shown(task, runs, point):
 
 
 def conditions(point, seed):
-    """Fig. S1: one run of start 0 for each of K conditions (B, η), ``batch_sizes`` outermost.
+    """Fig. S1: one run of start 0 for each of K conditions (η, B), ``valleys_etas`` outermost.
 
     ``valley_few``, ``_all`` (K, K, 2, 2), ``_agree``, ``_barrier``, ``_distance`` (K, K, 2): all pairs of
     last checkpoints, and of these relaxed; ``_loss``, ``_accuracy``, ``_flat`` (K, 2); ``_axes`` (K, 21, 2),
@@ -195,7 +196,7 @@ def conditions(point, seed):
     layer 2 at the last checkpoint.
     """
     task, ends, paths, spectra = Task(point), ([], []), [], []
-    pairs = [(b, eta) for b in point["batch_sizes"] for eta in point["etas"]]
+    pairs = [(b, eta) for eta in point["etas"] for b in point["batch_sizes"]]
     for number, (batch_size, eta) in enumerate(pairs):
         runs = task.sgd(eta, batch_size, seed + number)
         thetas, step = runs.parameters[0], max(eta, point["least_step"])
@@ -256,28 +257,28 @@ FULL = {
     "etas": ETAS,
     "batch_sizes": BATCH_SIZES,
     "repeats": (20, 4, 4, 4, 4, 4),
-    "continued_slow": (10, 2, 2, 2, 2, 2),
-    "refined": 20,
+    "continued_slow": (8, 2, 2, 2, 2, 2),
+    "refined": 8,
     "times": TIMES,
     "flat_times": (0, 10, 20, 30, 50, 100),
     "noise_times": (5, 20, 50, 100),
     "figure": (50, 0.05),
     "figure_times": tuple(range(51)),
     "shown_times": (0, 1, 2, 4, 8, 16, 32),
-    "valleys": ((200, 100, 50, 20), (0.005, 0.01, 0.02, 0.05)),
-    "own": (50, (0.002, 0.005, 0.01)),
-    "control": ((50, 10), (0.01, 0.02)),
-    "corridors": ((50, 20), (0.02, 0.05)),
+    "valleys": ((20, 50, 100, 200), (0.05, 0.02, 0.01, 0.005)),
+    "own": (50, (0.01, 0.005, 0.002)),
+    "control": ((10, 50), (0.02, 0.01)),
+    "corridors": ((20, 50), (0.05, 0.02)),
 }
 #: what two CPU cores do in about 40 minutes: put it in the place of FULL in EXPERIMENT
 REDUCED = FULL | {
-    "etas": (0.01, 0.02, 0.05, 0.1),
-    "batch_sizes": (200, 50, 20, 10),
+    "etas": (0.1, 0.05, 0.02, 0.01),
+    "batch_sizes": (10, 20, 50, 200),
     "repeats": (4, 2, 2, 2),
     "continued_slow": (2, 1, 1, 1),
     "refined": 4,
     "times": (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-    "valleys": ((200, 50, 20), (0.02, 0.05)),
+    "valleys": ((20, 50, 200), (0.05, 0.02)),
     "own": (50, (0.01,)),
     "figure_times": tuple(range(0, 51, 5)),
 }
@@ -287,8 +288,8 @@ QUICK = FULL | {
     "tests": 797,
     "hidden": (8, 8),
     "horizon": 40,
-    "etas": (0.1, 0.2),
-    "batch_sizes": (20, 10),
+    "etas": (0.2, 0.1),
+    "batch_sizes": (10, 20),
     "repeats": (3, 2),
     "continued_slow": (2, 1),
     "refined": 2,
@@ -305,6 +306,7 @@ QUICK = FULL | {
     "corridor_times": (5, 10, 40),
     "looks": (0, 1, 5, 20, 40),
     "least_step": 0.2,
+    "slow": 0.15,
     "checkpoints": 41,
 }
 
@@ -320,11 +322,12 @@ _COMMON = {
     "stop": 0.005,
     "equal_loss": 0.002,
     "least_step": LEAST_STEP,
+    "slow": 0.05,
     "looks": FIGURE_TIMES,
     "corridor_times": CORRIDOR_TIMES,
 }
 _SHARED = ("data", "per_class", "hidden", "horizon", "repeats", "times", "least_step", "checkpoints")
-_OF_CELLS = ("continued_slow", "refined", "flat_times", "noise_times")
+_OF_CELLS = ("slow", "continued_slow", "refined", "flat_times", "noise_times")
 _RECORDED = (
     "horizon",
     "etas",
@@ -380,7 +383,7 @@ def _scale(sizes, **texts):
 
 
 def _axes(batch_sizes, etas):
-    return {"batch_size": batch_sizes, "eta": etas}
+    return {"eta": etas, "batch_size": batch_sizes}
 
 
 EXPERIMENT = Experiment(
@@ -399,8 +402,8 @@ EXPERIMENT = Experiment(
     full=_scale(
         FULL,
         text=(
-            "the paper's network, data, 6 × 6 cells, length and checkpoints; 20 repeats of one start (10 of "
-            "them continued where η < 0.02) and 4 of each of five others; continued from 17 of the 101 "
+            "the paper's network, data, 6 × 6 cells, length and checkpoints; 20 repeats of one start and 4 of "
+            "each of five others (8 and 2 of them continued where η < 0.05), continued from 17 of the 101 "
             "checkpoints, from 51 for B = 50, η = 0.05"
         ),
         data_set="MNIST, first 100 training images of each class; all 10 000 test images, 200 as the paper",
