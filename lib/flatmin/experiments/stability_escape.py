@@ -47,21 +47,23 @@ def leave(point, seed):
     ``eta``, ``sharpness``, ``frobenius``, ``trace``, ``mu``, ``mu_0``.
     """
     kind = point["kind"]
-    model, data, eta = sharp_minimum(kind, point["size"], point["repeat"], point["images"], point["descent"])
+    where = sharp_minimum(kind, point["size"], point["repeat"], point["images"], point["descent"])
+    return escapes(*where, BATCH_SIZES, point["trajectories"], seed % 2**31)
+
+
+def escapes(model, data, eta, batch_sizes, trajectories, seed):
+    """What :func:`leave` returns, for a network at any minimum."""
     here = at(model, "square", data)
     tangent = stability.tangent(here)
     minimum = tangent.minimum
-    escapes = [
-        stability.escape_runs(here, eta, size, STEPS, point["trajectories"], seed % 2**31)
-        for size in BATCH_SIZES
-    ]
+    runs = [stability.escape_runs(here, eta, size, STEPS, trajectories, seed) for size in batch_sizes]
     on = train(model, "square", data, eta=eta, steps=STEPS, method="gd", keep=STEPS + 1)
     return {
-        "losses": np.array([one.losses for one in escapes], np.float32),
-        "linearised": np.array([one.linearised for one in escapes], np.float32),
-        "mean": [tangent.mean_losses(eta, size, STEPS) for size in BATCH_SIZES],
-        "growth": [growth(minimum, eta, size) for size in BATCH_SIZES],
-        "largest_step": [largest_step(minimum, size) for size in BATCH_SIZES],
+        "losses": np.array([one.losses for one in runs], np.float32),
+        "linearised": np.array([one.linearised for one in runs], np.float32),
+        "mean": [tangent.mean_losses(eta, size, STEPS) for size in batch_sizes],
+        "growth": [growth(minimum, eta, size) for size in batch_sizes],
+        "largest_step": [largest_step(minimum, size) for size in batch_sizes],
         "descent": on.losses(data)[0],
         "eta": eta,
         "sharpness": minimum.sharpness,

@@ -1,0 +1,210 @@
+"""W22 Fig. 5a, 6a and 6b: alignment along training, flatness and the bound for VGG and ResNet on CIFAR-10.
+
+Square loss on one-hot targets, plain SGD with batches drawn epoch by epoch; no batch norm, regularisation,
+augmentation or momentum. VGG from He's initialisation; ResNet with Fixup, branches and head not started at 0.
+
+Arrays. D depths, R runs, T checkpoints; KIND is ``vgg`` or ``resnet``.
+
+=====================================================  ==================  ==================================
+name                                                   shape               meaning
+=====================================================  ==================  ==================================
+KIND_depths, KIND_eta, KIND_steps                      (D,), (), (T,)      networks, η, checkpoints
+batch_size                                             ()                  B of these runs
+KIND_loss                                              (D, R, T)           L on the training set
+KIND_mu, KIND_alpha, KIND_beta, KIND_g_norm,           (D, R, T)           μ, α, β, ‖G‖_F, Tr G, Tr Σ of
+KIND_trace_g, KIND_trace_sigma                                             ``sampled_alignment``
+KIND_bound                                             (D, R, T)           η‖G‖_F √(μ/B), 1 on W22's bound
+KIND_NAME_error                                        (D, R, T)           jackknife error of each of these 7
+KIND_sharpness                                         (D, R)              at the end: η/2 batch sharpness
+KIND_sharpness_error                                   (D, R)
+KIND_largest                                           (D, R)              ηλ₁(H)/2, ``few`` samples
+KIND_edge_exact, …descent, …trace, …bound,             (D, R)              the front door's ``edge`` on the
+KIND_edge_…sharpness                                                       ``rows`` first samples, draws with
+                                                                           replacement, each 1 at the edge
+KIND_parameters, KIND_diverged                         (D, R)
+KIND_batch_NAME                                        (2, R, …)           the same for the first depth at
+                                                                           ``batch_sizes``; its runs at
+                                                                           ``batch_size`` are KIND_NAME[0]
+=====================================================  ==================  ==================================
+
+A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
+``scale-full`` (:mod:`.scale_full`) records the same names at full width, without KIND_batch.
+
+Decided before the full run:
+
+* A solution is *convergent* where its last L is at most ``CONVERGED``; only those are judged for flatness
+  and batch size. A family with none here says so, and the other is judged.
+* w22-cifar-alignment. "Significantly positive" is read as in chapter 5, μ ≥ 0.1 at every checkpoint and size,
+  and as its weaker half, a lower end μ − 3 errors above 0.01 everywhere; "nearly independent of size": the
+  slope of ln μ against ln P at the last checkpoint within 0.05 of 0, one family at a time.
+* w22-cifar-flatness. The bound holds: KIND_bound + 3 errors ≤ 1 for all. Tight: KIND_bound ≥ 0.5. Flatness
+  nearly independent of size: the slope of ln ‖G‖_F against ln P within 0.05 of 0.
+* w22-cifar-batch. Tightens: the mean over runs of the slope of ln KIND_bound on ln B is below 0, by Student's
+  t over the runs. What is arithmetic in it: with s the slope of ln ‖G‖_F and m that of ln μ, that slope is
+  s + (m − 1)/2; at s = m = 0 only the bound moves, at s = ½ SGD saturates it. W22's reading (the solution
+  comes nearer to the edge) needs the exact ratio, KIND_edge_exact, to rise as B falls.
+"""
+
+import math
+
+import numpy as np
+
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.networks import device, models, parameters
+from flatmin.networks.data import sets as datasets
+from flatmin.networks.point import at
+from flatmin.networks.sampled import batch_sharpness, sampled_alignment
+from flatmin.networks.train import train
+
+#: loss, of 0.5 · (1 − 0.1) for the best constant, below which a network counts as converged
+CONVERGED = 0.01
+#: chosen on one seed at the smallest depth, before anything was measured
+ETA = {"vgg": 0.02, "resnet": 0.1}
+STEPS = {"vgg": 3_000, "resnet": 6_000}
+DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
+WIDTH = {"vgg": 16, "resnet": 8}
+BATCH_SIZE, BATCH_SIZES = 25, (5, 100)
+MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
+
+
+def task(images, samples):
+    """The first so many images (n, 3, 32, 32) with one-hot targets; digits are enlarged."""
+    data = datasets.by_name(images, samples).train.one_hot()
+    if data.inputs.ndim == 4:
+        return data
+    side = math.isqrt(data.inputs.shape[1])
+    grey = (
+        data.inputs.view(-1, 1, side, side).repeat_interleave(32 // side, 2).repeat_interleave(32 // side, 3)
+    )
+    return datasets.Data(grey.expand(-1, 3, -1, -1).contiguous(), data.targets, data.name)
+
+
+def network(kind, depth, width, seed):
+    """VGG or Fixup ResNet with branches and a head that do not start at 0."""
+    if kind == "vgg":
+        return models.vgg(depth, seed, width)
+    return models.FixupResNet(depth, seed, width, branch=2.0, head=1.0)
+
+
+def along(point, seed):
+    """Train one network and return the arrays of one network and run, see the module's text.
+
+    ``point``: kind, depth, width, images, samples, eta, batch_size, steps, checkpoints, repeat; ``drawn``
+    samples of the estimator, ``rows`` samples of the exact edge, ``few`` of λ₁, ``batches`` of the batch
+    sharpness.
+    """
+    data = task(point["images"], point["samples"])
+    model = network(point["kind"], point["depth"], point["width"], point["repeat"])
+    runs = train(
+        model,
+        "square",
+        data,
+        eta=point["eta"],
+        batch_size=point["batch_size"],
+        steps=point["steps"],
+        seed=point["repeat"],
+        keep=point["checkpoints"],
+    )
+    late = runs.diverged[0] & (runs.kept >= runs.diverged_at[0])
+    lost = dict.fromkeys((*_names(), "loss"), np.inf)
+    found = [lost if late[i] else noise(runs.model_at(0, i), data, point) for i in range(len(runs.kept))]
+    values = {name: np.array([one[name] for one in found]) for name in found[0]}
+    values |= _ends(None if late[-1] else runs.model_at(0), data, point)
+    return values | {"parameters": parameters.vector(model).numel(), "diverged": runs.diverged[0]}
+
+
+def _names():
+    return [name + more for name in (*MEASURES, "bound") for more in ("", "_error")]
+
+
+def noise(model, data, point):
+    """L, and α, β, μ, norms and W22's ratio to its bound with their errors, by sampling."""
+    here = at(model, "square", data, checks=False)
+    found = sampled_alignment(here, point["drawn"], seed=point["repeat"])
+    each = [getattr(found, name) for name in MEASURES]
+    each.append(found.bound(point["eta"], point["batch_size"]))
+    numbers = [number for one in each for number in (one.value, one.error)]
+    return {"loss": found.loss} | dict(zip(_names(), numbers, strict=True))
+
+
+def _ends(model, data, point):
+    """The edges at the end of training, each a ratio that is 1 there; ∞ for a run that diverged."""
+    names = [f"edge_{name}" for name in ("exact", "descent", "trace", "bound", "sharpness")]
+    names += ["largest", "sharpness", "sharpness_error"]
+    if model is None:
+        return dict.fromkeys(names, np.inf)
+    eta, size = point["eta"], point["batch_size"]
+    here = at(model, "square", data)
+    edge = here.first(point["rows"]).edge(eta, size, "replacement")
+    largest = here.first(point["few"]).eigenpairs(1, tolerance=1e-2, missed=1).values[0]
+    sharp = batch_sharpness(here, size, point["batches"], point["repeat"], "epoch")
+    found = [edge.exact, edge.descent, edge.trace, edge.bound, float(edge.sharpness)]
+    found += [float(largest) * eta / 2, sharp.value * eta / 2, sharp.error * eta / 2]
+    return dict(zip(names, found, strict=True))
+
+
+def grids_of(depths, width, steps, eta, checkpoints, repeats, batch_sizes=(), **common):
+    """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: of the first depth."""
+    grids, more = {}, {"batch_size": BATCH_SIZE, "batch_sizes": batch_sizes, "samples": common["samples"]}
+    for kind in depths:
+        at = [0, *np.geomspace(10, steps[kind], checkpoints - 1).round().astype(int).tolist()]
+        own = {"kind": kind, "width": width[kind], "steps": steps[kind], "eta": eta[kind], "checkpoints": at}
+        own |= common | {"batch_size": BATCH_SIZE}
+        grids[kind] = Grid(along, own, {"depth": depths[kind], "repeat": range(repeats)}, seed=1)
+        if batch_sizes:
+            own |= {"depth": depths[kind][0]}
+            axes = {"batch_size": batch_sizes, "repeat": range(repeats)}
+            grids[f"{kind}_batch"] = Grid(along, own, axes, seed=1)
+        more |= {f"{kind}_depths": depths[kind], f"{kind}_eta": eta[kind], f"{kind}_steps": at}
+    return grids, more
+
+
+#: a few images, for seconds
+SMALL = {
+    "images": "digits",
+    "samples": 100,
+    "drawn": 12,
+    "rows": 12,
+    "few": 20,
+    "batches": 3,
+    "checkpoints": 3,
+    "width": dict.fromkeys(WIDTH, 2),
+    "steps": dict.fromkeys(WIDTH, 20),
+}
+
+EXPERIMENT = Experiment(
+    name="scale",
+    title="VGG and ResNet on 500 images of CIFAR-10: alignment, flatness, bound (W22 Fig. 5a, 6a, 6b)",
+    claims=("w22-cifar-alignment", "w22-cifar-flatness", "w22-cifar-batch"),
+    full=Scale(
+        *grids_of(
+            depths=DEPTHS,
+            width=WIDTH,
+            steps=STEPS,
+            eta=ETA,
+            checkpoints=8,
+            repeats=3,
+            batch_sizes=BATCH_SIZES,
+            images="cifar10",
+            samples=500,
+            drawn=256,
+            rows=120,
+            few=500,
+            batches=40,
+        ),
+        text=(
+            "VGG-11…19 at a quarter and ResNet-20…56 at half of W22's width, on 500 of its 50,000 images; "
+            "step sizes, batch sizes and lengths are ours, W22's appendix is not at hand"
+        ),
+        data_set="CIFAR-10, first 500 training images, pixels in [−1, 1], one-hot targets",
+    ),
+    quick=Scale(
+        *grids_of(
+            depths={"vgg": (11, 13), "resnet": (8, 14)}, eta=ETA, repeats=2, batch_sizes=(5, 100), **SMALL
+        ),
+        data_set="digits, enlarged to 32×32",
+    ),
+    minutes=180,
+    needs=("CIFAR-10",),
+    device=device.describe,
+)
