@@ -24,10 +24,20 @@ CASES = [
     Case(scaling.log_flatness, {"eigenvalues": np.ones((2, 3))}, right={"eigenvalues": UNDEFINED}),
     Case(
         scaling.passage,
-        {"loss": LOSSES, "values": LOSSES, "levels": np.array([0.4, 0.25])},
-        right={name: {"*": "NaN where a level is not passed"} for name in ("loss", "values", "levels")},
+        {"loss": LOSSES, "logs": LOSSES, "levels": np.array([0.4, 0.25])},
+        right={name: {"*": "NaN where a level is not passed"} for name in ("loss", "logs", "levels")},
     ),
     Case(scaling.over_levels, {"passed": np.ones((2, 4, 3))}, right={"passed": {"*": "NaN: not passed"}}),
+    Case(
+        scaling.at_equal,
+        {"loss": LOSSES[None], "logs": LOSSES[None], "taus": [0, 1, 2], "at": [1, 2], "levels": [0.4, 0.25]},
+        right={name: {"*": "NaN where a level is not passed"} for name in ("loss", "logs", "levels")},
+    ),
+    Case(
+        scaling.log_normalised,
+        {"eigenvalues": np.ones((2, 3)), "norm": np.ones(2), "size": np.ones(2)},
+        right={"eigenvalues": UNDEFINED},
+    ),
     Case(
         scaling.rescaled,
         {"model": MODEL, "theta": parameters.vector(MODEL), "factor": 2.0},

@@ -99,14 +99,18 @@ def test_the_spectrum_of_the_outputs_does_not_see_homogeneous_scaling(runs, data
     """λ(JᵀJ) of a layer times ‖W‖² over mean |f|² is the same for the copy; the exponents are exact."""
     model, theta = fm.models.mlp(SIZES, dtype=torch.float64), runs.parameters[0, 1].double()
     inputs = samples_of(data).inputs
-    values = []
-    for each in (theta, scaling.rescaled(model, theta, 5.0)):
+    values, logs = [], []
+    for each in (theta, scaling.rescaled(model, theta, 5.0), scaling.rescaled(model, theta, 5.0, 2)):
         copy = parameters.with_parameters(model, each)
         here = at(copy, "square", (inputs.double(), torch.zeros(len(inputs), 10, dtype=torch.float64)))
         weight = dict(parameters.trainable(copy))["3.weight"]
         size = here.passed.outputs.square().sum(1).mean()
-        values.append(here.eigenpairs(5, 2).values * (weight.norm() ** 2 / size).detach())
-    assert torch.allclose(*values, rtol=1e-8)
+        found = here.eigenpairs(5, 2).values
+        values.append(found * (weight.norm() ** 2 / size).detach())
+        logs.append(scaling.log_normalised(found, float(weight.detach().norm()), float(size)))
+    assert torch.allclose(values[0], values[1], rtol=1e-8)
+    assert torch.allclose(values[0], values[2], rtol=1e-8)
+    assert np.allclose(logs, -0.5 * float(values[0].log().mean()))
 
 
 def test_passages_are_interpolated_in_the_log_of_the_loss():
@@ -148,3 +152,17 @@ def test_stacked_spectra_are_those_of_one_after_the_other(runs, data, monkeypatc
     together = scaling._tops(runs.model, "cross-entropy", data, thetas, 2, 6)
     for name, values in alone.items():
         assert np.allclose(values, together[name], rtol=2e-3), name
+
+
+def test_runs_are_compared_at_equal_time_and_at_equal_loss():
+    taus = np.array([0, 1, 2, 4])
+    loss = np.array([[[1, 0.5, 0.25, 0.125]] * 5, [[1, 0.25, 0.125, 0.0625]] * 5])
+    logs = -np.log(loss)  # a function of the loss: equal loss, equal flatness
+    times, losses, counts = scaling.at_equal(loss, logs, taus, [2, 4], [0.4, 0.2, 0.1])
+    assert np.allclose(times[1] - times[0], np.log(2))
+    assert np.allclose((losses[1] - losses[0])[:, :2], 0)
+    assert counts.tolist() == [True, True, False]
+    loss[0, 0, 2:] = np.inf
+    assert np.isnan(scaling.at_equal(loss, logs, taus, [2, 4], [0.4])[0][0, 0]).all()
+    with pytest.raises(ValueError, match="at="):
+        scaling.at_equal(loss, logs, taus, [3], [0.4])

@@ -26,8 +26,10 @@ from flatmin.networks.train.runs import Runs
 
 __all__ = [
     "along",
+    "at_equal",
     "copies",
     "log_flatness",
+    "log_normalised",
     "matching_factor",
     "over_levels",
     "passage",
@@ -54,18 +56,18 @@ def log_flatness(eigenvalues, definition: str = "Y23") -> np.ndarray:
     return found
 
 
-def passage(loss, values, levels) -> np.ndarray:
-    """``values`` (…, T) where ``loss`` (…, T) first falls to each of the ``levels`` (K,), (…, K).
+def passage(loss, logs, levels) -> np.ndarray:
+    """``logs`` (…, T) where ``loss`` (…, T) first falls to each of the ``levels`` (K,), (…, K).
 
-    Between the checkpoints around the passage ``values`` are linear in ln loss. NaN where a run starts below
-    the level or never reaches it, or where ``values`` are. Raises ValueError for shapes that do not fit, a
+    Between the checkpoints around the passage ``logs`` are linear in ln loss. NaN where a run starts below
+    the level or never reaches it, or where ``logs`` are. Raises ValueError for shapes that do not fit, a
     loss below 0 or levels that are not positive.
     """
     loss = np.atleast_1d(_check.array("loss", loss, least=0, infinite=True))
-    _check.array("values", np.nan_to_num(values), infinite=True)
-    values = np.atleast_1d(np.asarray(values, dtype=float))
-    if values.shape != loss.shape:
-        raise ValueError(f"loss of shape {loss.shape}, values of shape {values.shape}: must be alike")
+    _check.array("logs", np.nan_to_num(logs), infinite=True)
+    logs = np.atleast_1d(np.asarray(logs, dtype=float))
+    if logs.shape != loss.shape:
+        raise ValueError(f"loss of shape {loss.shape}, logs of shape {logs.shape}: must be alike")
     levels = _check.array("levels", levels, above=0, ndim=1)
     found = np.full((*loss.shape[:-1], len(levels)), np.nan)
     for run in np.ndindex(loss.shape[:-1]):
@@ -74,7 +76,7 @@ def passage(loss, values, levels) -> np.ndarray:
             if 0 < after < loss.shape[-1]:
                 high, low = np.log(np.maximum(loss[run][after - 1 : after + 1], 1e-300))
                 share = (high - math.log(level)) / (high - low) if math.isfinite(high) else 1.0
-                found[(*run, place)] = values[run][after - 1 : after + 1] @ (1 - share, share)
+                found[(*run, place)] = logs[run][after - 1 : after + 1] @ (1 - share, share)
     return found
 
 
@@ -94,6 +96,55 @@ def over_levels(passed, least: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
         good = there[:, counts].all(1)
         means[:, good] = values[:, good][..., counts].mean(-1)
     return means, counts
+
+
+def at_equal(loss, logs, taus, at, levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln F (C, S, T) of C runs of S starts where they are compared: at equal ηt, and at equal loss.
+
+    Parameters
+    ----------
+    loss, logs : (C, S, T)
+        Training loss, ∞ once a run has diverged, and ln F at the checkpoints.
+    taus : (T,)
+        ηt of the checkpoints, increasing.
+    at : (K,)
+        Some of them.
+    levels : (L,)
+        Of the loss.
+
+    Returns
+    -------
+    (at equal ηt, at equal loss, counts)
+        (C, S, K); (C, S, L), see :func:`passage`; and which levels count, (L,), see :func:`over_levels`. NaN
+        where a run has diverged or does not come there.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, or an ηt that is no checkpoint.
+    """
+    loss = _check.array("loss", loss, ndim=3, least=0, infinite=True)
+    taus = _check.array("taus", taus, shape=loss.shape[2:], increasing=True)
+    at = _check.array("at", at, ndim=1)
+    if not np.isin(at, taus).all():
+        raise _check.refused("at", at, f"some of the checkpoints {taus.tolist()}")
+    passed = passage(loss, logs, levels)
+    good = np.where(np.isfinite(loss), np.asarray(logs, dtype=float), np.nan)
+    return good[:, :, np.searchsorted(taus, at)], passed, over_levels(passed)[1]
+
+
+def log_normalised(eigenvalues, norm, size) -> np.ndarray:
+    """ln of a flatness that no scaling of layers changes: −½ mean ln(λ ‖W‖²/⟨|f|²⟩), (…).
+
+    ``eigenvalues`` (…, top) of the block of W of (1/n) Σ Jᵢᵀ Jᵢ; ``norm`` (…) is ‖W‖, ``size`` (…) mean |f|².
+    A copy whose layers are scaled by any factors (see :func:`rescaled`) has the same: ∂f/∂W grows by as much
+    as f does less W. NaN where an eigenvalue is not positive. Raises ValueError for a norm or size that is
+    not positive, or shapes that do not fit.
+    """
+    norm, size = _check.array("norm", norm, above=0), _check.array("size", size, above=0)
+    logs = log_flatness(eigenvalues)
+    _check.together(eigenvalues=logs, norm=norm, size=size)
+    return logs - np.log(norm) + 0.5 * np.log(size)
 
 
 def rescaled(model: nn.Module, theta: Tensor, factor: float, layer: int | None = None) -> Tensor:
