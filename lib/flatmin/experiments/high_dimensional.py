@@ -95,7 +95,7 @@ def _times(tau, points, eta):
 
 def _scale(draws, taus, cells, scan, points, **texts):
     """``draws`` of the curves and of the diagram; ``taus`` of curves, diagram and scan."""
-    sigma, eta = np.geomspace(1e-3, 3, cells), np.geomspace(0.01, 0.3, cells)
+    sigma, eta = np.geomspace(1e-4, 1, cells), np.geomspace(0.01, 0.3, cells)
     scanned = np.geomspace(2e-4, 2e-2, scan)
     walk = {"eta": 0.01, "tau": taus[0], "points": points, "walkers": 16}
     many, few = range(draws[0]), range(draws[1])
@@ -137,5 +137,5 @@ EXPERIMENT = Experiment(
         ),
     ),
     quick=_scale(draws=(2, 2), taus=(40, 20, 40), cells=4, scan=4, points=11),
-    minutes=20,
+    minutes=15,
 )

@@ -111,7 +111,7 @@ def where_sgd_wins(sigma, eta, ahead):
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True)
     for ax, (name, values) in zip(axes, ahead.items(), strict=True):
         clipped = np.ma.MaskedArray(np.clip(np.ma.getdata(values), -0.3, 0.3), np.ma.getmaskarray(values))
-        label = r"$\ln F_{SGD}-\ln F_{GLD}$" if ax is axes[1] else None
+        label = r"$\ln F_{SGD}-\ln F_{GLD}$, cut at 0.3" if ax is axes[1] else None
         plots.heatmap(ax, sigma, eta, clipped, label, log="xy", limits=(-0.3, 0.3), cmap="PuOr")
         behind = np.argwhere(np.ma.filled(values, 1) < 0)
         ax.plot(sigma[behind[:, 1]], eta[behind[:, 0]], "x", color="black", ms=6)
