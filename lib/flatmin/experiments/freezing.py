@@ -31,8 +31,8 @@ to one loss, barriers, a control without valleys (softmax regression).
   is the standard deviation between ours; and the mean Jaccard index (10 000 images) between end points of one
   run with ηt_c ≥ 30 above that between runs of a start, by three errors.
 - *y26-robustness*: Spearman's rank correlation over cells of the mean of ln ηt_f (at least ln 1) by each
-  criterion with that by Jaccard ≥ 0.9, by start: at least 0.8 is "strongly correlated". Share of runs with ηt_f no later
-  than the first checkpoint of 100 % training accuracy (of those that reach it): at least a half.
+  criterion with that by Jaccard ≥ 0.9, by start: at least 0.8 is "strongly correlated". Share of runs with
+  ηt_f no later than the first checkpoint of 100 % training accuracy (of those that reach it): at least half.
 - *y26-valleys*: share of pairs of relaxed end points with a barrier above 0.01 over the 16 conditions of
   ``valley_barrier`` (those that reach the stopping loss): at least a half, by three errors.
 - *A frozen index is a frozen valley* (ours): share of runs whose t_f by barrier is no later than that by
@@ -79,7 +79,7 @@ diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the 
 ``step_few``, ``step_all`` (3, 4, T, 2), ``step_agree``, ``step_barrier`` (3, 4, T)
     η = 0.01, 0.005, 0.002, four runs: relaxed end points of GD with the run's own η and with LEAST_STEP.
 ``corridor_losses`` (2, 2, 12, 10, 11), ``_length`` (…, 10), ``_curvature``, ``_noise`` (…, 10, 2)
-    Lines between the checkpoints of 10 pairs of repeats at ``corridor_times``, (η = 0.05, 0.02) × (B = 20, 50).
+    Lines between checkpoints of 10 pairs of repeats at ``corridor_times``, (η = 0.05, 0.02) × (B = 20, 50).
 
 For ``figure_*`` see :func:`figure`, for ``valley_*`` :func:`conditions`.
 """

@@ -73,10 +73,10 @@ def _columns(columns, length):
     return np.column_stack([np.ones(length), columns])
 
 
-def _require_rank(design):
+def _require_rank(design, names):
     if len(design) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         raise ValueError(
-            f"columns: must vary independently within each start; {len(design)} rows do not determine "
+            f"{names}: must vary independently within a start; {len(design)} rows do not determine "
             f"{design.shape[1]} coefficients"
         )
 
@@ -102,7 +102,7 @@ def slopes(columns, y, starts) -> tuple[Estimate, ...]:
     y = _check.array("y", y, ndim=1)
     design, found = _columns(columns, len(y)), []
     for rows in _groups(starts, len(y)):
-        _require_rank(design[rows])
+        _require_rank(design[rows], "columns, starts")
         found.append(np.linalg.lstsq(design[rows], y[rows], rcond=None)[0][1:])
     return tuple(over_starts(each) for each in np.array(found).T)
 
@@ -160,7 +160,7 @@ def censored_fit(columns, lower, upper) -> tuple[np.ndarray, float]:
     design = _columns(columns, len(lower))
     if (lower > upper).any() or (lower == np.inf).any() or (upper == -np.inf).any():
         raise ValueError("lower, upper: must be in order, lower ≤ upper, and leave room between them")
-    _require_rank(design)
+    _require_rank(design, "columns")
     bounded = np.isfinite(lower) & np.isfinite(upper)
     if bounded.sum() <= design.shape[1] or np.linalg.matrix_rank(design[bounded]) < design.shape[1]:
         raise ValueError(
@@ -246,6 +246,7 @@ def delay(eta, factor, lower, upper, starts) -> Delay:
     upper = _check.array("upper", upper, shape=eta.shape, infinite=True)
     logs, found = np.log(np.column_stack([eta, factor])), []
     for rows in _groups(starts, len(eta)):
+        _require_rank(_columns(logs[rows], len(rows)), "eta, factor, starts")
         (_, a, b), scatter = censored_fit(logs[rows], lower[rows], upper[rows])
         found.append((a, b, a - b, scatter))
     found = np.array(found).T
