@@ -154,8 +154,8 @@ def by_start(cells: Cells, values, reduce=np.nanmean) -> np.ndarray:
 def rank_correlation(cells: Cells, one, other) -> Estimate:
     """Spearman's correlation over cells of the mean logarithms of two times (C, R), for each start alone.
 
-    Times count as at least 1. NaN is left out; raises ValueError where fewer than three cells of a start, or
-    two starts, are left.
+    Times count as at least 1. NaN is left out, and so are starts with fewer than three cells or with equal
+    means in all of them; raises ValueError where fewer than two starts are left.
     """
     _check.instance("cells", cells, Cells)
     found = []
@@ -163,8 +163,10 @@ def rank_correlation(cells: Cells, one, other) -> Estimate:
     logs = [np.where(both, np.log(np.maximum(each, 1)), np.nan) for each in (one, other)]
     for a, b in zip(*(by_start(cells, each).T for each in logs), strict=True):
         known = np.isfinite(a) & np.isfinite(b)
-        if known.sum() >= 3:
+        if known.sum() >= 3 and np.ptp(a[known]) > 0 and np.ptp(b[known]) > 0:
             found.append(float(stats.spearmanr(a[known], b[known]).statistic))
+    if len(found) < 2:
+        raise ValueError("one, other: must be known, and differ, in three cells of two starts at least")
     return over_starts(np.array(found))
 
 

@@ -227,17 +227,19 @@ def corridors_along(panels):
     ``panels``: (title, times (T,), barrier (T, K), heights (T, K)); heights are z² = ΔL/D, 0 where there is
     no barrier.
     """
-    figure, (top, low) = plt.subplots(2, len(panels), figsize=(3.1 * len(panels), 5.2), sharex=True)
+    figure, (top, low) = plt.subplots(
+        2, len(panels), figsize=(3.1 * len(panels), 5.2), sharex=True, sharey="row"
+    )
     for upper, lower, (title, times, barrier, heights) in zip(top, low, panels, strict=True):
         at = np.broadcast_to(np.asarray(times, float)[:, None], barrier.shape)
         upper.plot(at, barrier, "o", color=plots.colour("sgd"), ms=3, alpha=0.5)
         upper.plot(times, barrier.mean(1), color=plots.colour("theory"), lw=1.2, ls="-")
-        upper.set(title=title, xscale="log", ylim=(-0.01, None))
+        upper.set(title=title, xscale="log")
         shown = np.where(heights > 0, np.clip(heights, 1e-2, 1e7), np.nan)
         lower.plot(at, shown, "o", color=plots.colour("sharp"), ms=3, alpha=0.5)
         lower.axhline(1, **_THIN)
         lower.set(xscale="log", yscale="log", ylim=(1e-1, 2e7), xlabel=r"$\eta t$")
-    top[0].set_ylabel("barrier on the line")
+    top[0].set(ylabel="barrier on the line", ylim=(-0.03 * top[0].get_ylim()[1], None))
     low[0].set_ylabel(r"$z^2=\Delta L/D$")
     plots.label_panels((top, low))
     return figure

@@ -1,0 +1,50 @@
+"""Made-up recorded results of which everything is known."""
+
+import numpy as np
+
+from flatmin.ledger.record import Result
+
+ETAS, SIZES, TIMES = (
+    np.array([0.01, 0.02, 0.05, 0.1]),
+    np.array([200, 50, 10]),
+    np.array([0, 2, 5, 10, 20, 50, 100]),
+)
+CRITERIA = ["jaccard 0.90", "barrier 0.01"]
+
+
+def freezing():
+    """ηt_f = 600 (ηc)^½ exactly by the search, one checkpoint later by Eq. 3; two runs of two starts."""
+    factor = (1000 - SIZES) / (SIZES * 999)
+    noise = factor[:, None] * ETAS
+    exact = 600 * noise**0.5
+    place = np.searchsorted(TIMES, exact)
+    frozen = np.broadcast_to(place[:, :, None, None, None, None], (3, 4, 4, 2, 2, 3)).copy()
+    frozen[..., 0] = np.minimum(frozen[..., 0] + 1, len(TIMES) - 1)
+    frozen[0, 0, 3] = 255  # a run that was not continued
+    outcome = np.zeros((3, 4, 4, len(TIMES), 2), np.uint8)
+    outcome[1, 1, 0, 2, 1] = 2
+    correct = np.full((3, 4, 4, 5), 1000, np.uint16)
+    correct[2, 3, 1, -1] = 998
+    counts = np.full((3, 4, 4, len(TIMES), 2, 2), 20, np.uint8)
+    counts[..., 0] = 18
+    counts[0, 0, 3] = 255
+    arrays = {
+        "batch_sizes": SIZES,
+        "etas": ETAS,
+        "times": TIMES,
+        "horizon": 100,
+        "samples": 1000,
+        "starts": np.array([0, 0, 1, 1]),
+        "criteria": np.array(CRITERIA),
+        "cells_noise": noise,
+        "cells_diverged": np.zeros((3, 4, 4), bool),
+        "cells_frozen": frozen.astype(np.uint8),
+        "cells_search": np.where(np.arange(4) < 2, np.ceil(exact)[..., None], np.nan),
+        "cells_end_outcome": outcome,
+        "cells_correct": correct,
+        "cells_same_few": counts,
+        "figure_times": np.array([0, 10, 20, 60]),
+        "figure_reached": np.array([[True, True, True, True]] * 3 + [[False, True, True, True]]),
+    }
+    arrays["figure_flat"] = np.exp(0.01 * arrays["figure_times"])[None, :, None] * np.ones((4, 1, 2))
+    return Result("freezing", arrays, {})
