@@ -104,6 +104,13 @@ class Network:
         with torch.no_grad():
             torch._foreach_copy_(self.tensors, self.split(theta))  # one launch on a GPU, not one a tensor
 
+    def hold(self, theta: Tensor) -> list[Tensor]:
+        """Let the parameters lie in the vector ``theta`` (P,), move with it and it with them; the views."""
+        views = self.split(theta)
+        for p, view in zip(self.tensors, views, strict=True):
+            p.data = view
+        return views
+
     def outputs(self, inputs, values: dict[str, Tensor] | None = None) -> Tensor:
         """What the model returns for ``inputs``, (n, …); ``values`` stand in for the parameters by name."""
         rows = len(leaves(inputs)[0])

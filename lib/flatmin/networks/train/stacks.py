@@ -14,6 +14,7 @@ from flatmin.networks.losses import Loss
 from flatmin.networks.network import Network, quiet, unfit
 from flatmin.networks.passes.dense import dense_layers
 from flatmin.networks.passes.generic import AutogradPass
+from flatmin.networks.train.graphs import branches
 from flatmin.networks.trust import called, examine_outputs, require_pure
 
 __all__ = [
@@ -266,42 +267,51 @@ class GenericStack:
         """Set the parameters of all runs from (R, P)."""
         self._thetas.copy_(thetas)
 
-    def _totals(self, batches, loss):
-        """B of each batch, and B ∇L of each run, (R, P)."""
+    def _total(self, run, batches, loss) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """θ of one run as the network's tensors, views, and B ∇L of its batch."""
+        batch, views = batches.take(run), self.network.hold(self._thetas[run])
+        with torch.enable_grad():
+            value = loss.total(self.network.outputs(batch.inputs), batch.targets)
+            return views, torch.autograd.grad(value, self.network.tensors, materialize_grads=True)
 
-        network, count = self.network, leaves(batches.targets)[0].shape[1]
+    def _mapped_totals(self, batches, loss):
+        network = self.network
 
         def total(theta, inputs, targets):
             values = dict(zip(network.names, network.split(theta), strict=True))
             return loss.total(network.outputs(inputs, values), targets)
 
-        if self.mapped:
-            return count, vmap(grad(total))(self._thetas, batches.inputs, batches.targets)
-        found = torch.empty_like(self._thetas)
-        for run, theta in enumerate(self._thetas):  # cheaper than vmap for convolutions of a run
-            batch = batches.take(run)
-            network.load(theta)  # in place: what recomputes its activations must find them there too
-            with torch.enable_grad():
-                value = loss.total(network.outputs(batch.inputs), batch.targets)
-                parts = torch.autograd.grad(value, network.tensors, materialize_grads=True)
-            torch.cat([part.detach().reshape(-1) for part in parts], out=found[run])
-        return count, found
+        return vmap(grad(total))(self._thetas, batches.inputs, batches.targets)
 
     def step(self, batches: Samples, loss: Loss, etas: Tensor) -> None:
         """One step θ ← θ − η ∇L of each run, with ``etas`` (R,)."""
-        count, totals = self._totals(batches, loss)
-        self._thetas -= totals.mul_((etas / count)[:, None])
+        scales = etas / _count(batches)
+        if self.mapped:
+            self._thetas -= scales[:, None] * self._mapped_totals(batches, loss)
+            return
+        for run, branch in enumerate(branches(len(scales))):  # cheaper than vmap for convolutions of a run
+            with branch:
+                views, totals = self._total(run, batches, loss)
+                torch._foreach_sub_(views, torch._foreach_mul(totals, scales[run]))
 
     def gradients(self, batches: Samples, loss: Loss) -> Tensor:
         """∇L of each run, (R, P)."""
-        count, totals = self._totals(batches, loss)
-        return totals / count
+        if self.mapped:
+            return self._mapped_totals(batches, loss) / _count(batches)
+        totals = (self._total(run, batches, loss)[1] for run in range(len(self._thetas)))
+        found = [torch.cat([part.reshape(-1) for part in parts]) for parts in totals]
+        return torch.stack(found) / _count(batches)
 
     def gradients_and_traces(self, batches: Samples, loss: Loss) -> tuple[Tensor, Tensor]:
         """∇L (R, P) and Tr Σ (R,) over the samples."""
         gradient, squares = self.gradients(batches, loss), []
         for run, theta in enumerate(self._thetas):
-            self.network.load(theta)
+            self.network.hold(theta)
             passed = AutogradPass(self.network, batches.take(run), loss)
             squares.append(passed.pulled_squares(passed.output_gradients).mean())
         return gradient, torch.stack(squares) - gradient.square().sum(1)
+
+
+def _count(batches: Samples) -> int:
+    """B, of batches (R, B, …)."""
+    return leaves(batches.targets)[0].shape[1]
