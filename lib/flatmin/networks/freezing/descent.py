@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flatmin import _check
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
-from flatmin.networks.freezing.forms import Form, backward, vectors
+from flatmin.networks.freezing.forms import Form, backward_, vectors
 from flatmin.networks.parameters import block_of, trainable
 from flatmin.networks.train.stacks import private, still
 
@@ -389,21 +389,19 @@ class _Stacked:
         return list(zip(self.tensors[0:count:2], self.tensors[1:count:2], strict=True))
 
     def forward(self) -> None:
-        """Activations of all layers; ``outputs`` (S, n, C) are the last."""
+        """Activations of all layers; ``outputs`` (S, C, n) are the last."""
         parts = self._parts()
-        z = self.form.first(parts) if self.kernel is None else self.tensors[-2]
+        z = self.form.first(parts) if self.kernel is None else self.tensors[-2].clone()
         self.activations = self.form.above(z, parts)
-        self.outputs = self.activations[-1].mT
+        self.outputs = self.activations[-1]
 
     def update(self, etas: Tensor) -> None:
         """One step of each run from where :meth:`forward` was, with ``etas`` (S,)."""
         form, parts, n = self.form, self._parts(), self.form.count
-        targets = form.samples.targets
-        back = form.loss.slopes(self.outputs, targets.expand(len(etas), *targets.shape)).mT
-        back = back * (etas / n)[:, None, None]
+        back = form.slopes(self.outputs).mul_((etas / n)[:, None, None])
         for index in range(len(parts) - 1, 0, -1):
             (weight, bias), a = parts[index], self.activations[index - 1]
-            below = backward(torch.bmm(weight.mT, back), a, form.layers[index - 1].activation)
+            below = backward_(torch.bmm(weight.mT, back), a, form.layers[index - 1].activation)
             weight.baddbmm_(back, a.mT, alpha=-1)
             if bias is not None:
                 bias.sub_(back.sum(2, keepdim=True))

@@ -6,6 +6,8 @@ vectors, so that the first layer of all of them is one product with the inputs a
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from flatmin.networks.data.samples import Samples, leaves
 from flatmin.networks.network import Network
 from flatmin.networks.train.stacks import chain, ready
 
-__all__ = ["Form", "backward", "vectors"]
+__all__ = ["Form", "backward_", "vectors"]
 
 #: numbers in the temporary arrays of one chunk, by device: as many as stay near the caches of a CPU
 _ENTRIES = {"cpu": 2**22, "cuda": 2**28}
@@ -65,7 +67,10 @@ class Form:
         return found if bias is None else found.add_(bias)
 
     def above(self, z: Tensor, parts) -> list[Tensor]:
-        """Activations of all layers, the last are the outputs (S, C, n), from what :meth:`first` gives."""
+        """Activations of all layers, the last are the outputs (S, C, n), from what :meth:`first` gives.
+
+        Where no graph is kept ``z`` is overwritten.
+        """
         found = [_activated(z, self.layers[0].activation)]
         for layer, (weight, bias) in zip(self.layers[1:], parts[1:], strict=True):
             a = found[-1]
@@ -74,16 +79,15 @@ class Form:
         return found
 
     def outputs(self, thetas: Tensor) -> Tensor:
-        """Outputs (S, n, …) at ``thetas`` (S, P) on the device."""
+        """Outputs at ``thetas`` (S, P) on the device: (S, C, n), for networks one by one (S, n, …)."""
         if self.layers is not None:
             parts = self.parts(thetas)
-            return self.above(self.first(parts), parts)[-1].mT
+            return self.above(self.first(parts), parts)[-1]
         found = []
-        with torch.no_grad():
-            for theta in thetas:
-                values = dict(zip(self.network.names, self.network.split(theta), strict=True))
-                rows = [self.network.outputs(self.samples.rows(r), values) for r in self.row_chunks()]
-                found.append(torch.cat(rows))
+        for theta in thetas:
+            values = dict(zip(self.network.names, self.network.split(theta), strict=True))
+            rows = [self.network.outputs(self.samples.rows(r), values) for r in self.row_chunks()]
+            found.append(torch.cat(rows))
         return torch.stack(found)
 
     def row_chunks(self):
@@ -91,19 +95,46 @@ class Form:
         step = max(1, _ENTRIES[self.network.device.type] * 16 // self.width)
         return [slice(i, min(i + step, self.count)) for i in range(0, self.count, step)]
 
+    @cached_property
+    def places(self) -> Tensor | None:
+        """Labels as unit columns (C, n) for the cross-entropy of a fully connected network, else None.
+
+        Softmax along the first axis of (C, n) is some twenty times as fast as along the last of (n, C).
+        """
+        if self.layers is None or self.loss.given != "cross-entropy":
+            return None
+        found = torch.nn.functional.one_hot(self.samples.targets.long(), len(self.layers[-1].weight))
+        return found.T.to(self.inputs).contiguous()
+
     def mean_losses(self, outputs: Tensor) -> Tensor:
-        """Mean loss (S,) of outputs (S, n, …)."""
+        """Mean loss (S,) of outputs as :meth:`outputs` gives them, differentiable."""
+        if self.places is not None:
+            return (torch.logsumexp(outputs, 1) - (outputs * self.places).sum(1)).mean(1)
+        outputs, targets = self._by_sample(outputs), self.samples.targets
+        return self.loss.totals(outputs, targets.expand(len(outputs), *targets.shape)) / self.count
+
+    def slopes(self, outputs: Tensor) -> Tensor:
+        """∂(n L)/∂f of the outputs (S, C, n) of fully connected networks."""
+        if self.places is not None:
+            return torch.softmax(outputs, 1).sub_(self.places)
         targets = self.samples.targets
-        targets = targets.expand(len(outputs), *targets.shape)
-        return self.loss.totals(outputs, targets) / self.count
+        return self.loss.slopes(outputs.mT, targets.expand(len(outputs), *targets.shape)).mT
+
+    def _by_sample(self, outputs):
+        return outputs if self.layers is None else outputs.mT
 
     def chosen(self, outputs: Tensor) -> Tensor:
-        """The class that each output (S, n, …) names, (S, n) integers; a single output by its sign."""
-        return classes(outputs.flatten(2))
+        """The class that each output names, (S, n); a single output by whether it is positive."""
+        axis = 2 if self.layers is None else 1
+        if self.layers is None:
+            outputs = outputs.flatten(2)
+        if outputs.shape[axis] == 1:
+            return (outputs.squeeze(axis) > 0).long()
+        return outputs.argmax(axis)
 
     def labels(self, outputs: Tensor) -> Tensor:
         """The targets as classes (n,); ValueError where they are none."""
-        targets, width = self.samples.targets, outputs[0, 0].numel()
+        targets, width = self.samples.targets, outputs[0].numel() // self.count
         if isinstance(targets, Tensor) and targets.numel() == self.count * width and width == 1:
             return (targets.reshape(-1) > 0).long()
         if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2:
@@ -113,20 +144,22 @@ class Form:
         return targets
 
 
-def classes(outputs: Tensor) -> Tensor:
-    """Index of the largest output along the last axis; of a single one, whether it is positive."""
-    return (outputs[..., 0] > 0).long() if outputs.shape[-1] == 1 else outputs.argmax(-1)
-
-
 def _activated(z: Tensor, kind) -> Tensor:
-    return z.clamp(min=0) if kind is nn.ReLU else z.tanh() if kind is nn.Tanh else z
+    """φ(z), in its place where no graph is kept."""
+    if kind is nn.Identity:
+        return z
+    if torch.is_grad_enabled():
+        return z.relu() if kind is nn.ReLU else z.tanh()
+    return z.relu_() if kind is nn.ReLU else z.tanh_()
 
 
-def backward(back: Tensor, a: Tensor, kind) -> Tensor:
-    """∂L/∂z from ∂L/∂a, for the activations of the stacks, from the activation's output ``a``."""
+def backward_(back: Tensor, a: Tensor, kind) -> Tensor:
+    """∂L/∂z in the place of ∂L/∂a, for the activations of the stacks, from the activation's output ``a``."""
     if kind is nn.ReLU:
-        return torch.ops.aten.threshold_backward(back, a, 0)
-    return torch.ops.aten.tanh_backward(back, a) if kind is nn.Tanh else back
+        return torch.ops.aten.threshold_backward.grad_input(back, a, 0, grad_input=back)
+    if kind is nn.Tanh:
+        return torch.ops.aten.tanh_backward.grad_input(back, a, grad_input=back)
+    return back
 
 
 def vectors(name: str, value, parameters: int) -> Tensor:

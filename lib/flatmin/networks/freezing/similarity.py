@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flatmin import _check
 from flatmin.networks.data.samples import Samples, samples_of
 from flatmin.networks.device import choose
-from flatmin.networks.freezing.forms import Form, classes, vectors
+from flatmin.networks.freezing.forms import Form, vectors
 from flatmin.networks.parameters import trainable
 from flatmin.networks.train.stacks import private, still
 
@@ -126,7 +126,7 @@ def evaluate(model: nn.Module, loss, data, thetas, *, device=None, threads: int 
             outputs = form.outputs(thetas[part].to(form.network.device))
             labels = form.labels(outputs) if labels is None else labels
             losses.append(form.mean_losses(outputs).double().cpu())
-            chosen.append(_small(form.chosen(outputs), outputs))
+            chosen.append(_small(form, outputs))
         found, labels = torch.cat(chosen).numpy(), labels.cpu().numpy()
     return Readings(torch.cat(losses).numpy(), found, found != labels)
 
@@ -150,7 +150,7 @@ def predictions(model: nn.Module, thetas, inputs, *, device=None, threads: int =
         chosen = []
         for part in form.chunks(len(thetas)):
             outputs = form.outputs(thetas[part].to(form.network.device))
-            chosen.append(_small(classes(outputs.flatten(2)), outputs))
+            chosen.append(_small(form, outputs))
         return torch.cat(chosen).numpy()
 
 
@@ -225,7 +225,7 @@ def _lines(form: Form, thetas, pairs, points) -> np.ndarray:
                 outputs = form.outputs(mixed[0])
             else:
                 uppers = list(zip(mixed[1::2], mixed[2::2], strict=True))
-                outputs = form.above(mixed[0], [None, *uppers])[-1].mT
+                outputs = form.above(mixed[0], [None, *uppers])[-1]
             found[part, index] = form.mean_losses(outputs).double().cpu()
     return found.numpy()
 
@@ -241,8 +241,9 @@ def _evaluating(model, loss, data, rows: dict, device, threads):
         yield Form(network, loss, samples, model), [row.to(network.dtype) for row in rows]
 
 
-def _small(chosen, outputs):
-    """Classes as bytes."""
-    if outputs[0, 0].numel() > 256:
-        raise ValueError(f"model has {outputs[0, 0].numel()} outputs: must have at most 256 classes")
-    return chosen.to(torch.uint8).cpu()
+def _small(form, outputs):
+    """Classes as bytes, on the CPU."""
+    classes = outputs[0].numel() // form.count
+    if classes > 256:
+        raise ValueError(f"model has {classes} outputs: must have at most 256 classes")
+    return form.chosen(outputs).to(torch.uint8).cpu()

@@ -22,8 +22,11 @@ __all__ = ["Tops", "flatness_of", "sharpness_of", "tops"]
 
 #: numbers of the Krylov spaces of one chunk, by device
 _ENTRIES = {"cpu": 2**24, "cuda": 2**30}
-#: blocks in one Krylov space, and how often it is begun anew from its Ritz vectors
-_BLOCKS, _ROUNDS = 6, 12
+#: columns of a block: a double eigenvalue is found twice
+_WIDTH = 2
+#: columns of a space beyond those wanted: at the first look at the residuals, until the next, in all; and how
+#: often a space is begun anew from its Ritz vectors
+_FIRST, _MORE, _MOST, _ROUNDS = 8, 4, 64, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +74,19 @@ def tops(
     tolerance = _check.number("tolerance", tolerance, above=0, below=1)
     seed = _check.integer("seed", seed, least=0, most=SEEDS)
     with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
-        size, width = block.stop - block.start, _width(top)
-        budget = _ENTRIES[form.network.device.type] // (2 * size * width * _BLOCKS)
-        parts = form.chunks(len(thetas), 4 * form.width)
-        step = max(1, min(budget, parts[0].stop))
-        if form.layers is None:
-            step = 1
-        found = []
-        for start in range(0, len(thetas), step):
-            here = thetas[start : start + step].to(form.network.device)
-            product = (_one_product if form.layers is None else _product)(form, here, block)
-            first = torch.randn(
-                size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-            )
-            first = first.to(here).expand(len(here), -1, -1)
-            found.append(_largest(product, first, top, tolerance))
+        size, device = block.stop - block.start, form.network.device
+        if size <= top + _MOST:
+            first = torch.eye(size, dtype=torch.float64)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            first = torch.randn(size, _WIDTH, generator=generator, dtype=torch.float64)
+        step = _ENTRIES[device.type] // (2 * size * (top + _MOST))
+        step = max(1, min(step, form.chunks(len(thetas), 4 * form.width)[0].stop))
+        found, products = [], _one_product if form.layers is None else _product
+        for start in range(0, len(thetas), 1 if form.layers is None else step):
+            here = thetas[start : start + (1 if form.layers is None else step)].to(device)
+            begin = first.to(here).expand(len(here), -1, -1)
+            found.append(_largest(products(form, here, block), begin, top, tolerance))
     values, residuals = (np.concatenate(each) for each in zip(*found, strict=True))
     return Tops(values, residuals)
 
@@ -102,17 +103,18 @@ def sharpness_of(model: nn.Module, loss, data, thetas, **how) -> np.ndarray:
     return tops(model, loss, data, thetas, top=1, **how).values[:, 0]
 
 
-def _width(top: int) -> int:
-    """Columns of a block: some more than are wanted."""
-    return 2 if top == 1 else top + 6
-
-
 def _product(form: Form, thetas: Tensor, block: slice):
     """V ↦ H V on the entries ``block`` for V (S, size, k): one graph of all networks, k times back."""
     with torch.enable_grad():
         inner = thetas[:, block].clone().requires_grad_()
-        whole = torch.cat([thetas[:, : block.start], inner, thetas[:, block.stop :]], 1)
-        total = form.mean_losses(form.outputs(whole)).sum()
+        parts = form.parts(inner if inner.shape == thetas.shape else thetas)
+        for index, layer in enumerate(form.layers):  # only what the block needs is differentiated
+            weight, bias = parts[index]
+            if layer.weight_slice == block:
+                parts[index] = inner.view(weight.shape), bias
+            elif bias is not None and layer.bias_slice == block:
+                parts[index] = weight, inner[:, :, None]
+        total = form.mean_losses(form.above(form.first(parts), parts)[-1]).sum()
         (slope,) = torch.autograd.grad(total, inner, create_graph=True)
     return _columns(slope, inner)
 
@@ -140,29 +142,37 @@ def _one_product(form: Form, thetas: Tensor, block: slice):
     return _columns(slope, inner)
 
 
-def _largest(product, start: Tensor, top: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values and residuals (S, top) from block Krylov spaces begun at ``start`` (S, size, width)."""
-    block, width = _orthonormal(start), start.shape[2]
-    blocks = max(1, min(_BLOCKS if top > 1 else 10 * _BLOCKS // 4, start.shape[1] // width))
+def _largest(product, block: Tensor, top: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ritz values and residuals (S, top) from block Krylov spaces begun at ``block`` (S, size, width)."""
+    size = block.shape[1]
     for _ in range(_ROUNDS):
-        basis, images = [block], [product(block)]
-        for _ in range(blocks - 1):
-            fresh = images[-1]
+        space = _orthonormal(block)
+        image, width, look = product(space), space.shape[2], top + _FIRST
+        while True:
+            full = space.shape[2] + width > min(top + _MOST, size)
+            if full or space.shape[2] >= look:
+                values, vectors, residuals = _ritz(space, image)
+                good = (residuals[:, :top] <= tolerance * values[:, :top].abs()).all()
+                if good or full:
+                    break
+                look += _MORE
+            fresh = image[:, :, -width:]
             for _ in range(2):
-                known = torch.cat(basis, 2)
-                fresh = _orthonormal(fresh - known @ (known.mT @ fresh))
-            basis.append(fresh)
-            images.append(product(fresh))
-        space, image = torch.cat(basis, 2), torch.cat(images, 2)
-        small = (space.mT @ image).double()
-        values, vectors = torch.linalg.eigh((small + small.mT) / 2)
-        values, vectors = values.flip(1)[:, :width], vectors.flip(2)[:, :, :width].to(space)
-        block = space @ vectors
-        residuals = (image @ vectors - block * values[:, None].to(space)).norm(dim=1).double()
-        bound = tolerance * values[:, :top].abs()
-        if bool((residuals[:, :top] <= bound).all()):
+                fresh = _orthonormal(fresh - space @ (space.mT @ fresh))
+            space, image = torch.cat([space, fresh], 2), torch.cat([image, product(fresh)], 2)
+        if good or space.shape[2] == size:
             break
-    return values[:, :top].cpu().numpy(), residuals[:, :top].cpu().numpy()
+        block = space @ vectors[:, :, : top + 2]
+    return values[:, :top].numpy(), residuals[:, :top].numpy()
+
+
+def _ritz(space, image):
+    """Ritz values, the largest first, vectors in terms of the columns of the space, and residuals."""
+    small = (space.mT @ image).double()
+    values, vectors = torch.linalg.eigh(((small + small.mT) / 2).cpu())
+    values, vectors = values.flip(1), vectors.flip(2).to(space)
+    residuals = image @ vectors - space @ vectors * values[:, None].to(space)
+    return values, vectors, residuals.norm(dim=1).double().cpu()
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
