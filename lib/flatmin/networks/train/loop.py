@@ -23,6 +23,7 @@ from flatmin import _check
 from flatmin.ledger.arrays import load_state, save_state
 from flatmin.networks import losses, parameters
 from flatmin.networks.device import choose
+from flatmin.networks.train.graphs import recorded
 from flatmin.networks.train.plan import Plan, path_of
 from flatmin.networks.train.runs import Runs
 from flatmin.networks.train.stacks import private, ready, spread, stacked, still
@@ -30,6 +31,7 @@ from flatmin.networks.train.stacks import private, ready, spread, stacked, still
 __all__ = ["train"]
 
 _CHECK = 100  # steps between looks at whether a run is still finite
+_RECORDED = 100  # steps that are worth the recording of a CUDA graph
 _AHEAD, _DRAWN = 512, 2**22  # steps, and positions, that are drawn ahead of a device
 _KIND = "training"
 
@@ -150,14 +152,23 @@ class _Steps:
         thetas = stack.thetas()
         self.etas = torch.from_numpy(plan.etas).to(thetas)
         self.whole, self.batches = spread(samples, len(plan)), _Batches(plan, thetas.device)
+        self.advance = self._plain
+        if plan.method != "gld" and plan.kept[-1] >= _RECORDED:
+            self.advance = recorded(self._plain, stack, self._positions(0))
 
     def __call__(self, t: int) -> None:
         if self.plan.method == "gld":
             self._langevin(t)
-        elif self.plan.method == "gd":
-            self.stack.step(self.whole, self.loss, self.etas)
         else:
-            self.stack.step(self.samples.take(self.batches(t)), self.loss, self.etas)
+            self.advance(self._positions(t))
+
+    def _positions(self, t):
+        """Those of the batch of step t, (R, B); none for full gradients."""
+        return self.etas[:0] if self.plan.method == "gd" else self.batches(t)
+
+    def _plain(self, positions):
+        batches = self.whole if self.plan.method == "gd" else self.samples.take(positions)
+        self.stack.step(batches, self.loss, self.etas)
 
     def _langevin(self, t):
         plan = self.plan
