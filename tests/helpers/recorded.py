@@ -5,8 +5,8 @@ import numpy as np
 from flatmin.ledger.record import Result
 
 ETAS, SIZES, TIMES = (
-    np.array([0.01, 0.02, 0.05, 0.1]),
-    np.array([200, 50, 10]),
+    np.array([0.1, 0.05, 0.02, 0.01]),
+    np.array([10, 50, 200]),
     np.array([0, 2, 5, 10, 20, 50, 100]),
 )
 CRITERIA = ["jaccard 0.90", "barrier 0.01"]
@@ -15,19 +15,19 @@ CRITERIA = ["jaccard 0.90", "barrier 0.01"]
 def freezing():
     """ηt_f = 600 (ηc)^½ exactly by the search, one checkpoint later by Eq. 3; two runs of two starts."""
     factor = (1000 - SIZES) / (SIZES * 999)
-    noise = factor[:, None] * ETAS
+    noise = ETAS[:, None] * factor
     exact = 600 * noise**0.5
     place = np.searchsorted(TIMES, exact)
-    frozen = np.broadcast_to(place[:, :, None, None, None, None], (3, 4, 4, 2, 2, 3)).copy()
+    frozen = np.broadcast_to(place[:, :, None, None, None, None], (4, 3, 4, 2, 2, 3)).copy()
     frozen[..., 0] = np.minimum(frozen[..., 0] + 1, len(TIMES) - 1)
-    frozen[0, 0, 3] = 255  # a run that was not continued
-    outcome = np.zeros((3, 4, 4, len(TIMES), 2), np.uint8)
-    outcome[1, 1, 0, 2, 1] = 2
-    correct = np.full((3, 4, 4, 5), 1000, np.uint16)
-    correct[2, 3, 1, -1] = 998
-    counts = np.full((3, 4, 4, len(TIMES), 2, 2), 20, np.uint8)
+    frozen[-1, -1, 3] = 255  # a run that was not continued
+    outcome = np.zeros((4, 3, 4, len(TIMES), 2), np.uint8)
+    outcome[1, 1, 0, -1, 1] = 2
+    correct = np.full((4, 3, 4, 5), 1000, np.uint16)
+    correct[3, 2, 1, -1] = 998
+    counts = np.full((4, 3, 4, len(TIMES), 2, 2), 20, np.uint8)
     counts[..., 0] = 18
-    counts[0, 0, 3] = 255
+    counts[-1, -1, 3] = 255
     arrays = {
         "batch_sizes": SIZES,
         "etas": ETAS,
@@ -37,7 +37,7 @@ def freezing():
         "starts": np.array([0, 0, 1, 1]),
         "criteria": np.array(CRITERIA),
         "cells_noise": noise,
-        "cells_diverged": np.zeros((3, 4, 4), bool),
+        "cells_diverged": np.zeros((4, 3, 4), bool),
         "cells_frozen": frozen.astype(np.uint8),
         "cells_search": np.where(np.arange(4) < 2, np.ceil(exact)[..., None], np.nan),
         "cells_end_outcome": outcome,

@@ -39,16 +39,16 @@ class Cells:
     eta, batch_size, factor, noise : (C,)
         η, B, c = (n − B)/(B(n − 1)), and ηc.
     shape : (int, int)
-        Of the grid, over ``result.batch_sizes`` and ``result.etas``.
+        Of the grid, over ``result.etas`` and ``result.batch_sizes``.
     starts : (R,)
     """
 
     def __init__(self, result, grid: str = "cells"):
         self.result, self.grid = result, _check.choice("grid", grid, ("cells", "control"))
         own = {"cells": "", "control": "control_"}[grid]
-        sizes, etas = (np.asarray(result.arrays[f"{own}{name}"]) for name in ("batch_sizes", "etas"))
-        self.shape, self.starts = (len(sizes), len(etas)), np.asarray(result.starts)
-        self.batch_size, self.eta = (each.ravel() for each in np.meshgrid(sizes, etas, indexing="ij"))
+        etas, sizes = (np.asarray(result.arrays[f"{own}{name}"]) for name in ("etas", "batch_sizes"))
+        self.shape, self.starts = (len(etas), len(sizes)), np.asarray(result.starts)
+        self.eta, self.batch_size = (each.ravel() for each in np.meshgrid(etas, sizes, indexing="ij"))
         self.noise = np.asarray(result.arrays[f"{grid}_noise"]).ravel()
         self.factor = self.noise / self.eta
 
@@ -76,8 +76,8 @@ class Cells:
     def place(self, criterion: str, rule: str = "as coded", how: str = "search") -> np.ndarray:
         """Position of t_f among ``result.times`` by one criterion, (C, R); −1 where a run was not continued.
 
-        ``rule`` is one of ``RULES``, ``how`` of ``HOW``. Relaxed, runs one of whose end points never reached
-        the stopping loss do not count.
+        ``rule`` is one of ``RULES``, ``how`` of ``HOW``. Relaxed, a run whose reference never reached the
+        stopping loss does not count.
         """
         names = [str(each) for each in self.result.criteria]
         number = names.index(_check.choice("criterion", criterion, tuple(names)))
@@ -85,7 +85,7 @@ class Cells:
         found = self["frozen"][:, :, number, rule, HOW.index(_check.choice("how", how, HOW))].astype(int)
         known = (found < 255) & (self["diverged"] == 0)
         if rule:
-            known &= (self["end_outcome"][..., 1] == 0).all(-1)
+            known &= self["end_outcome"][:, :, -1, 1] == 0
         return np.where(known, found, -1)
 
 

@@ -109,14 +109,15 @@ def ends_along(times, matrix, frozen, panels, when):
 
 
 def grid(etas, batch_sizes, maps):
-    """Maps over learning rate and batch size, as Y26 Fig. 2; ``maps``: (title, values (B, η), options)."""
+    """Maps over learning rate and batch size, as Y26 Fig. 2; ``maps``: (title, values (η, B), options)."""
     columns = min(len(maps), 4)
     rows = -(-len(maps) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.9 * rows), squeeze=False)
-    order = np.argsort(batch_sizes)
+    across, up = np.argsort(etas), np.argsort(batch_sizes)
+    x, y = np.asarray(etas)[across], np.asarray(batch_sizes)[up]
     for ax, (title, values, options) in zip(axes.flat, maps, strict=False):
-        values = np.ma.masked_invalid(values)[order]
-        plots.heatmap(ax, etas, np.asarray(batch_sizes)[order], values, "", log="xy", **options)
+        values = np.ma.masked_invalid(values).T[up][:, across]
+        plots.heatmap(ax, x, y, values, "", log="xy", **options)
         ax.set(xlabel="η", ylabel="B", title=title)
         ax.invert_yaxis()
     for ax in axes.flat[len(maps) :]:
