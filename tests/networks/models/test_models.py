@@ -90,6 +90,19 @@ def test_fixup_resnet_trains_without_batch_norm():
     assert values[1] < 0.5 * values[0]
 
 
+def test_the_scalars_of_fixup_move_by_the_square_of_their_factor():
+    how = {"width": 4, "branch": 1, "head": 1}
+    plain, other = models.FixupResNet(20, 0, **how), models.FixupResNet(20, 0, **how, scalars=0.5)
+    plain, other = plain.double(), other.double()
+    outputs = [model(IMAGES.double()) for model in (plain, other)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for (name, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
+        factor = 0.5 if "biases" in name or "scale" in name else 1
+        torch.testing.assert_close(two.grad, factor * one.grad)
+
+
 def test_fixup_resnet_with_branches_starts_with_the_scales_asked_for():
     plain, other = models.FixupResNet(56, 1, 8), models.FixupResNet(56, 1, 8, branch=2, head=3)
     torch.testing.assert_close(other.stem.weight, plain.stem.weight)

@@ -117,18 +117,18 @@ def vgg(
 class _FixupBlock(nn.Module):
     """Two 3×3 convolutions, four scalar biases and a multiplier, around a shortcut (Zhang et al. 2019)."""
 
-    def __init__(self, inputs, outputs, stride):
+    def __init__(self, inputs, outputs, stride, scalars):
         super().__init__()
-        self.stride, self.extra = stride, outputs - inputs
+        self.stride, self.extra, self.scalars = stride, outputs - inputs, scalars
         self.first = convolution(inputs, outputs, stride=stride, bias=False)
         self.second = convolution(outputs, outputs, bias=False)
         self.biases = nn.Parameter(torch.zeros(4))
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        b = self.biases
+        b, scale = self.scalars * self.biases, 1 + self.scalars * (self.scale - 1)
         out = torch.relu(self.first(x + b[0]) + b[1])
-        out = self.second(out + b[2]) * self.scale + b[3]
+        out = self.second(out + b[2]) * scale + b[3]
         if self.stride > 1:
             x = nn.functional.avg_pool2d(x + b[0], 1, self.stride)
             x = nn.functional.pad(x, (0, 0, 0, 0, 0, self.extra))
@@ -142,8 +142,9 @@ class FixupResNet(nn.Module):
     convolution of each block is He normal by fan_out times (number of blocks)^(−1/2), the second and the last
     layer start at 0. ``branch`` starts the second at so many times the scale of the first, and ``head`` the
     last layer at so many times fan_in^(−1/2): from 0, plain SGD with one step for all moves nothing but the
-    last layer for long. Raises ValueError for a depth that is not 6·blocks + 2, a size below 1 or a negative
-    scale.
+    last layer for long. The scalars act times ``scalars``, which changes nothing but that SGD moves them by
+    its square times the step; Fixup's recipe, a tenth, is 0.1^(1/2). Raises ValueError for a depth that is
+    not 6·blocks + 2, a size below 1, negative scales or a factor that is not above 0.
     """
 
     def __init__(
@@ -154,19 +155,21 @@ class FixupResNet(nn.Module):
         outputs: int = 10,
         branch: float = 0.0,
         head: float = 0.0,
+        scalars: float = 1.0,
     ):
         super().__init__()
         blocks, rest = divmod(_check.integer("depth", depth, least=8, most=WIDEST) - 2, 6)
         if rest:
             raise _check.refused("depth", depth, "6·blocks + 2 (20, 32, 44, 56, 110, …)")
         width, outputs = _width("width", width), _width("outputs", outputs)
+        self.scalars = _check.number("scalars", scalars, above=0, most=_STRONGEST)
         self.stem = convolution(3, width, bias=False)
         self.biases = nn.Parameter(torch.zeros(2))
         stages, inputs = [], width
         for stage in range(3):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                stages.append(_FixupBlock(inputs, width * 2**stage, stride))
+                stages.append(_FixupBlock(inputs, width * 2**stage, stride, scalars))
                 inputs = width * 2**stage
         self.blocks = nn.Sequential(*stages)
         self.head = linear(inputs, outputs)
@@ -185,6 +188,7 @@ class FixupResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (n, 10) of images (n, 3, 32, 32)."""
-        x = torch.relu(self.stem(x) + self.biases[0])
+        b = self.scalars * self.biases
+        x = torch.relu(self.stem(x) + b[0])
         x = self.blocks(x).mean((2, 3))
-        return self.head(x + self.biases[1])
+        return self.head(x + b[1])
