@@ -28,7 +28,7 @@ class Task:
 
     ``point``: data and images (of the set, None: all), per_class (training images), few (test images of each
     class in the small test set), kind ("mlp" or "cnn"), hidden, layer (whose block F is of), horizon (ηt),
-    checkpoints, repeats (of each start), times (ηt_c), stop (training loss).
+    checkpoints, repeats (of each start), times (ηt_c), stop (training loss), flat_runs (whose F is followed).
     """
 
     def __init__(self, point):
@@ -160,7 +160,7 @@ def along(task, runs):
         "correct": right(train).reshape(lost.shape),
         "test_loss": half(test.loss.reshape(few.shape[:2])),
         "test_correct": right(test).reshape(few.shape[:2]),
-        "flat": half(task.flat(few[:5].flatten(0, 1)).reshape(-1, few.shape[1])),
+        "flat": half(task.flat(few[: task.point["flat_runs"]].flatten(0, 1)).reshape(-1, few.shape[1])),
     }
 
 
