@@ -145,13 +145,14 @@ def choose_directions(sigma=0.02, eta=0.05, n_flat=100):
         valley, RandomShift(sigma), eta=eta, steps=steps, start=list(start), trajectories=16, seed=1, keep=81
     )
     tau = runs.kept * eta
-    log = valley.log_flatness(runs.trajectories[~runs.diverged])
+    living = runs.trajectories[~runs.diverged]
     _, ax = plt.subplots(figsize=(6.4, 3.7))
     for noise, label, kind in ((sigma, "averaged dynamics", "theory"), (0.0, "GD", "gd")):
         path = valley.averaged(eta, noise, start, tau)
         if not path.diverged:
             plots.theory(ax, tau, valley.log_flatness(path.x), label, kind)
-    if len(log):
+    if len(living):
+        log = valley.log_flatness(living)
         plots.points(ax, tau[::4], log.mean(axis=0)[::4], log.std(axis=0)[::4], "SGD", ms=4)
     ax.set(xlabel=r"time $\tau=\eta t$", ylabel=r"$\ln F$")
     words = "no threshold: ηλ > 2"
