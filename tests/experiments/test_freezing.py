@@ -102,7 +102,7 @@ def test_the_search_among_the_checkpoints_is_the_authors(one):
 
 
 def test_the_shared_start_is_continued_once_for_all_its_repeats(one):
-    task, runs, ends = one
+    task, _, ends = one
     for start in (0, 1):
         rows = np.flatnonzero(task.start[ends.rows] == start)
         assert len(np.unique(ends.which[rows, 0])) == 1

@@ -273,15 +273,21 @@ FULL = {
 }
 #: what two CPU cores do in about 40 minutes: put it in the place of FULL in EXPERIMENT
 REDUCED = FULL | {
-    "etas": (0.1, 0.05, 0.02, 0.01),
-    "batch_sizes": (10, 20, 50, 200),
-    "repeats": (4, 2, 2, 2),
-    "continued_slow": (2, 1, 1, 1),
-    "refined": 4,
-    "times": (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-    "valleys": ((20, 50, 200), (0.05, 0.02)),
-    "own": (50, (0.01,)),
+    "etas": (0.1, 0.05, 0.02),
+    "batch_sizes": (20, 50, 200),
+    "repeats": (3, 1, 1),
+    "continued_slow": (2, 1, 1),
+    "refined": 0,
+    "times": (0, 5, 10, 20, 30, 50, 70, 100),
+    "flat_times": (0, 20, 100),
+    "noise_times": (20, 100),
     "figure_times": tuple(range(0, 51, 5)),
+    "shown_times": (0, 5, 15, 30),
+    "valleys": ((20, 50), (0.05, 0.02)),
+    "own": (50, (0.01,)),
+    "control": ((50,), (0.02,)),
+    "corridors": ((50,), (0.05,)),
+    "flat_runs": 2,
 }
 QUICK = FULL | {
     "data": "digits",
@@ -343,6 +349,7 @@ _SHARED = (
     "coarse",
     "stop",
     "equal_loss",
+    "flat_runs",
 )
 _OF_CELLS = ("slow", "continued_slow", "refined", "flat_times", "noise_times")
 _RECORDED = (

@@ -87,8 +87,8 @@ EXPERIMENT = Experiment(
         COMMON,
         FULL,
         text=(
-            f"the paper's network; {10 * PER_CLASS} of its 50 000 training images, 9 of its 25 cells, ηt = 100 "
-            "instead of 1000, 6 repeats from 5 starts instead of 10 from one; F of the output layer"
+            f"the paper's network; {10 * PER_CLASS} of its 50 000 training images, 9 of its 25 cells, ηt = "
+            "100 instead of 1000, 6 repeats from 5 starts instead of 10 from one; F of the output layer"
         ),
         data_set=f"CIFAR-10, first {PER_CLASS} images of each class of the first file; 10 000 test images",
     ),
