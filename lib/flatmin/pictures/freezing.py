@@ -118,7 +118,10 @@ def grid(etas, batch_sizes, maps):
     for ax, (title, values, options) in zip(axes.flat, maps, strict=False):
         values = np.ma.masked_invalid(values).T[up][:, across]
         plots.heatmap(ax, x, y, values, "", log="xy", **options)
-        ax.set(xlabel="η", ylabel="B", title=title)
+        ax.set(xlabel="η", ylabel="B", yticks=y)
+        ax.set_yticklabels([f"{size:g}" for size in y], fontsize=8)
+        ax.set_title(title, fontsize=9)
+        ax.minorticks_off()
         ax.invert_yaxis()
     for ax in axes.flat[len(maps) :]:
         ax.axis("off")
@@ -155,9 +158,9 @@ def criteria(base, others, colours, name=r"$\eta t_f$, Jaccard as coded", label=
 
     ``base`` (R,) and others: title → (R,); ``colours`` (R,) positive. NaN is left out.
     """
-    columns = min(len(others), 4)
+    columns = min(len(others), 3)
     rows = -(-len(others) // columns)
-    size = (2.9 * columns, 2.8 * rows)
+    size = (2.9 * columns, 2.6 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     mesh = None
     for ax, (title, values) in zip(axes.flat, others.items(), strict=False):
@@ -208,15 +211,16 @@ def control(panels, threshold=0.9):
 
     ``panels``: (title, times (T,), {label: (mean (T,), error (T,))}, null or None).
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.9 * len(panels), 3.6), sharey=True)
     for ax, (title, times, curves, null) in zip(axes, panels, strict=True):
         for index, (label, (mean, error)) in enumerate(curves.items()):
             plots.points(ax, times, mean, error, label, **_look(index), linestyle="-", lw=0.8)
         if null is not None:
             ax.axhline(null, color=plots.colour("exact"), ls=(0, (1, 1)), label="independent runs")
         ax.axhline(threshold, **_THIN)
-        ax.set(xlabel=r"$\eta t_c$", title=title)
-        ax.legend(fontsize=8)
+        ax.set_xlabel(r"$\eta t_c$")
+        ax.set_title(title, fontsize=9)
+    axes[0].legend(fontsize=8)
     axes[0].set_ylabel("Jaccard similarity to the reference")
     plots.label_panels(axes)
     return figure
