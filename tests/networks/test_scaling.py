@@ -158,10 +158,10 @@ def test_runs_are_compared_at_equal_time_and_at_equal_loss():
     taus = np.array([0, 1, 2, 4])
     loss = np.array([[[1, 0.5, 0.25, 0.125]] * 5, [[1, 0.25, 0.125, 0.0625]] * 5])
     logs = -np.log(loss)  # a function of the loss: equal loss, equal flatness
-    times, losses, counts = scaling.at_equal(loss, logs, taus, [2, 4], [0.4, 0.2, 0.1])
+    times, losses = scaling.at_equal(loss, logs, taus, [2, 4], [0.4, 0.2, 0.1])
     assert np.allclose(times[1] - times[0], np.log(2))
     assert np.allclose((losses[1] - losses[0])[:, :2], 0)
-    assert counts.tolist() == [True, True, False]
+    assert scaling.over_levels(losses)[1].tolist() == [True, True, False]
     loss[0, 0, 2:] = np.inf
     assert np.isnan(scaling.at_equal(loss, logs, taus, [2, 4], [0.4])[0][0, 0]).all()
     with pytest.raises(ValueError, match="at="):

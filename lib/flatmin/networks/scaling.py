@@ -98,7 +98,7 @@ def over_levels(passed, least: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
     return means, counts
 
 
-def at_equal(loss, logs, taus, at, levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def at_equal(loss, logs, taus, at, levels) -> tuple[np.ndarray, np.ndarray]:
     """ln F (C, S, T) of C runs of S starts where they are compared: at equal ηt, and at equal loss.
 
     Parameters
@@ -114,9 +114,9 @@ def at_equal(loss, logs, taus, at, levels) -> tuple[np.ndarray, np.ndarray, np.n
 
     Returns
     -------
-    (at equal ηt, at equal loss, counts)
-        (C, S, K); (C, S, L), see :func:`passage`; and which levels count, (L,), see :func:`over_levels`. NaN
-        where a run has diverged or does not come there.
+    (at equal ηt, at equal loss)
+        (C, S, K); (C, S, L), see :func:`passage`. NaN where a run has diverged or does not come there;
+        :func:`over_levels` takes the means.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def at_equal(loss, logs, taus, at, levels) -> tuple[np.ndarray, np.ndarray, np.n
         raise _check.refused("at", at, f"some of the checkpoints {taus.tolist()}")
     passed = passage(loss, logs, levels)
     good = np.where(np.isfinite(loss), np.asarray(logs, dtype=float), np.nan)
-    return good[:, :, np.searchsorted(taus, at)], passed, over_levels(passed)[1]
+    return good[:, :, np.searchsorted(taus, at)], passed
 
 
 def log_normalised(eigenvalues, norm, size) -> np.ndarray:
