@@ -17,6 +17,13 @@ CASES = [
     Case(CELLS.place, {"criterion": "jaccard 0.90", "rule": "as coded", "how": "search"}),
     Case(reading.frozen_times, HOW, then=np.nanmean),
     Case(reading.delays, HOW, then=lambda found: found.a),
+    Case(
+        reading.first_time,
+        {"cells": CELLS, "loss": 0.1},
+        right={"loss": {"None": "no error"}},
+        then=np.nanmean,
+    ),
+    Case(reading.proxy_delay, {"cells": CELLS, "loss": 0.1}, then=lambda found: found.a),
     Case(reading.continuation_slopes, {"result": RESULT, "name": "flat", "which": 0}, leave={"result": MADE}),
     Case(reading.triangle, {"values": np.arange(6)}, leave={"values": "any numbers, of a length that fits"}),
 ]

@@ -23,7 +23,8 @@ def freezing():
     frozen[-1, -1, 3] = 255  # a run that was not continued
     outcome = np.zeros((4, 3, 4, len(TIMES), 2), np.uint8)
     outcome[1, 1, 0, -1, 1] = 2
-    correct = np.full((4, 3, 4, 5), 1000, np.uint16)
+    correct = np.full((4, 3, 4, 101), 1000, np.uint16)
+    correct[..., :7] = 900
     correct[3, 2, 1, -1] = 998
     counts = np.full((4, 3, 4, len(TIMES), 2, 2), 20, np.uint8)
     counts[..., 0] = 18
@@ -42,6 +43,8 @@ def freezing():
         "cells_search": np.where(np.arange(4) < 2, np.ceil(exact)[..., None], np.nan),
         "cells_end_outcome": outcome,
         "cells_correct": correct,
+        "cells_loss": np.where(np.linspace(0, 100, 101) >= exact[..., None, None], 0.05, 1.0)
+        * np.ones((4, 1)),
         "cells_same_few": counts,
         "figure_times": np.array([0, 10, 20, 60]),
         "figure_reached": np.array([[True, True, True, True]] * 3 + [[False, True, True, True]]),

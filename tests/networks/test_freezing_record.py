@@ -45,6 +45,16 @@ def test_delays_find_the_powers_that_were_put_in(cells):
     assert found.b.value == pytest.approx(0.5, abs=0.15)
 
 
+def test_first_times_and_their_delay(cells):
+    exact = np.ceil(600 * cells.noise**0.5)
+    np.testing.assert_array_equal(reading.first_time(cells, 0.1), np.repeat(exact[:, None], 4, 1))
+    assert np.isnan(reading.first_time(cells, 0.01)).all()
+    np.testing.assert_array_equal(reading.first_time(cells), 7)
+    found = reading.proxy_delay(cells)
+    assert found.a.value == pytest.approx(0.5, abs=0.05)
+    assert found.b.value == pytest.approx(0.5, abs=0.05)
+
+
 def test_slopes_on_the_noise_leave_out_what_is_missing(cells):
     values = 3 * np.log(cells.noise)[:, None] + np.arange(4)
     values[2, 1] = np.nan

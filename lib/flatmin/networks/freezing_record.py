@@ -20,8 +20,10 @@ __all__ = [
     "by_start",
     "continuation_slopes",
     "delays",
+    "first_time",
     "frozen_times",
     "noise_slope",
+    "proxy_delay",
     "rank_correlation",
     "triangle",
 ]
@@ -117,12 +119,44 @@ def delays(cells: Cells, criterion: str, rule: str = "as coded", how: str = "sea
         every = np.arange(int(cells.result.horizon) + 1)
         fine = bracket(np.where(known, refined, 0).astype(int), every)
         lower, upper = (np.where(known, a, b) for a, b in zip(fine, (lower, upper), strict=True))
-    used = (place >= 0).ravel()
-    columns = (
-        np.broadcast_to(each[:, None], place.shape).ravel()[used] for each in (cells.eta, cells.factor)
-    )
-    starts = np.broadcast_to(cells.starts, place.shape).ravel()[used]
-    return delay(*columns, lower[used], upper[used], starts)
+    return _delay(cells, (place >= 0).ravel(), lower, upper)
+
+
+def first_time(cells: Cells, loss: float | None = None) -> np.ndarray:
+    """ηt of the first checkpoint of SGD with training loss at most ``loss``, (C, R); NaN where there is none.
+
+    Without ``loss``: of the first that gets every training image right. Raises ValueError for a loss that is
+    not positive.
+    """
+    _check.instance("cells", cells, Cells)
+    if loss is None:
+        reached = cells["correct"] >= float(cells.result.samples)
+    else:
+        reached = cells["loss"] <= _check.number("loss", loss, above=0)
+    step = float(cells.result.horizon) / (reached.shape[-1] - 1)
+    return np.where(reached.any(-1), step * reached.argmax(-1), np.nan)
+
+
+def proxy_delay(cells: Cells, loss: float = 0.1) -> Delay:
+    """The censored fit of :func:`delays` for :func:`first_time`, which Y26 plots for its other network.
+
+    Raises ValueError as these.
+    """
+    found = first_time(cells, _check.number("loss", loss, above=0))
+    if (found > 0).sum() <= 3:
+        raise _check.refused("loss", loss, "a loss that more than three runs reach after their start")
+    every = np.linspace(0, float(cells.result.horizon), cells["loss"].shape[-1])
+    place = np.where(np.isfinite(found), np.searchsorted(every, found), len(every) - 1)
+    lower, upper = bracket(place.ravel(), every)
+    lower = np.where(np.isfinite(found).ravel(), lower, np.log(every[-1]))
+    return _delay(cells, (cells["diverged"] == 0).ravel(), lower, upper)
+
+
+def _delay(cells, used, lower, upper) -> Delay:
+    shape = len(cells.noise), len(cells.starts)
+    given = (cells.eta[:, None], cells.factor[:, None], cells.starts)
+    eta, factor, starts = (np.broadcast_to(each, shape).ravel()[used] for each in given)
+    return delay(eta, factor, lower[used], upper[used], starts)
 
 
 def noise_slope(cells: Cells, values, starts=None) -> Estimate:
