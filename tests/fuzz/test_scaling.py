@@ -51,9 +51,16 @@ CASES = [
     ),
     Case(
         scaling.copies,
-        {"model": MODEL, "loss": "cross-entropy", "data": DATA, "theta": HERE.theta, "level": 0.1, "top": 2},
+        {
+            "model": MODEL,
+            "loss": "cross-entropy",
+            "data": DATA,
+            "thetas": HERE.theta[None],
+            "levels": [0.1],
+            "top": 2,
+        },
         leave={name: SAMPLES[name] for name in ("data", "loss", "model")},
-        right={name: {"*": "NaN: no such copy"} for name in ("level", "theta")},
+        right={name: {"*": "NaN: no such copy"} for name in ("levels", "thetas")},
     ),
 ]
 

@@ -137,14 +137,11 @@ def late(runs, found, data):
     first = wrong.shape[1] - np.argmax(wrong[:, ::-1], axis=1)
     first = np.where(wrong.any(1), first, 0)
     fits = (first < wrong.shape[1] - 1) & ~runs.diverged
-    top = found["whole"].shape[-1]
-    nothing = np.nan, np.full((4, top), np.nan), np.full((4, top), np.nan)
-    copied = [nothing] * len(runs)
-    if runs.loss == "cross-entropy":
-        for run in np.flatnonzero(fits):
-            theta, level = runs.parameters[run, first[run]], found["loss"][run, -1]
-            copied[run] = scaling.copies(runs.model, runs.loss, data, theta, level)
-    factor, whole, layer = map(np.array, zip(*copied, strict=True))
+    shape = len(runs), 1 + found["norms"].shape[-1], found["whole"].shape[-1]
+    factor, whole, layer = np.full(shape[:1], np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+    if runs.loss == "cross-entropy" and fits.any():
+        thetas, levels = runs.parameters[fits, first[fits]], found["loss"][fits, -1]
+        factor[fits], whole[fits], layer[fits] = scaling.copies(runs.model, runs.loss, data, thetas, levels)
     first = np.where(fits, first, -1)
     return {"late": first, "factor": factor, "copy_whole": whole, "copy_layer": layer}
 

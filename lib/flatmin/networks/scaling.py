@@ -245,24 +245,31 @@ def along(runs: Runs, data, test, layer: int = 2, top: int = 10) -> dict[str, np
     return found | {"dead": np.reshape(dead, (*found["loss"].shape, -1))}
 
 
-def copies(model: nn.Module, loss, data, theta: Tensor, level: float, layer: int = 2, top: int = 10):
-    """Spectra of the copies of a network whose outputs are multiplied until its loss is ``level``.
+def copies(model: nn.Module, loss, data, thetas: Tensor, levels, layer: int = 2, top: int = 10):
+    """Spectra of the copies of networks whose outputs are multiplied until their loss is a given level.
 
-    Returns the factor α and the eigenvalues (1 + L, top) of the whole Hessian and of the block of ``layer``:
-    first of the copy with all layers scaled alike, then of those with one layer scaled (see
-    :func:`rescaled`). All compute the same function. NaN where no factor gives that loss.
+    ``thetas`` (R, P) and ``levels`` (R,) belong together. Returns the factors α (R,) and the eigenvalues (R,
+    1 + L, top) of the whole Hessian and of the block of ``layer``: first of the copy with all layers scaled
+    alike, then of those with one layer scaled (see :func:`rescaled`). All 1 + L compute the same function.
+    NaN where no factor gives that loss.
 
-    Raises ValueError as :func:`rescaled` and :func:`matching_factor`.
+    Raises ValueError as :func:`rescaled` and :func:`matching_factor`, or for lengths that differ.
     """
     layers, (layer, top) = len(_layers("model", model)), _block(model, layer, top)
-    here = at(parameters.with_parameters(model, theta), loss, data, checks=False)
-    factor = matching_factor(here, level)
-    if math.isnan(factor):
-        nothing = np.full((1 + layers, top), np.nan)
-        return factor, nothing, nothing
-    thetas = [rescaled(model, theta, factor, one) for one in (None, *range(1, layers + 1))]
-    found = _tops(model, loss, data, torch.stack(thetas), layer, top, ("whole", "layer"))
-    return factor, found["whole"], found["layer"]
+    if not isinstance(thetas, Tensor) or thetas.ndim != 2 or not bool(torch.isfinite(thetas).all()):
+        raise _check.refused("thetas", thetas, "a tensor of finite numbers, of shape (R, P)")
+    levels = _check.array("levels", levels, above=0, shape=(len(thetas),))
+    which, factors, scaled = (None, *range(1, layers + 1)), np.full(len(thetas), np.nan), []
+    for run, theta in enumerate(thetas):
+        twin = parameters.with_parameters(model, theta)
+        factors[run] = matching_factor(at(twin, loss, data, checks=False), levels[run])
+        if not math.isnan(factors[run]):
+            scaled += [rescaled(model, theta, factors[run], one) for one in which]
+    found = {name: np.full((len(thetas), len(which), top), np.nan) for name in ("whole", "layer")}
+    if scaled:
+        for name, values in _tops(model, loss, data, torch.stack(scaled), layer, top, found).items():
+            found[name][~np.isnan(factors)] = values.reshape(-1, len(which), top)
+    return factors, found["whole"], found["layer"]
 
 
 def _layers(name, model):
