@@ -1,10 +1,12 @@
 """The functions behind the recorded runs on the valley of many directions."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from flatmin.experiments import high_dimensional
 from flatmin.ledger import record
+from flatmin.pictures import many_directions
 
 
 @pytest.mark.usefixtures("sweeps_here")
@@ -21,3 +23,14 @@ def test_the_small_scale_has_the_shapes_of_the_full_one(tmp_path):
     np.testing.assert_array_equal(kept.sgd_log_flatness[:, 0, 0], kept.gd_log_flatness[:, 0])
     assert kept.phases_diverged[:, -1, -1].min() == 1
     assert kept.phases_diverged[:, 0, 0].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "title"),
+    [((0.02, 0.05, 5), "0 of 16"), ((1.0, 0.2, 1), "no threshold: ηλ > 2; 16 of 16")],
+    ids=["converges", "diverges"],
+)
+def test_the_explorer_says_what_diverged(choice, title):
+    many_directions.choose_directions(*choice)
+    assert title in plt.gca().get_title()
+    plt.close("all")
