@@ -27,7 +27,7 @@ def test_the_small_scale_has_the_shapes_of_the_full_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("choice", "title"),
-    [((0.02, 0.05, 5), "0 of 16"), ((1.0, 0.2, 1), "no threshold: ηλ > 2; 16 of 16")],
+    [((0.002, 0.05, 5), "; 0 of 16"), ((1.0, 0.2, 1), "no threshold: ηλ > 2; 16 of 16")],
     ids=["converges", "diverges"],
 )
 def test_the_explorer_says_what_diverged(choice, title):
