@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flatmin.networks import gradient_noise, models, parameters, point, stability
+from flatmin.networks import gradient_noise, models, parameters, point, sampled, stability
 from flatmin.networks.data import samples
 from flatmin.networks.point import at
 from fuzz import Case, check, uncovered
@@ -16,6 +16,8 @@ MODEL = models.mlp((5, 4, 3), activation="tanh", dtype=torch.float64)
 HERE = at(MODEL, "cross-entropy", (X, Y))
 ONE = at(models.mlp((5, 4, 1), dtype=torch.float64), "square", (X, X[:, :1]))
 TANGENT = stability.tangent(ONE)
+SAMPLED = HERE.noise.sampled_alignment(8)
+MANY = {"samples": {"10**30": "all there are"}, "probes": {"10**30": "the outputs themselves"}}
 PLACE = {"here": "the point itself, made by at(), which checks it"}
 
 CASES = [
@@ -34,6 +36,12 @@ CASES = [
     Case(gradient_noise.exponent, {"here": HERE}, leave=PLACE),
     Case(gradient_noise.alignment, {"here": HERE}, leave=PLACE, then=lambda a: a.mu),
     Case(gradient_noise.noise_strength, {"here": HERE}, leave=PLACE),
+    Case(
+        sampled.sampled_alignment, {"here": HERE, "samples": 8}, leave=PLACE, right=MANY, then=lambda a: a.mu
+    ),
+    Case(SAMPLED.of, {"function": lambda one: one.mu}),
+    Case(SAMPLED.bound, {"eta": 0.1, "batch_size": 5}),
+    Case(sampled.batch_sharpness, {"here": HERE, "batch_size": 4, "batches": 5}, leave=PLACE),
     Case(gradient_noise.decoupling, {"here": ONE}, leave=PLACE, then=lambda d: d.exact.numpy()),
     Case(gradient_noise.decoupling_factors, {"here": ONE}, leave=PLACE, then=lambda f: f.samples),
     Case(stability.tangent, {"here": HERE}, leave=PLACE, then=lambda t: t.gram),
@@ -61,7 +69,7 @@ CASES = [
     Case(TANGENT.losses, {"eta": 0.1, "batch_size": 4, "steps": 3, "seeds": [0, 1]}),
 ]
 MADE = "Point Noise Alignment Decoupling DecouplingFactors HessianBasis NoiseStrength"
-MADE += " Edge Escape Tangent Samples"
+MADE += " Edge Escape Tangent Samples SampledAlignment"
 RESULTS = dict.fromkeys(MADE.split(), "made by its function, or by what takes a point")
 METHODS = {
     f"Point.{name}": "the function of that name, which has its own case"
@@ -84,6 +92,6 @@ def test_bad_values_are_refused_by_name(case):
     check(case)
 
 
-@pytest.mark.parametrize("module", [gradient_noise, parameters, point, samples, stability])
+@pytest.mark.parametrize("module", [gradient_noise, parameters, point, sampled, samples, stability])
 def test_every_public_name_has_a_case(module):
     assert not uncovered(CASES, module, skip=RESULTS | INSIDE | METHODS)

@@ -16,7 +16,8 @@ samples. From ratios and roots of the means the jackknife takes their bias to fi
 
 Errors are by jackknife, in two stages (Cochran 1977, §10.4): with a share φ = m/n of the samples, variance =
 (1 − φ) V + φ W, V by leaving out one sample with its signs, W by leaving out one sign vector of one sample.
-Where m = n only the signs are random, and with as many of them as outputs nothing is.
+Where m = n only the signs are random, and with as many of them as outputs nothing is. The errors suppose that
+no few samples dominate; α near its largest value 1 is skewed, and its error only rough.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class SampledAlignment:
         """η‖G‖_F √(μ/B), W22's ratio to the bound of its Theorem 3.3 as in
         :class:`~flatmin.networks.stability.Edge`; ValueError for numbers that are not positive."""
         eta, size = _check.numbers(eta=eta, batch_size=batch_size, above=0)
-        return self.of(lambda one: eta * one.g_norm * np.sqrt(one.mu / size))
+        found = self.of(lambda one: one.g_norm * np.sqrt(one.mu / size))
+        value, error = _check.finite((eta * found.value, eta * found.error), eta=eta)
+        return Estimate(value, error, found.n, found.method)
 
     def _numbers(self, means):
         one = SimpleNamespace(**dict(zip(_MEANS, means, strict=True)), loss=self.loss)

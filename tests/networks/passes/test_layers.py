@@ -7,7 +7,7 @@ from torch import nn
 from flatmin.networks import losses, models, parameters
 from flatmin.networks.data.samples import Samples
 from flatmin.networks.network import Network
-from flatmin.networks.passes import layers
+from flatmin.networks.passes import generic, layers
 from flatmin.networks.passes.generic import AutogradPass
 
 
@@ -89,6 +89,42 @@ def test_norms_are_those_of_the_gradients(name, entries, monkeypatch):
     network = network_of(model)
     layers.pulled_squares(network, inputs, tops)
     assert all(not module._forward_hooks for module in network.module.modules())
+
+
+class Extra(nn.Module):
+    """A convolution, and parameters in no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.scale, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(2, 1))
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.inner(x + self.shift[0]) * self.scale + self.shift[1]).mean((2, 3)))
+
+
+GRAM = READ | NOT_READ | {"extra": Extra, "fixup": lambda: models.FixupResNet(8, width=2, outputs=3)}
+
+
+@pytest.mark.parametrize(("entries", "slow"), [(2**24, 20), (100, 0), (100, 10**9)])
+@pytest.mark.parametrize("name", GRAM)
+def test_inner_products_are_those_of_the_gradients(name, entries, slow, monkeypatch):
+    """By position and through the gradients, in one piece and in many, in one chunk of samples and three."""
+    monkeypatch.setattr(layers, "_ENTRIES", entries)
+    monkeypatch.setattr(generic, "_ENTRIES", entries)
+    monkeypatch.setattr(layers, "_SLOW", slow)
+    model, inputs, _ = problem(GRAM[name])
+    generator = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    tops = torch.randn(7, 2, 3, generator=generator, dtype=torch.float64)
+    for chunk in (None, 3):
+        samples = Samples(inputs, torch.zeros(7, 3))
+        passed = AutogradPass(network_of(model), samples, losses.of("square"), chunk)
+        rows = passed._pull_one_by_one(slice(None), tops).flatten(0, 1)
+        torch.testing.assert_close(passed.pulled_gram(tops), rows @ rows.T)
+        assert passed._layerwise == (name not in NOT_READ)
+        torch.testing.assert_close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1)[::2])
 
 
 @pytest.mark.parametrize("name", NOT_READ)
