@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatmin.networks import curvature, device, models
+from flatmin.networks import curvature, device, freezing, models, parameters
 from flatmin.networks import train as training
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.point import at
@@ -30,6 +30,18 @@ def outcome(model, data, **more):
     runs = train(model, data, **more)
     outputs = training.predict(model, runs.parameters[0, -1], data)
     return runs.parameters, runs.losses(data), runs.accuracies(data), outputs
+
+
+def ends(model, data):
+    """What is read off end points of descents from two checkpoints."""
+    starts = parameters.vector(model) * torch.tensor([[1.0], [0.9], [0.8]], dtype=torch.float64)
+    how = {"eta": 0.1, "steps": [30, 0, 25], "stop": freezing.Stop(loss=1.0, first=10, every=2)}
+    found = freezing.descend(model, XENT, data, starts, keep=[3, 20], **how)
+    thetas, read = found.ends, freezing.evaluate(model, XENT, data, found.ends)
+    tops = freezing.flatness_of(model, XENT, data, thetas, top=3, tolerance=1e-6).values
+    sharpness = freezing.sharpness_of(model, XENT, data, thetas, tolerance=1e-6)
+    barriers = freezing.barriers(model, XENT, data, thetas)
+    return found.ends, found.losses, found.path, read.loss, read.predictions, tops, sharpness, barriers
 
 
 #: calls of (model, data); the models have three outputs, or one for decoupling
@@ -58,6 +70,7 @@ CALLS = {
     "basis": lambda m, d: at(m, XENT, d).noise.in_hessian_basis(5),
     "decoupling_factors": lambda m, d: at(m, "square", d.one_hot(3)).noise.decoupling_factors(),
     "noise_strength": lambda m, d: at(m, XENT, d).noise.strength(10),
+    "freezing": ends,
 }
 #: forward derivatives do not work with the stand-in
 DENSE_CALLS = {

@@ -63,7 +63,7 @@ def test_other_networks_go_one_by_one(small, wrapped, monkeypatch):
     model, data = small(loss="cross-entropy")
     starts = starts_of(model, 3)
     wanted = descend(model, "cross-entropy", data, starts, eta=0.3, steps=20, keep=[7], layer=2)
-    monkeypatch.setattr("flatmin.networks.freezing.forms._ENTRIES", {"cpu": 200})  # chunks of samples
+    monkeypatch.setattr("flatmin.networks.freezing.forms._ENTRIES", {True: 200})  # chunks of samples
     found = descend(wrapped(model), "cross-entropy", data, starts, eta=0.3, steps=20, keep=[7], layer=2)
     torch.testing.assert_close(found.ends, wanted.ends, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found.path, wanted.path, rtol=1e-10, atol=1e-12)
@@ -108,7 +108,7 @@ def test_each_run_stops_by_the_rule_on_its_own(digits, monkeypatch):
     etas = [0.5, 0.21, 0.5, 0.5, 0.3, 0.5, 0.25, 0.5]
     lengths = [400, 400, 130, 400, 400, 40, 400, 400]
     rule = Stop(loss=0.08)
-    monkeypatch.setattr(module, "_STACK", {"cpu": (2**30, 3)})  # runs wait for others to end
+    monkeypatch.setattr(module, "_STACK", {True: (2**30, 3)})  # runs wait for others to end
     found = descend(model, "cross-entropy", data, starts, eta=etas, steps=lengths, stop=rule)
     for run, theta in enumerate(starts):
         steps, value, stopped = by_the_rule(model, theta, data, etas[run], lengths[run], rule)

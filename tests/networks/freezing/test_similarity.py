@@ -72,7 +72,7 @@ def networks():
 @pytest.mark.parametrize("wrap", [False, True])
 def test_readings_are_those_of_the_runs(networks, wrap, wrapped, monkeypatch):
     data, model, runs = networks
-    monkeypatch.setattr("flatmin.networks.freezing.forms._ENTRIES", {"cpu": 2**14})  # several chunks
+    monkeypatch.setattr("flatmin.networks.freezing.forms._ENTRIES", {True: 2**14})  # several chunks
     thetas = runs.parameters[:, 0]
     found = evaluate(wrapped(model) if wrap else model, "cross-entropy", data.test, thetas)
     np.testing.assert_allclose(found.loss, runs.losses(data.test)[:, 0], rtol=1e-5)

@@ -1,5 +1,6 @@
 """Training against torch.optim, stacking, resuming, noise of GLD, divergence."""
 
+import elsewhere
 import numpy as np
 import pytest
 import torch
@@ -251,3 +252,15 @@ def test_outputs_beyond_the_range_are_an_infinite_loss_and_no_nan(data):
     runs = train(model, "square", data, eta=1e-3, steps=2, keep=[0, 2])
     assert runs.diverged_at.tolist() == [2]
     assert np.isposinf(runs.losses(data)).all()
+
+
+@pytest.mark.parametrize("sampling", ["epoch", "fresh"])
+def test_batches_drawn_ahead_for_a_device_are_the_same(data, sampling, monkeypatch):
+    monkeypatch.setattr(loop, "_AHEAD", 9)  # blocks of two epochs of four steps
+    data = data.first(50).to(torch.float64)
+    call = {"eta": 0.1, "batch_size": 12, "steps": 43, "seed": [3, 4], "sampling": sampling}
+    model = models.mlp((64, 6, 10), dtype=torch.float64)
+    expected = train(model, "cross-entropy", data, **call).parameters
+    with elsewhere.chosen():
+        found = train(model, "cross-entropy", data, **call).parameters
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

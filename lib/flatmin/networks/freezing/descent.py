@@ -28,8 +28,8 @@ __all__ = ["Descents", "Outcome", "Stop", "descend"]
 _LONGEST = 10**9
 #: steps between looks at which runs have ended
 _LOOK = 10
-#: numbers that the state of all runs in a stack may be, and most runs in it
-_STACK = {"cpu": (2**24, 32), "cuda": (2**29, 1024)}
+#: numbers that the state of all runs in a stack may be, and most runs in it, on a CPU and elsewhere
+_STACK = {True: (2**24, 32), False: (2**29, 1024)}
 
 
 class Outcome(IntEnum):
@@ -226,7 +226,7 @@ class _Descent:
         self.path = starts[:, None, block].repeat(1, len(kept), 1)
         self.stack = (_OneByOne if form.layers is None else _Stacked)(form)
         self.labels = self.counted = None
-        numbers, most = _STACK[form.network.device.type]
+        numbers, most = _STACK[form.on_cpu]
         self.size = int(np.clip(numbers // self.stack.numbers, 1, most))
 
     def run(self) -> Descents:

@@ -20,8 +20,8 @@ from flatmin.networks.train.stacks import chain, ready
 
 __all__ = ["Form", "backward_", "vectors"]
 
-#: numbers in the temporary arrays of one chunk, by device: as many as stay near the caches of a CPU
-_ENTRIES = {"cpu": 2**22, "cuda": 2**28}
+#: numbers in the temporary arrays of one chunk: on a CPU as many as stay near its caches, and elsewhere
+_ENTRIES = {True: 2**22, False: 2**28}
 #: most parameter vectors in one chunk
 _MOST = 1024
 
@@ -33,7 +33,7 @@ class Form:
     """
 
     def __init__(self, network: Network, loss, samples: Samples, model: nn.Module):
-        self.network, self.loss = network, losses.of(loss)
+        self.network, self.loss, self.on_cpu = network, losses.of(loss), network.device.type == "cpu"
         samples = ready(self.loss, network, samples.to(network.device, network.dtype), model)
         theta = torch.cat([p.detach().reshape(-1) for p in network.tensors])[None]
         read = chain(network, samples, self.loss, theta)
@@ -47,7 +47,7 @@ class Form:
 
     def chunks(self, total: int, width: int | None = None):
         """Slices of ``total`` parameter vectors, of ``width`` numbers a sample each, that fit together."""
-        budget = _ENTRIES[self.network.device.type]
+        budget = _ENTRIES[self.on_cpu]
         step = budget // max(self.count * (width or self.width), self.network.parameters)
         step = min(max(step, 1), _MOST)
         return [slice(i, min(i + step, total)) for i in range(0, total, step)]
@@ -92,7 +92,7 @@ class Form:
 
     def row_chunks(self):
         """Slices of the samples whose activations fit together, for networks that go one by one."""
-        step = max(1, _ENTRIES[self.network.device.type] * 16 // self.width)
+        step = max(1, _ENTRIES[self.on_cpu] * 16 // self.width)
         return [slice(i, min(i + step, self.count)) for i in range(0, self.count, step)]
 
     @cached_property

@@ -20,8 +20,8 @@ from flatmin.networks.parameters import block_of, trainable
 
 __all__ = ["Tops", "flatness_of", "sharpness_of", "tops"]
 
-#: numbers of the Krylov spaces of one chunk, by device
-_ENTRIES = {"cpu": 2**24, "cuda": 2**30}
+#: numbers of the Krylov spaces of one chunk, on a CPU and elsewhere
+_ENTRIES = {True: 2**24, False: 2**30}
 #: columns of a block: a double eigenvalue is found twice
 _WIDTH = 2
 #: columns of a space beyond those wanted: at the first look at the residuals, until the next, in all; and how
@@ -80,7 +80,7 @@ def tops(
         else:
             generator = torch.Generator().manual_seed(seed)
             first = torch.randn(size, _WIDTH, generator=generator, dtype=torch.float64)
-        step = _ENTRIES[device.type] // (2 * size * (top + _MOST))
+        step = _ENTRIES[form.on_cpu] // (2 * size * (top + _MOST))
         step = max(1, min(step, form.chunks(len(thetas), 4 * form.width)[0].stop))
         found, products = [], _one_product if form.layers is None else _product
         for start in range(0, len(thetas), 1 if form.layers is None else step):
