@@ -40,8 +40,8 @@ def _small_ticks(*axes):
 def estimates(sizes, samples, found, naive, scatter):
     """Estimates of μ over the exact value, and the error they claim against their scatter.
 
-    ``sizes`` (M,): drawn of so many ``samples``; ``found``, ``naive`` (M, repeats): estimate over exact; ``scatter``
-    (M, repeats): the errors that the estimates claim, over the exact value.
+    ``sizes`` (M,): drawn of so many ``samples``; ``found``, ``naive`` (M, repeats): estimate over exact;
+    ``scatter`` (M, repeats): the errors that the estimates claim, over the exact value.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
     for values, kind, label, shift in (
