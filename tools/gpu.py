@@ -32,7 +32,10 @@ from flatmin.experiments import discover, status  # noqa: E402
 from flatmin.networks import device  # noqa: E402
 
 #: what is tested on the device beside the experiments
-TESTS = ("tests/networks/test_device.py",)
+TESTS = (
+    "tests/networks/test_device.py",
+    "tests/networks/train/test_train.py::test_batches_drawn_ahead_for_a_device_are_the_same",
+)
 PACKAGES = ("torch", "numpy", "scipy", "numba", "sympy", "scikit-learn")
 GRACE = 15  # seconds between the request to stop and the end
 PACKING = 10  # seconds for the tar files, of the budget
