@@ -40,6 +40,15 @@ class Elsewhere(torch.Tensor):
     def __repr__(self):
         return f"Elsewhere({self.inner})"
 
+    @property
+    def data(self):
+        """The tensor itself, out of any graph; what is set is held from then on."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value):
+        self.inner = value.inner
+
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return _run(function, args, kwargs or {})
