@@ -1,7 +1,8 @@
 """W22 Fig. 5a, 6a and 6b: alignment along training, flatness and the bound for VGG and ResNet on CIFAR-10.
 
 Square loss on one-hot targets, plain SGD with batches drawn epoch by epoch; no batch norm, regularisation,
-augmentation or momentum. VGG from He's initialisation; ResNet with Fixup, branches and head not started at 0.
+augmentation or momentum. Each image has mean 0 and variance 1. VGG starts from He's initialisation, ResNet
+from Fixup's but for its branches and head, which do not start at 0.
 
 Arrays. D depths, R runs, T checkpoints; KIND is ``vgg`` or ``resnet``.
 
@@ -34,9 +35,10 @@ Decided before the full run:
 
 * A solution is *convergent* where its last L is at most ``CONVERGED``; only those are judged for flatness
   and batch size. A family with none here says so, and the other is judged.
-* w22-cifar-alignment. "Significantly positive" is read as in chapter 5, μ ≥ 0.1 at every checkpoint and size,
-  and as its weaker half, a lower end μ − 3 errors above 0.01 everywhere; "nearly independent of size": the
-  slope of ln μ against ln P at the last checkpoint within 0.05 of 0, one family at a time.
+* w22-cifar-alignment. "Significantly positive": chapter 5 reads it as μ ≥ 0.1 for one output; with K outputs
+  whose blocks of G are alike, ‖G‖² is K times and L the sum of theirs, and μ is 1/K of one's. Read as a lower
+  end μ − 3 errors of at least ``LEAST`` = 0.1/10 at every checkpoint, size and run. "Nearly independent of
+  size": slope of ln μ against ln P at the last checkpoint within 0.05 of 0, one family at a time.
 * w22-cifar-flatness. The bound holds: KIND_bound + 3 errors ≤ 1 for all. Tight: KIND_bound ≥ 0.5. Flatness
   nearly independent of size: the slope of ln ‖G‖_F against ln P within 0.05 of 0.
 * w22-cifar-batch. Tightens: the mean over runs of the slope of ln KIND_bound on ln B is below 0, by Student's
@@ -58,6 +60,8 @@ from flatmin.networks.train import train
 
 #: loss, of 0.5 · (1 − 0.1) for the best constant, below which a network counts as converged
 CONVERGED = 0.01
+#: least alignment μ that counts as significantly positive, ten outputs
+LEAST = 0.01
 #: chosen on one seed at the smallest depth, before anything was measured
 ETA = {"vgg": 0.02, "resnet": 0.1}
 STEPS = {"vgg": 3_000, "resnet": 6_000}
@@ -68,22 +72,25 @@ MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
 
 
 def task(images, samples):
-    """The first so many images (n, 3, 32, 32) with one-hot targets; digits are enlarged."""
+    """The first so many images (n, 3, 32, 32), each of mean 0 and variance 1, with one-hot targets.
+
+    Digits are enlarged.
+    """
     data = datasets.by_name(images, samples).train.one_hot()
-    if data.inputs.ndim == 4:
-        return data
-    side = math.isqrt(data.inputs.shape[1])
-    grey = (
-        data.inputs.view(-1, 1, side, side).repeat_interleave(32 // side, 2).repeat_interleave(32 // side, 3)
-    )
-    return datasets.Data(grey.expand(-1, 3, -1, -1).contiguous(), data.targets, data.name)
+    inputs = data.inputs
+    if inputs.ndim == 2:
+        side = math.isqrt(inputs.shape[1])
+        grey = inputs.view(-1, 1, side, side).repeat_interleave(32 // side, 2)
+        inputs = grey.repeat_interleave(32 // side, 3).expand(-1, 3, -1, -1)
+    centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
+    return datasets.Data(centred / centred.std((1, 2, 3), keepdim=True), data.targets, data.name)
 
 
 def network(kind, depth, width, seed):
-    """VGG or Fixup ResNet with branches and a head that do not start at 0."""
+    """VGG, or Fixup ResNet with branches and a head that do not start at 0 and Fixup's slow scalars."""
     if kind == "vgg":
         return models.vgg(depth, seed, width)
-    return models.FixupResNet(depth, seed, width, branch=2.0, head=1.0)
+    return models.FixupResNet(depth, seed, width, branch=2.0, head=1.0, scalars=0.1**0.5)
 
 
 def along(point, seed):
@@ -162,12 +169,12 @@ def grids_of(depths, width, steps, eta, checkpoints, repeats, batch_sizes=(), **
 #: a few images, for seconds
 SMALL = {
     "images": "digits",
-    "samples": 100,
-    "drawn": 12,
+    "samples": 40,
+    "drawn": 8,
     "rows": 12,
-    "few": 20,
-    "batches": 3,
-    "checkpoints": 3,
+    "few": 12,
+    "batches": 2,
+    "checkpoints": 2,
     "width": dict.fromkeys(WIDTH, 2),
     "steps": dict.fromkeys(WIDTH, 20),
 }
@@ -196,11 +203,11 @@ EXPERIMENT = Experiment(
             "VGG-11…19 at a quarter and ResNet-20…56 at half of W22's width, on 500 of its 50,000 images; "
             "step sizes, batch sizes and lengths are ours, W22's appendix is not at hand"
         ),
-        data_set="CIFAR-10, first 500 training images, pixels in [−1, 1], one-hot targets",
+        data_set="CIFAR-10, first 500 training images, each of mean 0 and variance 1, one-hot targets",
     ),
     quick=Scale(
         *grids_of(
-            depths={"vgg": (11, 13), "resnet": (8, 14)}, eta=ETA, repeats=2, batch_sizes=(5, 100), **SMALL
+            depths={"vgg": (11, 13), "resnet": (8, 14)}, eta=ETA, repeats=1, batch_sizes=(5, 10), **SMALL
         ),
         data_set="digits, enlarged to 32×32",
     ),

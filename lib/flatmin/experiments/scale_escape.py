@@ -1,0 +1,130 @@
+"""W22 Fig. 5b: gradient descent to a small loss, then SGD at a step that descent survives; VGG and ResNet.
+
+Gradient descent goes down at ETA until L ≤ ``NEAR``, then ``SETTLE`` steps on at η = ``SHARE`` · 2/λ₁ of
+where it is, and from there SGD takes over at the same η, batches drawn anew at each step.
+
+Arrays. D depths, R minima, B = ``batch_sizes`` (small, large), S trajectories, t = 0…20; KIND is ``vgg`` or
+``resnet``.
+
+==============================================  ============  ===============================================
+name                                            shape         meaning
+==============================================  ============  ===============================================
+batch_sizes, KIND_depths                        (2,), (D,)
+KIND_losses, KIND_linearised                    (D, R, 2, S,  L of the network (∞: diverged) and of its
+                                                21)           linearisation, same batches
+KIND_mean                                       (D, R, 2, 21) exact E L of the linearisation
+KIND_growth, KIND_largest_step                  (D, R, 2)     ρ a step; η* of mean-square stability
+KIND_descent                                    (D, R, 21)    gradient descent going on
+KIND_eta, KIND_sharpness, KIND_frobenius,       (D, R)        η, λ₁(G), ‖G‖_F, Tr G, μ of the start and its
+KIND_trace, KIND_mu, KIND_mu_0                                infimum
+KIND_reached, KIND_at, KIND_parameters          (D, R)        L and step at the end of the first descent, P
+==============================================  ============  ===============================================
+
+Decided before the full run:
+
+* A minimum is judged if ``reached`` ≤ ``NEAR``, ηλ₁ < 2, ρ > 1 at the small and ρ < 1 at the large batch.
+* w22-cifar-escape, exponential: the rate at which the mean loss of the network grows at the small batch
+  (slope of ln mean L over the steps until the exact mean of the linearisation passes ``CUTOFF``, at least two
+  steps) is above 0, and equal to the same slope of the exact mean, by three standard errors (bootstrap over
+  trajectories).
+* Control: at the large batch, mean L after 20 steps is at most ``HELD`` times that of the start.
+"""
+
+import numpy as np
+
+from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.experiments.scale import network, task
+from flatmin.experiments.stability_escape import escapes
+from flatmin.networks import device
+from flatmin.networks.point import at
+from flatmin.networks.train import train
+
+NEAR, SHARE, SETTLE = 1e-3, 0.95, 200
+CUTOFF, HELD = 0.03, 2.0
+BATCH_SIZES = (5, 50)
+SAMPLES, TRAJECTORIES = 100, 50
+#: of the first descent, at a quarter (VGG) and half (ResNet) of the full width
+ETA = {"vgg": 0.005, "resnet": 0.2}
+DESCENT = {"vgg": 4_000, "resnet": 3_000}
+DEPTHS = {"vgg": (11, 19), "resnet": (20, 56)}
+WIDTH = {"vgg": 16, "resnet": 8}
+
+
+def leave(point, seed):
+    """Descend and let SGD go; the arrays of one network and minimum, see the module's text.
+
+    ``point``: kind, depth, width, images, samples, eta, descent, kept, trajectories, batch_sizes, repeat.
+    """
+    data = task(point["images"], point["samples"])
+    start = network(point["kind"], point["depth"], point["width"], point["repeat"])
+    kept = np.unique(np.geomspace(10, point["descent"], point["kept"]).round().astype(int))
+    how = {"eta": point["eta"], "steps": point["descent"], "method": "gd", "keep": kept}
+    runs = train(start, "square", data, **how)
+    losses = runs.losses(data)[0]
+    near = np.flatnonzero(losses <= NEAR)
+    place = int(near[0]) if len(near) else int(np.argmin(losses))
+    model = runs.model_at(0, place)
+    here = at(model, "square", data)
+    eta = 2 * SHARE / float(here.eigenpairs(1, matrix="gauss-newton", tolerance=1e-3, missed=1).values[0])
+    model = train(model, "square", data, eta=eta, steps=SETTLE, method="gd", keep=1).model_at(0)
+    found = escapes(model, data, eta, point["batch_sizes"], point["trajectories"], seed % 2**31)
+    return found | {"reached": losses[place], "at": kept[place]}
+
+
+def grids_of(depths, width, eta, descent, repeats, names="{}", **common):
+    """Grids; the dicts hold a value by kind, ``names`` says how the grids are called."""
+    return {
+        names.format(kind): Grid(
+            leave,
+            {"kind": kind, "width": width[kind], "eta": eta[kind], "descent": descent[kind]} | common,
+            {"depth": depths[kind], "repeat": range(repeats)},
+            seed=1,
+        )
+        for kind in depths
+    }
+
+
+def _scale(depths, width, descent, repeats, texts, **common):
+    grids = grids_of(depths, width, ETA, descent, repeats, **common)
+    more = {f"{kind}_depths": each for kind, each in depths.items()}
+    return Scale(grids, more | {"batch_sizes": common["batch_sizes"]}, **texts)
+
+
+EXPERIMENT = Experiment(
+    name="scale-escape",
+    title="SGD leaves what gradient descent found, VGG and ResNet on 100 images of CIFAR-10 (W22 Fig. 5b)",
+    claims=("w22-cifar-escape",),
+    full=_scale(
+        DEPTHS,
+        WIDTH,
+        DESCENT,
+        repeats=2,
+        images="cifar10",
+        samples=SAMPLES,
+        kept=40,
+        trajectories=TRAJECTORIES,
+        batch_sizes=BATCH_SIZES,
+        texts={
+            "text": (
+                "VGG-11, 19 at a quarter and ResNet-20, 56 at half of W22's width, on 100 of its 50,000 "
+                "images; step and batch sizes are ours, W22's appendix is not at hand"
+            ),
+            "data_set": "CIFAR-10, first 100 training images, each of mean 0 and variance 1, one-hot targets",
+        },
+    ),
+    quick=_scale(
+        {"vgg": (11,), "resnet": (8,)},
+        dict.fromkeys(WIDTH, 2),
+        dict.fromkeys(WIDTH, 40),
+        repeats=1,
+        images="digits",
+        samples=20,
+        kept=4,
+        trajectories=4,
+        batch_sizes=(2, 10),
+        texts={"data_set": "digits, enlarged to 32×32"},
+    ),
+    minutes=60,
+    needs=("CIFAR-10",),
+    device=device.describe,
+)

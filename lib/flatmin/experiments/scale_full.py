@@ -1,0 +1,69 @@
+"""W22 Fig. 5 and 6 at full width on a GPU: all nine networks, and the escape of the two that W22 shows.
+
+Arrays and rules are those of :mod:`.scale`, without KIND_batch, and, under KIND_escape_NAME, those of
+:mod:`.scale_escape` for VGG-19 and ResNet-110.
+"""
+
+from flatmin.experiments import Experiment, Scale, scale, scale_escape
+from flatmin.networks import device
+
+DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56, 110)}
+WIDTH = {"vgg": 64, "resnet": 16}
+ETA = {"vgg": 0.002, "resnet": 0.1}
+STEPS = {"vgg": 4_000, "resnet": 4_000}
+DESCENT = {"vgg": 2_000, "resnet": 2_000}
+SAMPLES = 10_000
+
+
+def _scale(depths, width, steps, descent, few, near, **texts):
+    """``near``: what the descents share; ``few``: what the runs share."""
+    grids, more = scale.grids_of(depths, width, steps, ETA, repeats=1, **few)
+    last = {kind: each[-1:] for kind, each in depths.items()}
+    grids |= scale_escape.grids_of(last, width, ETA, descent, repeats=1, names="{}_escape", **near)
+    return Scale(grids, more | {"escape_batch_sizes": near["batch_sizes"]}, **texts)
+
+
+EXPERIMENT = Experiment(
+    name="scale-full",
+    title="All nine VGG and ResNet at full width on CIFAR-10 (W22 Fig. 5, 6)",
+    claims=("w22-cifar-alignment", "w22-cifar-escape", "w22-cifar-flatness"),
+    full=_scale(
+        DEPTHS,
+        WIDTH,
+        STEPS,
+        DESCENT,
+        few={
+            "images": "cifar10",
+            "samples": SAMPLES,
+            "drawn": 256,
+            "rows": 120,
+            "few": 500,
+            "batches": 20,
+            "checkpoints": 8,
+        },
+        near={
+            "images": "cifar10",
+            "samples": scale_escape.SAMPLES,
+            "kept": 20,
+            "trajectories": scale_escape.TRAJECTORIES,
+            "batch_sizes": scale_escape.BATCH_SIZES,
+        },
+        text=(
+            "the nine networks of W22 Fig. 6 at full width, one run each, on 10,000 of its 50,000 images; step "
+            "sizes, batch size and lengths are ours, W22's appendix is not at hand"
+        ),
+        data_set="CIFAR-10, first 10,000 training images, each of mean 0 and variance 1, one-hot targets",
+    ),
+    quick=_scale(
+        {"vgg": (11,), "resnet": (8,)},
+        scale.SMALL["width"],
+        scale.SMALL["steps"],
+        dict.fromkeys(WIDTH, 40),
+        few={name: value for name, value in scale.SMALL.items() if name not in ("width", "steps")},
+        near={"images": "digits", "samples": 20, "kept": 4, "trajectories": 4, "batch_sizes": (2, 10)},
+        data_set="digits, enlarged to 32×32",
+    ),
+    minutes=5,
+    needs=("GPU", "CIFAR-10"),
+    device=device.describe,
+)
