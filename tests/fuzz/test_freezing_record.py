@@ -27,6 +27,10 @@ CASES = [
     Case(reading.continuation_slopes, {"result": RESULT, "name": "flat", "which": 0}, leave={"result": MADE}),
     Case(reading.triangle, {"values": np.arange(6)}, leave={"values": "any numbers, of a length that fits"}),
 ]
+CASES += [
+    Case(reading.independent_pass, {"cells": CELLS, "criterion": "jaccard 0.90", "rule": "as coded"}),
+    Case(reading.index_over_valley, {"cells": CELLS}, then=float),
+]
 SKIPPED = {
     "Cells": "made of a recorded result",
     "Cells.converged": "a property",

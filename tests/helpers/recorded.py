@@ -20,7 +20,6 @@ def freezing():
     place = np.searchsorted(TIMES, exact)
     frozen = np.broadcast_to(place[:, :, None, None, None, None], (4, 3, 4, 2, 2, 3)).copy()
     frozen[..., 0] = np.minimum(frozen[..., 0] + 1, len(TIMES) - 1)
-    frozen[-1, -1, 3] = 255  # a run that was not continued
     outcome = np.zeros((4, 3, 4, len(TIMES), 2), np.uint8)
     outcome[1, 1, 0, -1, 1] = 2
     correct = np.full((4, 3, 4, 101), 1000, np.uint16)
@@ -29,6 +28,10 @@ def freezing():
     counts = np.full((4, 3, 4, len(TIMES), 2, 2), 20, np.uint8)
     counts[..., 0] = 18
     counts[-1, -1, 3] = 255
+    frozen[:, :, :, 1] = 1  # the barrier goes at the second checkpoint
+    frozen[-1, -1, 3] = 255  # a run that was not continued
+    pairs = np.full((4, 3, 6, 2, 2), 100, np.uint8)
+    pairs[:2, ..., 0], pairs[2:, ..., 0] = 50, 95  # independent runs pass where the steps are small
     arrays = {
         "batch_sizes": SIZES,
         "etas": ETAS,
@@ -46,6 +49,9 @@ def freezing():
         "cells_loss": np.where(np.linspace(0, 100, 101) >= exact[..., None, None], 0.05, 1.0)
         * np.ones((4, 1)),
         "cells_same_few": counts,
+        "tests": 100,
+        "cells_pair_few": pairs,
+        "cells_pair_barrier": np.full((4, 3, 6, 2), 0.02),
         "figure_times": np.array([0, 10, 20, 60]),
         "figure_reached": np.array([[True, True, True, True]] * 3 + [[False, True, True, True]]),
     }

@@ -30,7 +30,7 @@ def test_freezing_times_take_the_finer_search_where_there_is_one(cells):
     np.testing.assert_array_equal(times[:, 0], exact)
     np.testing.assert_array_equal(times[:-1, 2], TIMES[np.searchsorted(TIMES, 600 * cells.noise[:-1] ** 0.5)])
     assert np.isnan(times[-1, 3])
-    later = reading.frozen_times(cells, "barrier 0.01", "as coded", "definition")
+    later = reading.frozen_times(cells, "jaccard 0.90", "as coded", "definition")
     assert (later[:-1] >= times[:-1]).all()
 
 
@@ -73,6 +73,18 @@ def test_rank_correlation_is_one_for_the_same_order(cells):
     assert reading.rank_correlation(cells, times, 3 * times).value == pytest.approx(1)
     with pytest.raises(ValueError, match="one, other"):
         reading.rank_correlation(cells, times, np.ones_like(times))
+
+
+def test_independent_runs_that_pass(cells):
+    np.testing.assert_array_equal(reading.independent_pass(cells, "jaccard 0.90"), np.repeat([0, 1], 6))
+    np.testing.assert_array_equal(reading.independent_pass(cells, "barrier 0.01"), 0)
+
+
+def test_the_index_is_compared_with_the_valley_where_runs_differ(cells):
+    times = reading.frozen_times(cells, "jaccard 0.90", "relaxed", "definition")[:6]
+    found = reading.index_over_valley(cells)
+    assert found.value == pytest.approx(np.nanmean(np.log(times / 2)), abs=0.05)
+    assert found.n == 2
 
 
 def test_the_best_that_a_spread_explains(cells):

@@ -12,7 +12,16 @@ from scipy import stats
 
 from flatmin import _check
 from flatmin.estimate import Estimate
-from flatmin.networks.commitment import CONVERGED, Delay, bracket, delay, expected_best, over_starts, slopes
+from flatmin.networks.commitment import (
+    BARRIER,
+    CONVERGED,
+    Delay,
+    bracket,
+    delay,
+    expected_best,
+    over_starts,
+    slopes,
+)
 
 __all__ = [
     "Cells",
@@ -22,6 +31,8 @@ __all__ = [
     "delays",
     "first_time",
     "frozen_times",
+    "independent_pass",
+    "index_over_valley",
     "noise_slope",
     "proxy_delay",
     "rank_correlation",
@@ -30,6 +41,12 @@ __all__ = [
 
 #: freezing times: by Eq. 3, by every later end point against the reference, by the search
 HOW = ("definition", "reference", "search")
+#: what independent runs must reach to pass a criterion; a barrier counts negative
+_PASSES = {f"jaccard {level:.2f}": ("few", level) for level in (0.9, 0.95, 0.99)} | {
+    "jaccard all 0.90": ("all", 0.9),
+    "agreement 0.99": ("agree", 0.99),
+    "barrier 0.01": ("barrier", -BARRIER),
+}
 RULES = ("as coded", "relaxed")
 
 
@@ -202,6 +219,41 @@ def rank_correlation(cells: Cells, one, other) -> Estimate:
     if len(found) < 2:
         raise ValueError("one, other: must be known, and differ, in three cells of two starts at least")
     return over_starts(np.array(found))
+
+
+def independent_pass(cells: Cells, criterion: str, rule: str = "as coded") -> np.ndarray:
+    """Share of pairs of independent runs of the first start that pass a criterion, (C,): its null value.
+
+    Where most pass, a freezing time by that criterion says nothing about valleys. Raises ValueError as
+    :meth:`Cells.place`.
+    """
+    _check.instance("cells", cells, Cells)
+    what, level = _PASSES[_check.choice("criterion", criterion, tuple(_PASSES))]
+    which = RULES.index(_check.choice("rule", rule, RULES))
+    if what in ("few", "all"):
+        values = cells.share(f"pair_{what}")[..., which]
+    else:
+        values = cells[f"pair_{what}"][..., which]
+        values = -values if what == "barrier" else values / float(cells.result.tests)
+    known = np.isfinite(values) & (values <= 1)
+    return ((values >= level - 1e-9) & known).sum(1) / np.maximum(known.sum(1), 1)
+
+
+def index_over_valley(cells: Cells) -> Estimate:
+    """How much later the index freezes than the valley: mean ln(t_f by mistakes / t_f by barrier), by start.
+
+    Both by Eq. 3 between relaxed end points (Jaccard ≥ 0.9 on 200 images; barrier at most 0.01), times below
+    1 as 1, over the cells in which at most half of the pairs of independent runs pass the former. Y26 takes
+    the one for the other ("t_f marks stable commitment to the final basin"): 0 is printed, and the spacing of
+    the checkpoints, ln 1.5 for most of them, is the tolerance.
+    """
+    _check.instance("cells", cells, Cells)
+    logs = [
+        np.log(np.maximum(frozen_times(cells, criterion, "relaxed", "definition"), 1))
+        for criterion in ("jaccard 0.90", "barrier 0.01")
+    ]
+    apart = independent_pass(cells, "jaccard 0.90", "relaxed") <= 0.5
+    return over_starts(np.nanmean(by_start(cells, logs[0] - logs[1])[apart], axis=0))
 
 
 def best(cells: Cells, values) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
