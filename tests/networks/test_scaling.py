@@ -169,3 +169,12 @@ def test_runs_are_compared_at_equal_time_and_at_equal_loss():
     assert np.isnan(scaling.at_equal(loss, logs, taus, [2, 4], [0.4])[0][0, 0]).all()
     with pytest.raises(ValueError, match="at="):
         scaling.at_equal(loss, logs, taus, [3], [0.4])
+
+
+def test_a_run_that_diverged_has_no_flatness(data):
+    starts = [fm.models.mlp(SIZES, seed=seed) for seed in range(2)]
+    how = {"eta": [0.01, 1e4], "batch_size": 20, "steps": 200, "keep": 2}
+    found = scaling.along(fm.train(starts, "square", data.one_hot(), **how), data.one_hot(), data)
+    assert np.isfinite(found["whole"][0]).all()
+    assert np.isnan(found["whole"][1]).all()
+    assert np.isinf(found["loss"][1, -1])

@@ -220,7 +220,7 @@ def along(runs: Runs, data, test, layer: int = 2, top: int = 10) -> dict[str, np
         ``output`` (R, T, top): of that block of (1/n) Σ Jᵢᵀ Jᵢ, J the Jacobian of the outputs, whatever the
         loss; ``size``: mean |f|²; ``norms`` (R, T, L): ‖W_l‖; ``turned`` (R, T, L): cosine of W_l with that
         of the last kept step; ``dead`` (R, T, L − 1): share of the hidden units that no sample of ``data``
-        reaches. Of a run that has diverged: at its last finite parameters.
+        reaches. For a run that has diverged all but the loss, the accuracies and the norms are NaN.
 
     Raises
     ------
@@ -230,19 +230,31 @@ def along(runs: Runs, data, test, layer: int = 2, top: int = 10) -> dict[str, np
     _check.instance("runs", runs, Runs)
     layers, (layer, top) = _layers("runs", runs.model), _block(runs.model, layer, top)
     found = {"loss": runs.losses(data), "fitted": runs.accuracies(data), "accuracy": runs.accuracies(test)}
-    for name, values in _tops(runs.model, runs.loss, data, runs.parameters.flatten(0, 1), layer, top).items():
-        found[name] = values.reshape(*runs.parameters.shape[:2], -1)
+    alive = np.flatnonzero(~runs.diverged)
+    shape = runs.parameters.shape[:2]
+    thetas, widths = runs.parameters[alive].flatten(0, 1), dict.fromkeys(("whole", "layer", "output"), top)
+    measured = _tops(runs.model, runs.loss, data, thetas, layer, top) if len(alive) else {}
+    measured |= _activity(runs, data, alive)
+    for name, width in (widths | {"size": 1, "dead": len(layers) - 1}).items():
+        values = np.full((*shape, width), np.nan)
+        if len(alive):
+            values[alive] = np.reshape(measured[name], (len(alive), shape[1], width))
+        found[name] = values[..., 0] if name == "size" else values
     weights = [runs.parameters[..., one.weight_slice].double() for one in layers]
     norms = [weight.norm(dim=-1) for weight in weights]
     ends = [(w * w[:, -1:]).sum(-1) / (n * n[:, -1:]) for w, n in zip(weights, norms, strict=True)]
     found |= {"norms": torch.stack(norms, -1).numpy(), "turned": torch.stack(ends, -1).numpy()}
+    return found
+
+
+def _activity(runs, data, alive) -> dict:
+    """Mean |f|² and the shares of dead units of these runs at every checkpoint, one after the other."""
     sizes, dead = [], []
-    for place in np.ndindex(*runs.parameters.shape[:2]):
-        passed = at(runs.model_at(*place), runs.loss, data, checks=False).passed
+    for place in ((run, time) for run in alive for time in range(len(runs.kept))):
+        passed = at(runs.model_at(*map(int, place)), runs.loss, data, checks=False).passed
         sizes.append(float(passed.outputs.double().square().sum(1).mean()))
         dead.append([float((a <= 0).all(0).double().mean()) for a in passed.inputs[1:]])
-    found["size"] = np.reshape(sizes, found["loss"].shape)
-    return found | {"dead": np.reshape(dead, (*found["loss"].shape, -1))}
+    return {"size": sizes, "dead": dead}
 
 
 def copies(model: nn.Module, loss, data, thetas: Tensor, levels, layer: int = 2, top: int = 10):
