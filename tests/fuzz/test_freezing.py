@@ -46,9 +46,6 @@ CASES = [
     Case(freezing.jaccard, {"wrong": WRONG, "others": WRONG}),
     Case(freezing.agreement, {"predicted": CLASSES, "others": CLASSES}),
     Case(freezing.evaluate, {**POINT, "thetas": THETAS}, leave=DEVICE),
-    Case(freezing.predictions, {"model": MODEL, "thetas": THETAS, "inputs": DATA.inputs}, leave=DEVICE),
-    Case(freezing.line_losses, {**POINT, "a": THETAS[:2], "b": THETAS[1:]}, leave=DEVICE),
-    Case(freezing.barrier, {**POINT, "a": THETAS[:2], "b": THETAS[1:]}, leave=DEVICE),
     Case(
         freezing.barriers,
         {**POINT, "thetas": THETAS, "pairs": [[0, 1]]},

@@ -1,7 +1,7 @@
 """When does a network commit to its valley? Y26's continuation experiment, and what can be read off it.
 
 From checkpoints of SGD, full-batch descent to the end points (:func:`descend`); how alike these are
-(:func:`predictions`, :func:`jaccard`, :func:`agreement`, :func:`barrier`); since when they are all alike
+(:func:`evaluate`, :func:`jaccard`, :func:`agreement`, :func:`barriers`); since when they are all alike
 (:func:`frozen_from`, Y26 Eq. 3) and what the search finds that was run (:func:`search`); where they lie
 (:func:`principal`, :func:`radius`) and how curved the loss is there (:func:`flatness_of`,
 :func:`sharpness_of`). All take many networks of one architecture at once, ``thetas`` (R, P).
@@ -13,12 +13,9 @@ from flatmin.networks.freezing.similarity import (
     Counts,
     Readings,
     agreement,
-    barrier,
     barriers,
     evaluate,
     jaccard,
-    line_losses,
-    predictions,
 )
 from flatmin.networks.freezing.spectra import Tops, flatness_of, sharpness_of, tops
 from flatmin.networks.freezing.times import Freezing, Frozen, frozen_from, search
@@ -34,15 +31,12 @@ __all__ = [
     "Stop",
     "Tops",
     "agreement",
-    "barrier",
     "barriers",
     "descend",
     "evaluate",
     "flatness_of",
     "frozen_from",
     "jaccard",
-    "line_losses",
-    "predictions",
     "principal",
     "radius",
     "search",

@@ -11,10 +11,10 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flatmin import _check
-from flatmin.networks.data.samples import Samples, samples_of
+from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
 from flatmin.networks.freezing.forms import Form, vectors
 from flatmin.networks.parameters import trainable
@@ -24,12 +24,9 @@ __all__ = [
     "Counts",
     "Readings",
     "agreement",
-    "barrier",
     "barriers",
     "evaluate",
     "jaccard",
-    "line_losses",
-    "predictions",
 ]
 
 
@@ -131,61 +128,14 @@ def evaluate(model: nn.Module, loss, data, thetas, *, device=None, threads: int 
     return Readings(torch.cat(losses).numpy(), found, found != labels)
 
 
-def predictions(model: nn.Module, thetas, inputs, *, device=None, threads: int = 1) -> np.ndarray:
-    """The class that each network at ``thetas`` (R, P) names for ``inputs`` (n, …): (R, n) uint8.
-
-    Raises ValueError as :func:`evaluate`.
-    """
-    _check.instance("inputs", inputs, (Tensor, np.ndarray))
-    if (
-        not inputs.ndim
-        or not len(inputs)
-        or (isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "fiu")
-    ):
-        raise _check.refused("inputs", inputs, "numbers, samples along the first axis, at least one")
-    inputs = torch.as_tensor(inputs)
-    few = Samples(inputs, torch.zeros(len(inputs), dtype=torch.long))
-    samples_of((inputs, few.targets))
-    with _evaluating(model, "cross-entropy", few, {"thetas": thetas}, device, threads) as (form, (thetas,)):
-        chosen = []
-        for part in form.chunks(len(thetas)):
-            outputs = form.outputs(thetas[part].to(form.network.device))
-            chosen.append(_small(form, outputs))
-        return torch.cat(chosen).numpy()
-
-
-def line_losses(
-    model: nn.Module, loss, data, a, b, *, points: int = 11, device=None, threads: int = 1
-) -> np.ndarray:
-    """Mean loss at ``points`` equally spaced points of the line from each row of ``a`` to that of ``b``.
-
-    ``a``, ``b`` (Q, P), ends included: (Q, points). Raises ValueError for fewer than three points, or what
-    does not fit.
-    """
-    with _evaluating(model, loss, data, {"a": a, "b": b}, device, threads) as (form, (a, b)):
-        if len(a) != len(b):
-            raise ValueError(f"a, b: {len(a)} and {len(b)} rows: must be as many, row by row")
-        pairs = torch.arange(2 * len(a)).view(2, -1).T
-        return _lines(form, torch.cat([a, b]), pairs, points)
-
-
-def barrier(
-    model: nn.Module, loss, data, a, b, *, points: int = 11, device=None, threads: int = 1
-) -> np.ndarray:
-    """Largest loss on the line from each row of ``a`` to that of ``b``, above the larger end, (Q,).
-
-    0 where no inner point is above the ends. Arguments and errors as :func:`line_losses`.
-    """
-    return _heights(line_losses(model, loss, data, a, b, points=points, device=device, threads=threads))
-
-
 def barriers(
     model: nn.Module, loss, data, thetas, pairs=None, *, points: int = 11, device=None, threads: int = 1
 ) -> np.ndarray:
-    """The :func:`barrier` between rows of ``thetas`` (M, P), which may be in many pairs.
+    """Largest loss on the straight line between two networks above the larger of its ends.
 
-    ``pairs`` (Q, 2) numbers of two rows each: (Q,); by default all pairs: (M, M), symmetric, diagonal 0.
-    Raises ValueError as :func:`line_losses`.
+    ``thetas`` (M, P), ``pairs`` (Q, 2) numbers of two rows each: (Q,); by default all pairs: (M, M),
+    symmetric, diagonal 0. The loss is taken at ``points`` equally spaced points, ends included, so that 0
+    stands for no barrier. Raises ValueError for fewer than three points, or what does not fit.
     """
     with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
         count = len(thetas)
