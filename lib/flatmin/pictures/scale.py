@@ -140,29 +140,30 @@ def flatness_and_bound(panels):
 def escapes(panels, top=10.0):
     """W22 Fig. 5b with its control.
 
-    ``panels``: (title, losses (R, T + 1), control (R, T + 1), descent (T + 1,), slope, start), the losses of
-    SGD at a small and at a large batch and of gradient descent, all from one minimum; ``slope``: log growth
-    a step of the linearised network, or None. Losses above ``top`` are cut off.
+    ``panels``: (title, losses (S, T + 1), control (S, T + 1), mean (T + 1,), descent (T + 1,)): trajectories
+    of SGD at a small and at a large batch, the exact mean of the linearised network at the small one, and
+    gradient descent, all from one minimum. Losses above ``top`` are cut off.
     """
-    columns = min(3, len(panels))
+    columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(8.6, 2.9 * rows), squeeze=False)
+    size = (8.6, 3.1 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
-    for ax, (title, losses, control, descent, slope) in zip(axes.flat, panels, strict=False):
+    for ax, (title, losses, control, mean, descent) in zip(axes.flat, panels, strict=False):
         t = np.arange(losses.shape[1])
-        for values, kind in ((losses, "sgd"), (control, "gld")):
-            shown = np.where(np.isfinite(values) & (values < 1e6), values, np.nan)
+        for values, kind in ((control, "gld"), (losses, "sgd")):
+            shown = np.where(np.isfinite(values), values, np.nan)
             ax.plot(t, shown.T, color=plots.colour(kind), lw=0.4, alpha=0.2, ls="-")
-        capped = np.minimum(losses, top).mean(0)
-        ax.plot(t, capped, color=plots.colour("sharp"), ls="-", label="SGD, mean (capped)")
-        ax.plot(t, control.mean(0), color=plots.colour("gld"), ls="-.", label="large batch, mean")
+        plots.theory(ax, t, mean, "linearised, exact mean")
         ax.plot(t, descent, color=plots.colour("gd"), ls=":", label="gradient descent")
-        if slope is not None:
-            line = losses[0, 0] * np.exp(slope * t)
-            plots.theory(ax, t[line < top], line[line < top], "linearised")
+        plots.points(ax, t, control.mean(0), label="large batch, mean", kind="gld", ms=3)
+        known = (losses < 1e9).all(0)
+        look = {"label": "small batch, mean", "kind": "sharp", "ms": 3}
+        plots.points(ax, t[known], losses[:, known].mean(0), **look)
         ax.set(yscale="log", xlabel="step", title=title)
-        ax.set_ylim(min(np.nanmin(descent), losses[:, 0].min()) / 3, top)
+    floor = min(min(p[4].min(), p[1][:, 0].min()) for p in panels)
+    axes[0, 0].set_ylim(floor / 3, top)
     for ax in axes[:, 0]:
         ax.set_ylabel("loss L")
     axes.flat[0].legend(fontsize=7, loc="upper left")
