@@ -49,8 +49,8 @@ EXPERIMENT = Experiment(
             "batch_sizes": scale_escape.BATCH_SIZES,
         },
         text=(
-            "the nine networks of W22 Fig. 6 at full width, one run each, on 10,000 of its 50,000 images; step "
-            "sizes, batch size and lengths are ours, W22's appendix is not at hand"
+            "the nine networks of W22 Fig. 6 at full width, one run each, on 10,000 of its 50,000 images; "
+            "step sizes, batch size and lengths are ours, W22's appendix is not at hand"
         ),
         data_set="CIFAR-10, first 10,000 training images, each of mean 0 and variance 1, one-hot targets",
     ),

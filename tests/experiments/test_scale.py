@@ -1,0 +1,90 @@
+"""The experiments on VGG and ResNet at their small scale, and what they are made of."""
+
+import numpy as np
+import pytest
+import torch
+
+from flatmin.experiments import scale, scale_escape, scale_full
+from flatmin.ledger import record
+from flatmin.networks import models, parameters
+from flatmin.networks.point import at
+
+ALONG, END = (
+    ("loss", "mu", "mu_error", "g_norm", "bound", "bound_error"),
+    ("sharpness", "largest", "edge_exact"),
+)
+
+
+@pytest.mark.usefixtures("sweeps_here")
+def test_the_small_scale_records_alignment_flatness_and_edges(tmp_path):
+    scale.EXPERIMENT.run(tmp_path, True)
+    arrays = record.load("scale", tmp_path).arrays
+    for kind in ("vgg", "resnet"):
+        for lead in (kind, f"{kind}_batch"):
+            for name in ALONG:
+                assert arrays[f"{lead}_{name}"].shape == (2, 1, 2)
+            for name in END:
+                assert arrays[f"{lead}_{name}"].shape == (2, 1)
+        assert (arrays[f"{kind}_mu"] > 0).all()
+        ratio = float(arrays[f"{kind}_eta"]) * arrays[f"{kind}_g_norm"] * np.sqrt(arrays[f"{kind}_mu"] / 25)
+        assert arrays[f"{kind}_bound"] == pytest.approx(ratio, rel=0.2)  # up to the jackknife's bias
+    assert not arrays["vgg_diverged"].any()
+
+
+@pytest.mark.usefixtures("sweeps_here")
+def test_the_full_width_records_the_same_and_the_escape(tmp_path):
+    scale_full.EXPERIMENT.run(tmp_path, True)
+    arrays = record.load("scale-full", tmp_path).arrays
+    for kind in ("vgg", "resnet"):
+        assert arrays[f"{kind}_mu"].shape == (1, 1, 2)
+        assert arrays[f"{kind}_escape_losses"].shape == (1, 1, 2, 4, 21)
+        assert arrays[f"{kind}_escape_mean"].shape == (1, 1, 2, 21)
+        # descent goes on where it is stable, and its start is that of the runs
+        descent = arrays[f"{kind}_escape_descent"][0, 0]
+        assert descent[0] == pytest.approx(arrays[f"{kind}_escape_losses"][0, 0, 0, 0, 0], rel=1e-4)
+
+
+def test_the_small_escape_is_that_of_the_full_width():
+    small, full = scale_escape.EXPERIMENT.quick.grids, scale_full.EXPERIMENT.quick.grids
+    for kind, grid in small.items():
+        twin = full[f"{kind}_escape"]
+        assert (twin.function, twin.common.keys()) == (grid.function, grid.common.keys())
+        assert dict(twin.common) | {"eta": 0} == dict(grid.common) | {"eta": 0}
+
+
+def test_a_run_that_diverges_is_recorded_as_such():
+    grid = scale.EXPERIMENT.quick.grids["vgg"]
+    found = scale.along(grid.points[0] | {"eta": 1e8}, 0)
+    assert found["diverged"]
+    assert np.isfinite(found["loss"][0])
+    assert np.isinf([found["loss"][-1], found["mu"][-1], found["edge_exact"]]).all()
+
+
+def test_images_are_standardised_one_by_one_and_digits_enlarged():
+    data = scale.task("digits", 30)
+    assert data.inputs.shape == (30, 3, 32, 32)
+    torch.testing.assert_close(data.inputs.mean((1, 2, 3)), torch.zeros(30), atol=1e-5, rtol=0)
+    torch.testing.assert_close(data.inputs.std((1, 2, 3)), torch.ones(30))
+    assert torch.equal(data.inputs[:, 0, 0], data.inputs[:, 2, 3])
+    assert data.targets.shape == (30, 10)
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("vgg", 11), ("resnet", 8)])
+def test_the_networks_move_in_every_layer_from_the_start(kind, depth):
+    model, data = scale.network(kind, depth, 2, 0), scale.task("digits", 10)
+    gradient = at(model, "square", data).gradient()
+    for name, part in zip(
+        dict(parameters.trainable(model)),
+        gradient.split([p.numel() for _, p in parameters.trainable(model)]),
+        strict=True,
+    ):
+        assert part.abs().max() > 0, name
+
+
+def test_the_smallest_loss_of_a_constant_is_what_converged_is_measured_by():
+    labels = torch.arange(10).repeat(4)
+    targets = torch.nn.functional.one_hot(labels, 10).double()
+    best = 0.5 * (targets - targets.mean(0)).square().sum(1).mean()
+    assert float(best) == pytest.approx(0.45)
+    assert float(best) > 30 * scale.CONVERGED
+    assert isinstance(scale.network("resnet", 8, 2, 0), models.FixupResNet)
