@@ -42,7 +42,7 @@ to one loss, barriers, a control without valleys (softmax regression).
 **Arrays**, all beginning with ``cells_``, ``control_`` (softmax regression), ``figure_``, ``valley_``,
 ``step_`` or ``corridor_``. R = 40 runs (``starts``: which start each has), T = 17 ``times``, S = 101 points
 ηt = 0…100; *rule* is 0 as coded, 1 relaxed. NaN, or the largest integer, where a run was not continued or
-diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the control (2, 2).
+diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the control (1, 2).
 
 ``noise``
     η(n − B)/(B(n − 1)).
@@ -63,7 +63,7 @@ diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the 
     Position of t_f in ``times`` by each of the ``criteria``: by Eq. 3 (all pairs), by all later end points
     against the reference, by the search (every tenth backwards, then the bracket); T − 1: not before the end.
 ``search`` (R,)
-    ηt_f of the search as coded to a single checkpoint, of the first 8 continued runs.
+    ηt_f of the search as coded to a single checkpoint, of the first 5 continued runs.
 ``pair_few``, ``pair_all`` (Q, 2, 2), ``pair_agree``, ``pair_barrier`` (Q, 2), ``distance`` (Q, 2)
     Q = 190 pairs of runs of start 0 (upper triangle, row by row): last checkpoints, these relaxed; distances
     of last checkpoints in layer 2 and in all weights.
@@ -76,8 +76,8 @@ diverged. Cells have the leading axes (``etas``, ``batch_sizes``) = (6, 6), the 
 ``noise_strength``, ``hessian_trace`` (4,)
     Tr Σ (of one sample's gradient) and Tr H of run 0 at ``noise_times``.
 
-``step_few``, ``step_all`` (3, 4, T, 2), ``step_agree``, ``step_barrier`` (3, 4, T)
-    η = 0.01, 0.005, 0.002, four runs: relaxed end points of GD with the run's own η and with LEAST_STEP.
+``step_few``, ``step_all`` (2, 4, T, 2), ``step_agree``, ``step_barrier`` (2, 4, T)
+    η = 0.01, 0.005, four runs: relaxed end points of GD with the run's own η and with LEAST_STEP.
 ``corridor_losses`` (2, 2, 12, 10, 11), ``_length`` (…, 10), ``_curvature``, ``_noise`` (…, 10, 2)
     Lines between checkpoints of 10 pairs of repeats at ``corridor_times``, (η = 0.05, 0.02) × (B = 20, 50).
 
@@ -248,6 +248,21 @@ def corridor(point, seed):
     return {name: np.float32([getattr(each, name) for each in found]) for name in names}
 
 
+_PARTS = {
+    "figure": figure,
+    "valley": conditions,
+    "control": cell,
+    "corridor": corridor,
+    "step": own_step,
+    "cells": cell,
+}
+
+
+def measure(point, seed):
+    """One point of any ``part``: all share a sweep, so that no process waits for another."""
+    return _PARTS[point["part"]](point, seed)
+
+
 #: the scale of the record
 FULL = {
     "data": "mnist",
@@ -258,8 +273,8 @@ FULL = {
     "etas": ETAS,
     "batch_sizes": BATCH_SIZES,
     "repeats": (20, 4, 4, 4, 4, 4),
-    "continued_slow": (8, 2, 2, 2, 2, 2),
-    "refined": 8,
+    "continued_slow": (5, 2, 2, 2, 2, 2),
+    "refined": 5,
     "times": TIMES,
     "flat_times": (0, 10, 20, 30, 50, 100),
     "noise_times": (5, 20, 50, 100),
@@ -267,8 +282,8 @@ FULL = {
     "figure_times": tuple(range(51)),
     "shown_times": (0, 1, 2, 4, 8, 16, 32),
     "valleys": ((20, 50, 100, 200), (0.05, 0.02, 0.01, 0.005)),
-    "own": (50, (0.01, 0.005, 0.002)),
-    "control": ((10, 50), (0.02, 0.01)),
+    "own": (50, (0.01, 0.005)),
+    "control": ((10, 50), (0.02,)),
     "corridors": ((20, 50), (0.05, 0.02)),
 }
 #: what two CPU cores do in about 40 minutes: put it in the place of FULL in EXPERIMENT
@@ -392,13 +407,16 @@ def _scale(sizes, **texts):
     valley = common | {"repeats": (1,), "batch_sizes": sizes["valleys"][0], "etas": sizes["valleys"][1]}
     own = common | {"repeats": (1,) * min(len(sizes["repeats"]), 4), "batch_size": sizes["own"][0]}
     walks = common | {"repeats": (5,), "corridor_times": sizes["corridor_times"]}
+    points = {  # what takes long and stands alone first, the cells of the smallest η last
+        "figure": (one, {}),
+        "valley": (valley, {}),
+        "control": (control, _axes(*sizes["control"])),
+        "corridor": (walks, _axes(*sizes["corridors"])),
+        "step": (own, {"eta": sizes["own"][1]}),
+        "cells": (cells, _axes(sizes["batch_sizes"], sizes["etas"])),
+    }
     grids = {
-        "figure": Grid(figure, one, seed=2, names="figure_{}", shape=()),
-        "valley": Grid(conditions, valley, seed=3, names="valley_{}", shape=()),
-        "step": Grid(own_step, own, {"eta": sizes["own"][1]}, seed=4),
-        "cells": Grid(cell, cells, _axes(sizes["batch_sizes"], sizes["etas"]), seed=1),
-        "control": Grid(cell, control, _axes(*sizes["control"]), seed=1),
-        "corridor": Grid(corridor, walks, _axes(*sizes["corridors"]), seed=5),
+        name: Grid(measure, point | {"part": name}, axes, seed=1) for name, (point, axes) in points.items()
     }
     starts = np.repeat(np.arange(len(sizes["repeats"])), sizes["repeats"])
     more = {name: sizes[name] for name in _RECORDED} | {"starts": starts, "criteria": list(CRITERIA)}
@@ -427,7 +445,7 @@ EXPERIMENT = Experiment(
         FULL,
         text=(
             "the paper's network, data, 6 × 6 cells, length and checkpoints; 20 repeats of one start, 4 of "
-            "each of five others (8 and 2 of them continued where η < 0.05), continued from 17 of the 101 "
+            "each of five others (5 and 2 of them continued where η < 0.05), continued from 17 of the 101 "
             "checkpoints, from 51 for B = 50, η = 0.05"
         ),
         data_set="MNIST, first 100 training images of each class; all 10 000 test images, 200 as the paper",
