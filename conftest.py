@@ -9,7 +9,11 @@ os.environ.update(ENVIRONMENT)  # before NumPy starts its threads and nbval its 
 import matplotlib
 import pytest
 from matplotlib import pyplot
-from nbval.plugin import IPyNbCell, IPyNbFile
+
+try:
+    from nbval.plugin import IPyNbCell, IPyNbFile
+except ModuleNotFoundError:  # on a machine that only runs the device tests: there are no notebooks
+    IPyNbCell = IPyNbFile = ()
 
 matplotlib.use("Agg")
 
