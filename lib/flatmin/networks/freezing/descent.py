@@ -391,8 +391,8 @@ class _Stacked:
     def forward(self) -> None:
         """Activations of all layers; ``outputs`` (S, C, n) are the last."""
         parts = self._parts()
-        z = self.form.first(parts) if self.kernel is None else self.tensors[-2].clone()
-        self.activations = self.form.above(z, parts)
+        z = self.form.first(parts) if self.kernel is None else self.tensors[-2]
+        self.activations = self.form.above(z, parts, overwrite=self.kernel is None)
         self.outputs = self.activations[-1]
 
     def update(self, etas: Tensor) -> None:

@@ -66,12 +66,12 @@ class Form:
         found = (weight.reshape(-1, weight.shape[2]) @ self.inputs.T).view(*weight.shape[:2], -1)
         return found if bias is None else found.add_(bias)
 
-    def above(self, z: Tensor, parts) -> list[Tensor]:
+    def above(self, z: Tensor, parts, overwrite: bool = True) -> list[Tensor]:
         """Activations of all layers, the last are the outputs (S, C, n), from what :meth:`first` gives.
 
-        Where no graph is kept ``z`` is overwritten.
+        Where no graph is kept, and unless told otherwise, ``z`` is overwritten.
         """
-        found = [_activated(z, self.layers[0].activation)]
+        found = [_activated(z, self.layers[0].activation, overwrite)]
         for layer, (weight, bias) in zip(self.layers[1:], parts[1:], strict=True):
             a = found[-1]
             z = torch.bmm(weight, a) if bias is None else torch.baddbmm(bias, weight, a)
@@ -144,11 +144,11 @@ class Form:
         return targets
 
 
-def _activated(z: Tensor, kind) -> Tensor:
+def _activated(z: Tensor, kind, overwrite: bool = True) -> Tensor:
     """φ(z), in its place where no graph is kept."""
     if kind is nn.Identity:
         return z
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not overwrite:
         return z.relu() if kind is nn.ReLU else z.tanh()
     return z.relu_() if kind is nn.ReLU else z.tanh_()
 

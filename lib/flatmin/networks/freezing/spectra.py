@@ -132,11 +132,14 @@ def _columns(slope: Tensor, inner: Tensor):
 
 def _one_product(form: Form, thetas: Tensor, block: slice):
     """The same for a network of another kind, (1, size, k); one graph of all its samples."""
-    network, samples = form.network, form.samples
+    network, samples, start = form.network, form.samples, 0
     with torch.enable_grad():
         inner = thetas[:, block].clone().requires_grad_()
-        whole = torch.cat([thetas[:, : block.start], inner, thetas[:, block.stop :]], 1)[0]
-        values = dict(zip(network.names, network.split(whole), strict=True))
+        values = dict(zip(network.names, network.split(thetas[0]), strict=True))
+        for name, value in values.items():
+            if block.start <= start < block.stop:
+                values[name] = inner[0, start - block.start :][: value.numel()].view(value.shape)
+            start += value.numel()
         total = form.loss.total(network.outputs(samples.inputs, values), samples.targets) / form.count
         (slope,) = torch.autograd.grad(total, inner, create_graph=True)
     return _columns(slope, inner)
