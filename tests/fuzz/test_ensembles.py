@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from deep_record import escapes, runs
 
 from flatmin.ledger.record import Result
-from flatmin.networks import edges, models, passage_times
+from flatmin.networks import deep, edges, models, passage_times
 from flatmin.networks.data import sets as datasets
 from flatmin.theory.noise import HessianAligned
 from flatmin.theory.two_valleys import ensemble
@@ -88,6 +89,14 @@ CASES = [
     Case(edges.series, {"result": RECORD, "kind": "net"}, leave=WHOLE),
     Case(edges.escape_rates, {"result": RECORD, "kind": "run", "which": 0}, leave=WHOLE),
     Case(edges.gamma_0, {"result": RECORD, "kind": "run", "which": 0, "mu": "mu_0"}, leave=WHOLE),
+    Case(deep.Family, {"result": runs(), "kind": "vgg"}, leave=WHOLE, then=lambda family: family.isotropic),
+    Case(deep.Family(runs(), "vgg").values, {"name": "mu"}),
+    Case(deep.Family(runs(), "vgg").last, {"name": "mu"}),
+    Case(deep.Family(runs(), "vgg").size_slope, {"name": "g_norm", "converged": True}),
+    Case(deep.Family(runs(), "vgg").batch_values, {"name": "g_norm"}),
+    Case(deep.Family(runs(), "vgg").batch_slope, {"name": "g_norm"}),
+    Case(deep.by_network, {"result": escapes(), "prefix": ""}, leave=WHOLE),
+    Case(deep.judged, {"result": deep.by_network(escapes()), "network": "VGG-19"}, leave=WHOLE),
     Case(
         edges.live_edges,
         {
@@ -115,4 +124,4 @@ def test_bad_values_are_refused_by_name(case):
 
 
 def test_every_public_name_has_a_case():
-    assert not uncovered(CASES, near_degenerate, transition, ensemble, passage_times, edges, skip=SKIP)
+    assert not uncovered(CASES, near_degenerate, transition, ensemble, passage_times, edges, deep, skip=SKIP)
