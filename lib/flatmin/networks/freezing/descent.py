@@ -225,35 +225,29 @@ class _Descent:
         self.losses = np.full((runs, len(kept)), np.nan)
         self.path = starts[:, None, block].repeat(1, len(kept), 1)
         self.stack = (_OneByOne if form.layers is None else _Stacked)(form)
-        self.labels = self.counted = None
+        self.labels = self.counted = self.state = None
         numbers, most = _STACK[form.on_cpu]
         self.size = int(np.clip(numbers // self.stack.numbers, 1, most))
 
     def run(self) -> Descents:
         """Take all steps."""
-        waiting, here = 0, np.empty(0, dtype=int)
-        self.t, alive, since = np.empty(0, dtype=int), None, 0
-        while True:
-            if alive is None or since >= _LOOK or (self.t > self.lengths[here]).any():
-                if alive is not None:
-                    here = self._leave(here, alive)
-                count = min(self.size - len(here), len(self.starts) - waiting)
-                here = np.concatenate([here, np.arange(waiting, waiting + count)])
-                waiting += count
-                if not len(here):
-                    break
-                self._join(here, count)
-                alive, since = self.state["alive"], 0
+        self.t, self.waiting, since = np.empty(0, dtype=int), 0, 0
+        here = self._fill(np.empty(0, dtype=int))
+        while len(here):
             self._step(here)
             since += 1
+            if since >= _LOOK or (self.t > self.lengths[here]).any():
+                here, since = self._fill(self._leave(here)), 0
         how = self.outcome, self.etas, self.kept, self.losses, self.path
         return Descents(self.ends, self.steps, self.loss, self.accuracy, *how)
 
-    def _join(self, here, count):
-        """Let the last ``count`` of the runs ``here`` join the stack."""
-        new, device = here[len(here) - count :], self.form.network.device
+    def _fill(self, here):
+        """Let runs that wait join those ``here``, as many as the stack can take."""
+        count = min(self.size - len(here), len(self.starts) - self.waiting)
         if not count:
-            return
+            return here
+        new, device = np.arange(self.waiting, self.waiting + count), self.form.network.device
+        self.waiting += count
         thetas = self.starts[new].to(device)
         self.stack.join(thetas)
         zero = torch.zeros(count, device=device)
@@ -265,21 +259,23 @@ class _Descent:
             "right": zero.to(thetas),
             "steps": zero.long(),
         }
-        old = getattr(self, "state", None)
+        old = self.state
         self.state = fresh if old is None else {k: torch.cat([old[k], fresh[k]]) for k in fresh}
         self.t = np.concatenate([self.t, np.zeros(count, dtype=int)])
+        return np.concatenate([here, new])
 
-    def _leave(self, here, alive):
+    def _leave(self, here):
         """Write down the runs that have ended; return those that stay."""
-        stay = alive.cpu().numpy()
+        device = self.form.network.device
+        stay = self.state["alive"].cpu().numpy()
         if stay.all():
             return here
-        gone = torch.from_numpy(np.flatnonzero(~stay)).to(alive.device)
-        rest = torch.from_numpy(np.flatnonzero(stay)).to(alive.device)
+        gone = torch.from_numpy(np.flatnonzero(~stay)).to(device)
+        rest = torch.from_numpy(np.flatnonzero(stay)).to(device)
         found = {name: values[gone].double().cpu().numpy() for name, values in self.state.items()}
         runs, finite = here[~stay], np.isfinite(found["loss"])
         if finite.any():
-            rows = torch.from_numpy(np.flatnonzero(finite)).to(alive.device)
+            rows = torch.from_numpy(np.flatnonzero(finite)).to(device)
             self.ends[runs[finite]] = self.stack.thetas(gone[rows]).cpu()
         self.steps[runs] = found["steps"].astype(int)
         self.loss[runs] = np.where(finite, found["loss"], np.inf)
