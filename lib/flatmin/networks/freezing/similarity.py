@@ -63,9 +63,8 @@ def jaccard(wrong, others) -> Counts:
     arrays, no samples, or different n.
     """
     wrong, others = _same("wrong", wrong, "others", others, bool)
-    one, other = np.packbits(wrong, axis=-1), np.packbits(others, axis=-1)
-    both = np.bitwise_count(one & other).sum(-1, dtype=np.int64)
-    return Counts(both, np.bitwise_count(one | other).sum(-1, dtype=np.int64))
+    both = (wrong & others).sum(-1, dtype=np.int64)
+    return Counts(both, (wrong | others).sum(-1, dtype=np.int64))
 
 
 def agreement(predicted, others) -> Counts:
