@@ -22,9 +22,9 @@ def test_the_small_scale_records_alignment_flatness_and_edges(tmp_path):
     for kind in ("vgg", "resnet"):
         for lead in (kind, f"{kind}_batch"):
             for name in ALONG:
-                assert arrays[f"{lead}_{name}"].shape == (2, 1, 2)
+                assert arrays[f"{lead}_{name}"].shape == (2, 2, 2)
             for name in END:
-                assert arrays[f"{lead}_{name}"].shape == (2, 1)
+                assert arrays[f"{lead}_{name}"].shape == (2, 2)
         assert (arrays[f"{kind}_mu"] > 0).all()
         ratio = float(arrays[f"{kind}_eta"]) * arrays[f"{kind}_g_norm"] * np.sqrt(arrays[f"{kind}_mu"] / 25)
         assert arrays[f"{kind}_bound"] == pytest.approx(ratio, rel=0.2)  # up to the jackknife's bias
@@ -55,9 +55,9 @@ def test_the_small_escape_is_that_of_the_full_width():
 def test_a_run_that_diverges_is_recorded_as_such():
     grid = scale.EXPERIMENT.quick.grids["vgg"]
     found = scale.along(grid.points[0] | {"eta": 1e8}, 0)
-    assert found["diverged"]
-    assert np.isfinite(found["loss"][0])
-    assert np.isinf([found["loss"][-1], found["mu"][-1], found["edge_exact"]]).all()
+    assert found["diverged"].all()
+    assert np.isfinite(found["loss"][:, 0]).all()
+    assert np.isinf([found["loss"][:, -1], found["mu"][:, -1], found["edge_exact"]]).all()
 
 
 def test_images_are_standardised_one_by_one_and_digits_enlarged():

@@ -1,15 +1,15 @@
 """W22 Fig. 5a, 6a and 6b: alignment along training, flatness and the bound for VGG and ResNet on CIFAR-10.
 
 Square loss on one-hot targets, plain SGD with batches drawn epoch by epoch; no batch norm, regularisation,
-augmentation or momentum. Each image has mean 0 and variance 1. VGG starts from He's initialisation, ResNet
-from Fixup's but for its branches and head, which do not start at 0.
+augmentation or momentum. Each image has mean 0 and variance 1. VGG starts from He's initialisation with a
+quarter of it in the last layer, ResNet from Fixup's but for its branches and head, which do not start at 0.
 
 Arrays. D depths, R runs, T checkpoints; KIND is ``vgg`` or ``resnet``.
 
 =====================================================  ==================  ==================================
 name                                                   shape               meaning
 =====================================================  ==================  ==================================
-KIND_depths, KIND_eta, KIND_steps                      (D,), (), (T,)      networks, η, checkpoints
+KIND_depths, KIND_eta, KIND_steps, KIND_samples        (D,), (), (T,), ()  networks, η, checkpoints, n
 batch_size                                             ()                  B of these runs
 KIND_loss                                              (D, R, T)           L on the training set
 KIND_mu, KIND_alpha, KIND_beta, KIND_g_norm,           (D, R, T)           μ, α, β, ‖G‖_F, Tr G, Tr Σ of
@@ -23,9 +23,8 @@ KIND_edge_exact, …descent, …trace, …bound,             (D, R)             
 KIND_edge_…sharpness                                                       ``rows`` first samples, draws with
                                                                            replacement, each 1 at the edge
 KIND_parameters, KIND_diverged                         (D, R)
-KIND_batch_NAME                                        (2, R, …)           the same for the first depth at
-                                                                           ``batch_sizes``; its runs at
-                                                                           ``batch_size`` are KIND_NAME[0]
+KIND_batch_NAME                                        (3, R', …)          the same for the first depth, at
+                                                                           ``batch_sizes``
 =====================================================  ==================  ==================================
 
 A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
@@ -62,12 +61,13 @@ from flatmin.networks.train import train
 CONVERGED = 0.01
 #: least alignment μ that counts as significantly positive, ten outputs
 LEAST = 0.01
-#: chosen on one seed at the smallest depth, before anything was measured
-ETA = {"vgg": 0.02, "resnet": 0.1}
-STEPS = {"vgg": 3_000, "resnet": 6_000}
-DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
+#: chosen on one seed and 200 images, before anything was measured
+ETA = {"vgg": 0.02, "resnet": 0.2}
+STEPS = {"vgg": 4_000, "resnet": 4_000}
+DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44)}
 WIDTH = {"vgg": 16, "resnet": 8}
-BATCH_SIZE, BATCH_SIZES = 25, (5, 100)
+SAMPLES = {"vgg": 500, "resnet": 200}
+BATCH_SIZE, BATCH_SIZES = 25, (5, 25, 100)
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
 
 
@@ -87,37 +87,31 @@ def task(images, samples):
 
 
 def network(kind, depth, width, seed):
-    """VGG, or Fixup ResNet with branches and a head that do not start at 0 and Fixup's slow scalars."""
+    """VGG with small outputs, or Fixup ResNet whose branches and head do not start at 0; slow scalars."""
     if kind == "vgg":
-        return models.vgg(depth, seed, width)
+        return models.vgg(depth, seed, width, head=0.25)
     return models.FixupResNet(depth, seed, width, branch=2.0, head=1.0, scalars=0.1**0.5)
 
 
 def along(point, seed):
-    """Train one network and return the arrays of one network and run, see the module's text.
+    """Train ``runs`` networks of one kind and size; their arrays, see the module's text, the runs first.
 
-    ``point``: kind, depth, width, images, samples, eta, batch_size, steps, checkpoints, repeat; ``drawn``
-    samples of the estimator, ``rows`` samples of the exact edge, ``few`` of λ₁, ``batches`` of the batch
-    sharpness.
+    ``point``: kind, depth, width, images, samples, eta, batch_size, steps, checkpoints, runs; ``drawn``
+    samples of the estimator, ``rows`` of the exact edge, ``few`` of λ₁, ``batches`` of the batch sharpness.
     """
-    data = task(point["images"], point["samples"])
-    model = network(point["kind"], point["depth"], point["width"], point["repeat"])
-    runs = train(
-        model,
-        "square",
-        data,
-        eta=point["eta"],
-        batch_size=point["batch_size"],
-        steps=point["steps"],
-        seed=point["repeat"],
-        keep=point["checkpoints"],
-    )
-    late = runs.diverged[0] & (runs.kept >= runs.diverged_at[0])
-    lost = dict.fromkeys((*_names(), "loss"), np.inf)
-    found = [lost if late[i] else noise(runs.model_at(0, i), data, point) for i in range(len(runs.kept))]
+    data, seeds = task(point["images"], point["samples"]), range(point["runs"])
+    models = [network(point["kind"], point["depth"], point["width"], seed) for seed in seeds]
+    how = {name: point[name] for name in ("eta", "batch_size", "steps")}
+    runs = train(models, "square", data, seed=seeds, keep=point["checkpoints"], **how)
+    lost, found = dict.fromkeys(("loss", *_names()), np.inf), []
+    for run in seeds:
+        late = runs.diverged[run] & (runs.kept >= runs.diverged_at[run])
+        each = [lost if late[i] else noise(runs.model_at(run, i), data, point) for i in range(len(late))]
+        values = {name: [one[name] for one in each] for name in lost}
+        found.append(values | _ends(None if late[-1] else runs.model_at(run), data, point))
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
-    values |= _ends(None if late[-1] else runs.model_at(0), data, point)
-    return values | {"parameters": parameters.vector(model).numel(), "diverged": runs.diverged[0]}
+    size = np.full(len(seeds), parameters.vector(models[0]).numel())
+    return values | {"parameters": size, "diverged": runs.diverged}
 
 
 def _names():
@@ -127,7 +121,7 @@ def _names():
 def noise(model, data, point):
     """L, and α, β, μ, norms and W22's ratio to its bound with their errors, by sampling."""
     here = at(model, "square", data, checks=False)
-    found = sampled_alignment(here, point["drawn"], seed=point["repeat"])
+    found = sampled_alignment(here, point["drawn"])
     each = [getattr(found, name) for name in MEASURES]
     each.append(found.bound(point["eta"], point["batch_size"]))
     numbers = [number for one in each for number in (one.value, one.error)]
@@ -144,70 +138,74 @@ def _ends(model, data, point):
     here = at(model, "square", data)
     edge = here.first(point["rows"]).edge(eta, size, "replacement")
     largest = here.first(point["few"]).eigenpairs(1, tolerance=1e-2, missed=1).values[0]
-    sharp = batch_sharpness(here, size, point["batches"], point["repeat"], "epoch")
+    sharp = batch_sharpness(here, size, point["batches"], sampling="epoch")
     found = [edge.exact, edge.descent, edge.trace, edge.bound, float(edge.sharpness)]
     found += [float(largest) * eta / 2, sharp.value * eta / 2, sharp.error * eta / 2]
     return dict(zip(names, found, strict=True))
 
 
-def grids_of(depths, width, steps, eta, checkpoints, repeats, batch_sizes=(), **common):
+def grids_of(depths, width, samples, steps, eta, checkpoints, batch_sizes=(), batch_runs=0, **common):
     """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: of the first depth."""
-    grids, more = {}, {"batch_size": BATCH_SIZE, "batch_sizes": batch_sizes, "samples": common["samples"]}
+    grids, more = {}, {"batch_size": BATCH_SIZE, "batch_sizes": batch_sizes}
+    by_kind = {"width": width, "samples": samples, "steps": steps, "eta": eta}
     for kind in depths:
         at = [0, *np.geomspace(10, steps[kind], checkpoints - 1).round().astype(int).tolist()]
-        own = {"kind": kind, "width": width[kind], "steps": steps[kind], "eta": eta[kind], "checkpoints": at}
+        own = {name: values[kind] for name, values in by_kind.items()} | {"kind": kind, "checkpoints": at}
         own |= common | {"batch_size": BATCH_SIZE}
-        grids[kind] = Grid(along, own, {"depth": depths[kind], "repeat": range(repeats)}, seed=1)
+        grids[kind] = Grid(along, own, {"depth": depths[kind]})
         if batch_sizes:
-            own |= {"depth": depths[kind][0]}
-            axes = {"batch_size": batch_sizes, "repeat": range(repeats)}
-            grids[f"{kind}_batch"] = Grid(along, own, axes, seed=1)
-        more |= {f"{kind}_depths": depths[kind], f"{kind}_eta": eta[kind], f"{kind}_steps": at}
+            own |= {"depth": depths[kind][0], "runs": batch_runs}
+            grids[f"{kind}_batch"] = Grid(along, own, {"batch_size": batch_sizes})
+        more |= {f"{kind}_depths": depths[kind], f"{kind}_steps": at}
+        more |= {f"{kind}_eta": eta[kind], f"{kind}_samples": samples[kind]}
     return grids, more
 
 
 #: a few images, for seconds
 SMALL = {
     "images": "digits",
-    "samples": 40,
     "drawn": 8,
     "rows": 12,
     "few": 12,
     "batches": 2,
     "checkpoints": 2,
+    "runs": 2,
+    "samples": dict.fromkeys(WIDTH, 40),
     "width": dict.fromkeys(WIDTH, 2),
     "steps": dict.fromkeys(WIDTH, 20),
 }
 
 EXPERIMENT = Experiment(
     name="scale",
-    title="VGG and ResNet on 500 images of CIFAR-10: alignment, flatness, bound (W22 Fig. 5a, 6a, 6b)",
+    title="VGG and ResNet on a few hundred images of CIFAR-10: alignment, flatness, bound (W22 Fig. 5a, 6)",
     claims=("w22-cifar-alignment", "w22-cifar-flatness", "w22-cifar-batch"),
     full=Scale(
         *grids_of(
             depths=DEPTHS,
             width=WIDTH,
+            samples=SAMPLES,
             steps=STEPS,
             eta=ETA,
-            checkpoints=8,
-            repeats=3,
+            checkpoints=7,
+            runs=2,
             batch_sizes=BATCH_SIZES,
+            batch_runs=3,
             images="cifar10",
-            samples=500,
-            drawn=256,
-            rows=120,
-            few=500,
+            drawn=128,
+            rows=60,
+            few=200,
             batches=40,
         ),
         text=(
-            "VGG-11…19 at a quarter and ResNet-20…56 at half of W22's width, on 500 of its 50,000 images; "
-            "step sizes, batch sizes and lengths are ours, W22's appendix is not at hand"
+            "VGG-11…19 at a quarter and ResNet-20…44 at half of W22's width, on 500 and 200 of its "
+            "50,000 images, 2 and 3 runs; step sizes, batch sizes and lengths are ours, W22's appendix is not "
+            "at hand"
         ),
-        data_set="CIFAR-10, first 500 training images, each of mean 0 and variance 1, one-hot targets",
+        data_set="CIFAR-10, first training images, each of mean 0 and variance 1, one-hot targets",
     ),
     quick=Scale(
         *grids_of(
-            depths={"vgg": (11, 13), "resnet": (8, 14)}, eta=ETA, repeats=1, batch_sizes=(5, 10), **SMALL
+            depths={"vgg": (11, 13), "resnet": (8, 14)}, eta=ETA, batch_sizes=(5, 10), batch_runs=2, **SMALL
         ),
         data_set="digits, enlarged to 32×32",
     ),

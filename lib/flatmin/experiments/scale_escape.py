@@ -44,9 +44,9 @@ CUTOFF, HELD = 0.03, 2.0
 BATCH_SIZES = (5, 50)
 SAMPLES, TRAJECTORIES = 100, 50
 #: of the first descent, at a quarter (VGG) and half (ResNet) of the full width
-ETA = {"vgg": 0.005, "resnet": 0.2}
-DESCENT = {"vgg": 4_000, "resnet": 3_000}
-DEPTHS = {"vgg": (11, 19), "resnet": (20, 56)}
+ETA = {"vgg": 0.02, "resnet": 0.2}
+DESCENT = {"vgg": 3_000, "resnet": 3_000}
+DEPTHS = {"vgg": (11, 19), "resnet": (20, 44)}
 WIDTH = {"vgg": 16, "resnet": 8}
 
 
@@ -106,7 +106,7 @@ EXPERIMENT = Experiment(
         batch_sizes=BATCH_SIZES,
         texts={
             "text": (
-                "VGG-11, 19 at a quarter and ResNet-20, 56 at half of W22's width, on 100 of its 50,000 "
+                "VGG-11, 19 at a quarter and ResNet-20, 44 at half of W22's width, on 100 of its 50,000 "
                 "images; step and batch sizes are ours, W22's appendix is not at hand"
             ),
             "data_set": "CIFAR-10, first 100 training images, each of mean 0 and variance 1, one-hot targets",

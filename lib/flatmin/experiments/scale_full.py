@@ -9,15 +9,15 @@ from flatmin.networks import device
 
 DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56, 110)}
 WIDTH = {"vgg": 64, "resnet": 16}
-ETA = {"vgg": 0.002, "resnet": 0.1}
-STEPS = {"vgg": 4_000, "resnet": 4_000}
-DESCENT = {"vgg": 2_000, "resnet": 2_000}
-SAMPLES = 10_000
+ETA = {"vgg": 0.005, "resnet": 0.1}
+STEPS = {"vgg": 1_500, "resnet": 1_500}
+DESCENT = {"vgg": 1_500, "resnet": 1_500}
+SAMPLES = dict.fromkeys(WIDTH, 10_000)
 
 
 def _scale(depths, width, steps, descent, few, near, **texts):
     """``near``: what the descents share; ``few``: what the runs share."""
-    grids, more = scale.grids_of(depths, width, steps, ETA, repeats=1, **few)
+    grids, more = scale.grids_of(depths, width, steps=steps, eta=ETA, **few)
     last = {kind: each[-1:] for kind, each in depths.items()}
     grids |= scale_escape.grids_of(last, width, ETA, descent, repeats=1, names="{}_escape", **near)
     return Scale(grids, more | {"escape_batch_sizes": near["batch_sizes"]}, **texts)
@@ -35,11 +35,12 @@ EXPERIMENT = Experiment(
         few={
             "images": "cifar10",
             "samples": SAMPLES,
-            "drawn": 256,
-            "rows": 120,
-            "few": 500,
-            "batches": 20,
-            "checkpoints": 8,
+            "drawn": 128,
+            "rows": 60,
+            "few": 200,
+            "batches": 10,
+            "checkpoints": 5,
+            "runs": 1,
         },
         near={
             "images": "cifar10",
@@ -59,7 +60,8 @@ EXPERIMENT = Experiment(
         scale.SMALL["width"],
         scale.SMALL["steps"],
         dict.fromkeys(WIDTH, 40),
-        few={name: value for name, value in scale.SMALL.items() if name not in ("width", "steps")},
+        few={name: value for name, value in scale.SMALL.items() if name not in ("width", "steps")}
+        | {"runs": 1},
         near={"images": "digits", "samples": 20, "kept": 4, "trajectories": 4, "batch_sizes": (2, 10)},
         data_set="digits, enlarged to 32×32",
     ),

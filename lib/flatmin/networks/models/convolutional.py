@@ -98,20 +98,28 @@ def vgg(
     initialisation: str = "he",
     outputs: int = 10,
     dtype: torch.dtype = torch.float32,
+    head: float = 1.0,
 ) -> nn.Sequential:
     """VGG-11/13/16/19 for 32×32 images without batch norm (W22 §4): five stacks of 3×3 convolutions, one
     linear layer.
 
-    Five stacks of widths 1, 2, 4, 8, 8 times ``width`` (64 in the original). Raises ValueError for another
-    depth, a size below 1, or an unknown name.
+    Five stacks of widths 1, 2, 4, 8, 8 times ``width`` (64 in the original). The last layer starts at
+    ``head`` times the scale of the initialisation: max-pools let the outputs start large. Raises ValueError
+    for another depth, a size below 1, a negative scale or an unknown name.
     """
     if _check.integer("depth", depth) not in _VGG:
         raise _check.refused("depth", depth, f"one of {', '.join(map(str, _VGG))}")
     width, outputs, dtype = _width("width", width), _width("outputs", outputs), floating(dtype)
     widths = [factor * width for factor in (1, 2, 4, 8, 8)]
     layers = _stacks(3, zip(widths, _VGG[depth], strict=True), dtype)
-    top = linear(widths[-1], outputs, dtype=dtype)
-    return initialise(nn.Sequential(*layers, nn.Flatten(), top), initialisation, seed)
+    top, head = (
+        linear(widths[-1], outputs, dtype=dtype),
+        _check.number("head", head, least=0, most=_STRONGEST),
+    )
+    model = initialise(nn.Sequential(*layers, nn.Flatten(), top), initialisation, seed)
+    with torch.no_grad():
+        top.weight *= head
+    return model
 
 
 class _FixupBlock(nn.Module):
