@@ -85,6 +85,8 @@ def test_spectra_along_runs_are_those_of_the_points(runs, found, data):
     assert np.allclose(found["whole"][1, 1], here.eigenpairs(10).values, rtol=1e-3)
     assert np.allclose(found["layer"][1, 1], here.eigenpairs(10, 2).values, rtol=1e-3)
     assert found["loss"][1, 1] == pytest.approx(here.loss, rel=1e-5)
+    outputs = predict(runs.model, runs.parameters[1, 1], data)
+    assert found["size"][1, 1] == pytest.approx(float(outputs.square().sum(1).mean()), rel=1e-5)
     assert np.allclose(found["turned"][:, -1], 1)
     norms = [float(p.detach().norm()) for _, p in parameters.trainable(runs.model_at(1, 1)) if p.ndim == 2]
     assert np.allclose(found["norms"][1, 1], norms, rtol=1e-5)

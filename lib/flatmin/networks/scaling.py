@@ -233,8 +233,9 @@ def along(runs: Runs, data, test, layer: int = 2, top: int = 10) -> dict[str, np
     alive = np.flatnonzero(~runs.diverged)
     shape = runs.parameters.shape[:2]
     thetas, widths = runs.parameters[alive].flatten(0, 1), dict.fromkeys(("whole", "layer", "output"), top)
-    measured = _tops(runs.model, runs.loss, data, thetas, layer, top) if len(alive) else {}
-    measured |= _activity(runs, data, alive)
+    if len(alive):
+        measured = _tops(runs.model, runs.loss, data, thetas, layer, top)
+        measured |= _activity(runs.model, data, thetas)
     for name, width in (widths | {"size": 1, "dead": len(layers) - 1}).items():
         values = np.full((*shape, width), np.nan)
         if len(alive):
@@ -247,14 +248,22 @@ def along(runs: Runs, data, test, layer: int = 2, top: int = 10) -> dict[str, np
     return found
 
 
-def _activity(runs, data, alive) -> dict:
-    """Mean |f|² and the shares of dead units of these runs at every checkpoint, one after the other."""
-    sizes, dead = [], []
-    for place in ((run, time) for run in alive for time in range(len(runs.kept))):
-        passed = at(runs.model_at(*map(int, place)), runs.loss, data, checks=False).passed
-        sizes.append(float(passed.outputs.double().square().sum(1).mean()))
-        dead.append([float((a <= 0).all(0).double().mean()) for a in passed.inputs[1:]])
-    return {"size": sizes, "dead": dead}
+@torch.no_grad()
+def _activity(model, data, thetas) -> dict:
+    """Mean |f|² (R,) and the shares of dead units (R, L − 1) at ``thetas`` (R, P), one after the other."""
+    (fixed, layers), device = dense_layers(model), choose(None, model)
+    inputs, sizes, dead = samples_of(data).to(device, thetas.dtype).inputs, [], []
+    for module in fixed:
+        inputs = module(inputs)
+    for theta in thetas.to(device):
+        a, quiet = inputs, []
+        for layer in layers:
+            a = a @ theta[layer.weight_slice].view(layer.weight.shape).T
+            a = layer.derivatives(a if layer.bias is None else a + theta[layer.bias_slice])[0]
+            quiet.append((a <= 0).all(0).double().mean())
+        sizes.append(a.double().square().sum(1).mean())
+        dead.append(torch.stack(quiet)[:-1])
+    return {"size": torch.stack(sizes).cpu().numpy(), "dead": torch.stack(dead).cpu().numpy()}
 
 
 def copies(model: nn.Module, loss, data, thetas: Tensor, levels, layer: int = 2, top: int = 10):
