@@ -198,8 +198,8 @@ EXPERIMENT = Experiment(
         ),
         text=(
             "VGG-11…19 at a quarter and ResNet-20…44 at half of W22's width, on 500 and 200 of its "
-            "50,000 images, 2 and 3 runs; step sizes, batch sizes and lengths are ours, W22's appendix is not "
-            "at hand"
+            "50,000 images, 2 and 3 runs; step sizes, batch sizes and lengths are ours, W22's appendix is "
+            "not at hand"
         ),
         data_set="CIFAR-10, first training images, each of mean 0 and variance 1, one-hot targets",
     ),

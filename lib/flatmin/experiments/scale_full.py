@@ -46,7 +46,7 @@ EXPERIMENT = Experiment(
             "images": "cifar10",
             "samples": scale_escape.SAMPLES,
             "kept": 20,
-            "trajectories": scale_escape.TRAJECTORIES,
+            "trajectories": 20,
             "batch_sizes": scale_escape.BATCH_SIZES,
         },
         text=(
