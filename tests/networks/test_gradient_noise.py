@@ -42,6 +42,7 @@ def test_alignment_is_that_of_the_dense_matrices(case, wrapped, monkeypatch, ent
     model, data, loss = case
     monkeypatch.setattr(gradient_noise, "_CACHED", entries)
     monkeypatch.setattr(gradient_noise, "_ENTRIES", entries)
+    monkeypatch.setattr(gradient_noise, "_KEPT", entries)
     expected = dense_alignment(model, data, loss)
     for one in (model, wrapped(model)):
         found = at(one, loss, data).noise.alignment()

@@ -273,7 +273,7 @@ class AutogradPass:
 
         Networks of convolutions and linear layers: layer by layer; nothing of the size of P is formed but a
         block of one layer. What is kept of all samples is the layers' inputs and c cotangents on their
-        outputs; parameters in no layer (a few biases and factors) are mapped. Others: per-sample gradients,
+        outputs; parameters in no layer (a tenth of all at most) are mapped. Others: per-sample gradients,
         a few at a time, again and again where they do not fit.
         """
         if not self._layerwise:

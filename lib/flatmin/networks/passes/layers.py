@@ -38,12 +38,14 @@ def readable(network: Network) -> tuple[list[nn.Module], tuple[str, ...]] | None
     """The layers that this module reads, and the names of the trainable parameters that are in none of them.
 
     None for a network with a convolution or linear layer of another kind, or one whose weights are not all
-    trained, or shared.
+    trained, or shared, and where more than a tenth of the parameters are in none.
     """
     modules = [m for m in network.module.modules() if type(m) in _AXES]
-    owned = [id(p) for m in modules for p in m.parameters()]
+    parameters = [p for m in modules for p in m.parameters()]
     wanted = {id(p): name for name, p in zip(network.names, network.tensors, strict=True)}
-    if not modules or len(set(owned)) != len(owned) or not set(owned) <= set(wanted):
+    owned = {id(p) for p in parameters}
+    enough = sum(p.numel() for p in parameters) >= 0.9 * network.parameters
+    if len(owned) != len(parameters) or not owned <= set(wanted) or not enough:
         return None
     plain = all(
         m.groups == 1 and m.padding_mode == "zeros" and not isinstance(m.padding, str)
