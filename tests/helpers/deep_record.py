@@ -16,13 +16,16 @@ def runs():
         def along(values):
             return np.tile(np.asarray(values, float)[..., None], 4)
 
-        for key, size, batch in (("", P, 25.0), ("batch_", P[:2] * 0 + P[0, 0], np.array([[5.0], [100]]))):
+        for key, size, batch in (
+            ("", P, 25.0),
+            ("batch_", P[:3] * 0 + P[0, 0], np.array([[5.0], [25], [100]])),
+        ):
             norm = np.sqrt(size) * batch**0.25 * rng.lognormal(0, 0.01, size.shape)
             loss = np.full(size.shape, 0.001)
             if not key:
                 loss[-1, 1] = 0.5  # has not converged
             else:
-                loss[1, 2] = 0.5
+                loss[1, 1] = 0.5
             diverged = np.zeros(size.shape, bool)
             diverged[1, 0] = not key
             arrays |= {f"{kind}_{key}{name}": along(values) for name, values in {
@@ -33,7 +36,7 @@ def runs():
             arrays[f"{kind}_{key}edge_exact"] = 0.5 * np.ones(size.shape)
         arrays |= {f"{kind}_depths": np.array(depths), f"{kind}_eta": np.array(0.1)}
         arrays[f"{kind}_steps"] = np.array([0, 10, 100, 1000])
-    arrays |= {"batch_size": np.array(25), "batch_sizes": np.array([5, 100])}
+    arrays["batch_sizes"] = np.array([5, 25, 100])
     return Result("scale", arrays, {})
 
 

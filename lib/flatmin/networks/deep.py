@@ -98,16 +98,10 @@ class Family:
 
     def batch_values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Batch sizes (N,) and last values (N, R) of the smallest depth, of runs that converged at all."""
-        sizes = np.array([*self._result.batch_sizes, int(self._result.batch_size)])
-        order = np.argsort(sizes)
-
-        def joined(name):
-            values = np.concatenate([self._array(f"batch_{name}"), self._array(name)[:1]])[order]
-            return values[..., -1] if values.ndim == 3 else values
-
-        return sizes[order], joined(name)[
-            :, (joined("loss") <= CONVERGED).all(0) & ~joined("diverged").any(0)
-        ]
+        values, loss, diverged = (self._array(f"batch_{one}") for one in (name, "loss", "diverged"))
+        values = values[..., -1] if values.ndim == 3 else values
+        sizes = np.asarray(self._result.batch_sizes)
+        return sizes, values[:, (loss[..., -1] <= CONVERGED).all(0) & ~diverged.any(0)]
 
     def batch_slope(self, name: str) -> Estimate:
         """Slope of ln of the last value on ln B, mean over the runs, Student's t; ValueError for too few."""
