@@ -1,7 +1,7 @@
 """W22 Fig. 5b: gradient descent to a small loss, then SGD at a step that descent survives; VGG and ResNet.
 
-Gradient descent goes down at ETA until L ≤ ``NEAR``, then ``SETTLE`` steps on at η = ``SHARE`` · 2/λ₁ of
-where it is, and from there SGD takes over at the same η, batches drawn anew at each step.
+Gradient descent goes down at ETA until L ≤ ``NEAR`` (it ends near its edge, on either side). From there it
+goes on at η = ``SHARE`` · 2/λ₁ of the place, or SGD takes over at the same η, batches drawn anew at each step.
 
 Arrays. D depths, R minima, B = ``batch_sizes`` (small, large), S trajectories, t = 0…20; KIND is ``vgg`` or
 ``resnet``.
@@ -39,7 +39,7 @@ from flatmin.networks import device
 from flatmin.networks.point import at
 from flatmin.networks.train import train
 
-NEAR, SHARE, SETTLE = 1e-3, 0.95, 200
+NEAR, SHARE = 1e-3, 0.95
 CUTOFF, HELD = 0.03, 2.0
 BATCH_SIZES = (5, 50)
 SAMPLES, TRAJECTORIES = 100, 50
@@ -66,7 +66,6 @@ def leave(point, seed):
     model = runs.model_at(0, place)
     here = at(model, "square", data)
     eta = 2 * SHARE / float(here.eigenpairs(1, matrix="gauss-newton", tolerance=1e-3, missed=1).values[0])
-    model = train(model, "square", data, eta=eta, steps=SETTLE, method="gd", keep=1).model_at(0)
     found = escapes(model, data, eta, point["batch_sizes"], point["trajectories"], seed % 2**31)
     return found | {"reached": losses[place], "at": kept[place]}
 
