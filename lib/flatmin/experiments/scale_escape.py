@@ -1,7 +1,8 @@
 """W22 Fig. 5b: gradient descent to a small loss, then SGD at a step that descent survives; VGG and ResNet.
 
 Gradient descent goes down at ETA until L ≤ ``NEAR`` (it ends near its edge, on either side). From there it
-goes on at η = ``SHARE`` · 2/λ₁ of the place, or SGD takes over at the same η, batches drawn anew at each step.
+goes on at η = ``SHARE`` · 2/λ₁ of the place, or SGD takes over at the same η, batches drawn anew at each
+step.
 
 Arrays. D depths, R minima, B = ``batch_sizes`` (small, large), S trajectories, t = 0…20; KIND is ``vgg`` or
 ``resnet``.
