@@ -11,7 +11,7 @@ DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56, 110)}
 WIDTH = {"vgg": 64, "resnet": 16}
 ETA = {"vgg": 0.005, "resnet": 0.1}
 STEPS = {"vgg": 1_500, "resnet": 1_500}
-DESCENT = {"vgg": 1_500, "resnet": 1_500}
+DESCENT = {"vgg": 2_500, "resnet": 2_500}
 SAMPLES = dict.fromkeys(WIDTH, 10_000)
 
 
