@@ -6,7 +6,7 @@ import torch
 
 from flatmin.experiments import scale, scale_escape, scale_full
 from flatmin.ledger import record
-from flatmin.networks import models, parameters
+from flatmin.networks import deep, models, parameters
 from flatmin.networks.point import at
 
 ALONG, END = (
@@ -86,5 +86,5 @@ def test_the_smallest_loss_of_a_constant_is_what_converged_is_measured_by():
     targets = torch.nn.functional.one_hot(labels, 10).double()
     best = 0.5 * (targets - targets.mean(0)).square().sum(1).mean()
     assert float(best) == pytest.approx(0.45)
-    assert float(best) > 30 * scale.CONVERGED
+    assert float(best) > 30 * deep.CONVERGED
     assert isinstance(scale.network("resnet", 8, 2, 0), models.FixupResNet)

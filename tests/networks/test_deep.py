@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from deep_record import escapes, runs
 
-from flatmin.experiments import scale, scale_escape
 from flatmin.networks import deep, edges
 
 
@@ -56,11 +55,6 @@ def test_escapes_are_read_network_by_network_and_only_proper_ones_judged():
     assert edges.escape_rates(good, "VGG-19", 0)[2] == pytest.approx(0.1)
     full = deep.by_network(escapes("escape_"), "escape_")
     assert sorted(k for k in full.arrays if k.endswith("_eta")) == ["ResNet-56_eta", "VGG-19_eta"]
-
-
-def test_the_rules_are_those_of_the_experiments():
-    assert (deep.CONVERGED, deep.LEAST) == (scale.CONVERGED, scale.LEAST)
-    assert (deep.NEAR, deep.HELD) == (scale_escape.NEAR, scale_escape.HELD)
 
 
 def test_what_is_not_there_is_named(family):

@@ -32,12 +32,14 @@ A run that diverged holds ∞ from then on, and its kind and depth are left out 
 
 Decided before the full run:
 
-* A solution is *convergent* where its last L is at most ``CONVERGED``; only those are judged for flatness
-  and batch size. A family with none here says so, and the other is judged.
+* A solution is *convergent* where its last L is at most ``deep.CONVERGED`` = 0.01, of 0.45 for the best
+  constant; only those are judged for flatness and batch size. A family with none says so, and the other is
+  judged.
 * w22-cifar-alignment. "Significantly positive": chapter 5 reads it as μ ≥ 0.1 for one output; with K outputs
-  whose blocks of G are alike, ‖G‖² is K times and L the sum of theirs, and μ is 1/K of one's. Read as a lower
-  end μ − 3 errors of at least ``LEAST`` = 0.1/10 at every checkpoint, size and run. "Nearly independent of
-  size": slope of ln μ against ln P at the last checkpoint within 0.05 of 0, one family at a time.
+  whose blocks of G are alike, ‖G‖² is K times and L the sum of theirs, and μ is 1/K of one's. Read as a
+  lower end μ − 3 errors of at least ``deep.LEAST`` = 0.1/10 at every checkpoint, size and run. "Nearly
+  independent of size": slope of ln μ against ln P at the last checkpoint within 0.05 of 0, one family at a
+  time.
 * w22-cifar-flatness. The bound holds: KIND_bound + 3 errors ≤ 1 for all. Tight: KIND_bound ≥ 0.5. Flatness
   nearly independent of size: the slope of ln ‖G‖_F against ln P within 0.05 of 0.
 * w22-cifar-batch. Tightens: the mean over runs of the slope of ln KIND_bound on ln B is below 0, by Student's
@@ -57,10 +59,6 @@ from flatmin.networks.point import at
 from flatmin.networks.sampled import batch_sharpness, sampled_alignment
 from flatmin.networks.train import train
 
-#: loss, of 0.5 · (1 − 0.1) for the best constant, below which a network counts as converged
-CONVERGED = 0.01
-#: least alignment μ that counts as significantly positive, ten outputs
-LEAST = 0.01
 #: chosen on one seed and 200 images, before anything was measured
 ETA = {"vgg": 0.02, "resnet": 0.2}
 STEPS = {"resnet": 3_000, "vgg": 4_000}

@@ -1,8 +1,8 @@
 """W22 Fig. 5b: gradient descent to a small loss, then SGD at a step that descent survives; VGG and ResNet.
 
-Gradient descent goes down at ETA until L ≤ ``NEAR`` (it ends near its edge, on either side). From there it
-goes on at η = ``SHARE`` · 2/λ₁ of the place, or SGD takes over at the same η, batches drawn anew at each
-step.
+Gradient descent goes down at ETA until L ≤ ``deep.NEAR`` = 0.001 (it ends near its edge, on either side).
+From there it goes on at η = ``SHARE`` · 2/λ₁ of the place, or SGD takes over at the same η, batches drawn
+anew at each step.
 
 Arrays. D depths, R minima, B = ``batch_sizes`` (small, large), S trajectories, t = 0…20; KIND is ``vgg`` or
 ``resnet``.
@@ -23,12 +23,12 @@ KIND_reached, KIND_at, KIND_parameters          (D, R)        L and step at the 
 
 Decided before the full run:
 
-* A minimum is judged if ``reached`` ≤ ``NEAR``, ηλ₁ < 2, ρ > 1 at the small and ρ < 1 at the large batch.
+* A minimum is judged if ``reached`` ≤ 0.001, ηλ₁ < 2, ρ > 1 at the small and ρ < 1 at the large batch.
 * w22-cifar-escape, exponential: the rate at which the mean loss of the network grows at the small batch
-  (slope of ln mean L over the steps until the exact mean of the linearisation passes ``CUTOFF``, at least two
+  (slope of ln mean L over the steps until the exact mean of the linearisation passes 0.03, at least two
   steps) is above 0, and equal to the same slope of the exact mean, by three standard errors (bootstrap over
   trajectories).
-* Control: at the large batch, mean L after 20 steps is at most ``HELD`` times that of the start.
+* Control: at the large batch, mean L after 20 steps is at most ``deep.HELD`` = 2 times that of the start.
 """
 
 import numpy as np
@@ -37,11 +37,11 @@ from flatmin.experiments import Experiment, Grid, Scale
 from flatmin.experiments.scale import network, task
 from flatmin.experiments.stability_escape import escapes
 from flatmin.networks import device
+from flatmin.networks.deep import NEAR
 from flatmin.networks.point import at
 from flatmin.networks.train import train
 
-NEAR, SHARE = 1e-3, 0.95
-CUTOFF, HELD = 0.03, 2.0
+SHARE = 0.95
 BATCH_SIZES = (5, 50)
 SAMPLES, TRAJECTORIES = 100, 50
 #: of the first descent, at a quarter (VGG) and half (ResNet) of the full width
