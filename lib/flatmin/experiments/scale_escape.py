@@ -45,7 +45,7 @@ SHARE = 0.95
 BATCH_SIZES = (5, 50)
 SAMPLES, TRAJECTORIES = 100, 50
 #: of the first descent, at a quarter (VGG) and half (ResNet) of the full width
-ETA = {"vgg": 0.02, "resnet": 0.2}
+ETA = {"vgg": 0.01, "resnet": 0.2}
 DESCENT = {"vgg": 3_000, "resnet": 3_000}
 DEPTHS = {"vgg": (11, 19), "resnet": (20, 44)}
 WIDTH = {"vgg": 16, "resnet": 8}

@@ -9,8 +9,8 @@ from flatmin.networks import device
 
 DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56, 110)}
 WIDTH = {"vgg": 64, "resnet": 16}
-ETA = {"vgg": 0.005, "resnet": 0.2}
-STEPS = {"vgg": 3_000, "resnet": 3_000}
+ETA = {"vgg": 0.0025, "resnet": 0.2}
+STEPS = {"vgg": 4_000, "resnet": 3_000}
 DESCENT = {"vgg": 2_500, "resnet": 2_500}
 #: as many as these lengths bring to a small loss
 SAMPLES = {"vgg": 1_000, "resnet": 200}
