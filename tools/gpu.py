@@ -34,6 +34,7 @@ from flatmin.networks import device  # noqa: E402
 #: what is tested on the device beside the experiments
 TESTS = (
     "tests/networks/test_device.py",
+    "tests/networks/train/test_graphs.py",
     "tests/networks/train/test_train.py::test_batches_drawn_ahead_for_a_device_are_the_same",
 )
 PACKAGES = ("torch", "numpy", "scipy", "numba", "sympy", "scikit-learn")
