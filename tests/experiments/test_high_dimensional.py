@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from flatmin.experiments import high_dimensional
+from flatmin.experiments import high_dimensional, high_dimensional_onset
 from flatmin.ledger import record
 from flatmin.pictures import many_directions
 
@@ -19,6 +19,8 @@ def test_the_small_scale_has_the_shapes_of_the_full_one(tmp_path):
     assert kept.langevin_log_flatness.shape == (2, 2, 2, 2)
     assert kept.onset_left.shape == (2, 4)
     assert all(np.isfinite(values).all() for values in kept.arrays.values())
+    high_dimensional_onset.EXPERIMENT.run(tmp_path, quick=True)
+    assert record.load("high-dimensional-onset", tmp_path).left.shape == (2, 4)
     # every start is the same for all, and strong noise at large steps diverges
     np.testing.assert_array_equal(kept.sgd_log_flatness[:, 0, 0], kept.gd_log_flatness[:, 0])
     assert kept.phases_diverged[:, -1, -1].min() == 1

@@ -93,15 +93,20 @@ def _times(tau, points, eta):
     return kept * eta
 
 
-def _scale(draws, taus, cells, scan, points, **texts):
-    """``draws`` of the curves and of the diagram; ``taus`` of curves, diagram and scan."""
+def scan(tau, count, **point):
+    """What the points of a fine line of σ at η = 0.05 share, ``count`` noise strengths."""
+    sigma = np.geomspace(2e-4, 2e-2, count).tolist()
+    return {"eta": 0.05, "sigma": sigma, "tau": tau, "points": 17, "walkers": 4, **point}
+
+
+def _scale(draws, taus, cells, strengths, points, **texts):
+    """``draws`` of the curves and of the diagram; ``taus`` of curves, diagram and fine line."""
     sigma, eta = np.geomspace(1e-4, 1, cells), np.geomspace(0.01, 0.3, cells)
-    scanned = np.geomspace(2e-4, 2e-2, scan)
+    slow = scan(taus[2], strengths)
     walk = {"eta": 0.01, "tau": taus[0], "points": points, "walkers": 16}
     many, few = range(draws[0]), range(draws[1])
     rest = {"tau": taus[1], "points": 17, "walkers": 4}
     plane = {"draw": few, "eta": eta.tolist()}
-    slow = {"eta": 0.05, "sigma": scanned.tolist(), **rest, "tau": taus[2]}
     grids = {
         "sgd": Grid(curve, walk, {"draw": many, "sigma": SIGMAS}, seed=8),
         "gld": Grid(curve, walk, {"draw": many, "same": READINGS, "sigma": SIGMAS[1:]}, seed=8),
@@ -116,7 +121,7 @@ def _scale(draws, taus, cells, scan, points, **texts):
         "onset": Grid(steady, slow, {"draw": few}, seed=8),
         "alike": Grid(steady, slow | {"draw": 0, "alike": True}, seed=8),
     }
-    axes = {"sigma": sigma, "eta": eta, "scanned": scanned}
+    axes = {"sigma": sigma, "eta": eta, "scanned": np.array(slow["sigma"])}
     return Scale(grids, axes | {"tau": _times(taus[0], points, walk["eta"]), "taus": taus}, **texts)
 
 
@@ -128,7 +133,7 @@ EXPERIMENT = Experiment(
         draws=(5, 3),
         taus=(8000, 3000, 20_000),
         cells=20,
-        scan=24,
+        strengths=24,
         points=120,
         text=(
             "N_S = 5 and N_F = 100 as in Y23, whose coefficients, ε, starts and lengths are not stated: 5 "
@@ -136,6 +141,6 @@ EXPERIMENT = Experiment(
             "of τ = 20000"
         ),
     ),
-    quick=_scale(draws=(2, 2), taus=(40, 20, 40), cells=4, scan=4, points=11),
+    quick=_scale(draws=(2, 2), taus=(40, 20, 40), cells=4, strengths=4, points=11),
     minutes=15,
 )
