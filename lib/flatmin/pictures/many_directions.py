@@ -124,13 +124,14 @@ def where_sgd_wins(sigma, eta, ahead):
 def leaving(sigma, left, alike, predicted):
     """Share of flat directions that have left x = 0 against σ: draws (draws, n), the valley alike (n,).
 
-    ``predicted`` has one row for each draw and a last one for the valley with all directions alike.
+    ``predicted`` has a row for each of the first draws and a last one for the valley with all directions alike.
     """
     figure, ax = plt.subplots(figsize=(6.4, 3.7))
+    for which, row in enumerate(predicted):
+        plots.theory(ax, sigma, row, "averaged dynamics" if which == 0 else None, lw=1.1)
     for which, row in enumerate(left):
-        plots.theory(ax, sigma, predicted[which], "averaged dynamics" if which == 0 else None, lw=1.1)
-        plots.points(ax, sigma, row, None, "three draws" if which == 0 else None, ms=4)
-    plots.theory(ax, sigma, predicted[-1], lw=1.1)
+        followed = {} if which < len(predicted) - 1 else {"alpha": 0.45}
+        plots.points(ax, sigma, row, None, f"{len(left)} draws" if which == 0 else None, ms=4, **followed)
     plots.points(ax, sigma, alike, None, "all directions alike", "sharp", ms=4)
     ax.set(xscale="log", xlabel="noise strength σ", ylabel="share that left 0", title="η = 0.05")
     ax.legend(fontsize=9)
