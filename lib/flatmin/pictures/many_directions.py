@@ -124,7 +124,7 @@ def where_sgd_wins(sigma, eta, ahead):
 def leaving(sigma, left, alike, predicted):
     """Share of flat directions that have left x = 0 against σ: draws (draws, n), the valley alike (n,).
 
-    ``predicted`` has a row for each of the first draws and a last one for the valley with all directions alike.
+    ``predicted`` has a row for each of the first draws and a last one for all directions alike.
     """
     figure, ax = plt.subplots(figsize=(6.4, 3.7))
     for which, row in enumerate(predicted):
