@@ -32,24 +32,25 @@ def test_the_small_scale_records_alignment_flatness_and_edges(tmp_path):
 
 
 @pytest.mark.usefixtures("sweeps_here")
-def test_the_full_width_records_the_same_and_the_escape(tmp_path):
+def test_the_full_width_records_the_same_of_one_run(tmp_path):
     scale_full.EXPERIMENT.run(tmp_path, True)
     arrays = record.load("scale-full", tmp_path).arrays
     for kind in ("vgg", "resnet"):
         assert arrays[f"{kind}_mu"].shape == (1, 1, 2)
-        assert arrays[f"{kind}_escape_losses"].shape == (1, 1, 2, 4, 21)
-        assert arrays[f"{kind}_escape_mean"].shape == (1, 1, 2, 21)
-        # descent goes on where it is stable, and its start is that of the runs
-        descent = arrays[f"{kind}_escape_descent"][0, 0]
-        assert descent[0] == pytest.approx(arrays[f"{kind}_escape_losses"][0, 0, 0, 0, 0], rel=1e-4)
+        assert arrays[f"{kind}_edge_exact"].shape == (1, 1)
 
 
-def test_the_small_escape_is_that_of_the_full_width():
-    small, full = scale_escape.EXPERIMENT.quick.grids, scale_full.EXPERIMENT.quick.grids
-    for kind, grid in small.items():
-        twin = full[f"{kind}_escape"]
-        assert (twin.function, twin.common.keys()) == (grid.function, grid.common.keys())
-        assert dict(twin.common) | {"eta": 0} == dict(grid.common) | {"eta": 0}
+@pytest.mark.usefixtures("sweeps_here")
+def test_the_escape_starts_where_descent_ended_and_descent_survives_its_step(tmp_path):
+    scale_escape.EXPERIMENT.run(tmp_path, True)
+    arrays = record.load("scale-escape", tmp_path).arrays
+    for kind in ("vgg", "resnet"):
+        assert arrays[f"{kind}_losses"].shape == (1, 1, 2, 4, 21)
+        assert arrays[f"{kind}_mean"].shape == (1, 1, 2, 21)
+        descent, reached = arrays[f"{kind}_descent"][0, 0], arrays[f"{kind}_reached"][0, 0]
+        assert descent[0] == pytest.approx(reached, rel=1e-4)
+        assert arrays[f"{kind}_losses"][0, 0, :, :, 0] == pytest.approx(reached, rel=1e-4)
+        assert arrays[f"{kind}_eta"] * arrays[f"{kind}_sharpness"] == pytest.approx(1.9, rel=0.01)
 
 
 def test_a_run_that_diverges_is_recorded_as_such():

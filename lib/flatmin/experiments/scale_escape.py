@@ -45,9 +45,9 @@ SHARE = 0.95
 BATCH_SIZES = (5, 50)
 SAMPLES, TRAJECTORIES = 100, 50
 #: of the first descent, at a quarter (VGG) and half (ResNet) of the full width
-ETA = {"vgg": 0.01, "resnet": 0.2}
-DESCENT = {"vgg": 3_000, "resnet": 3_000}
-DEPTHS = {"vgg": (11, 19), "resnet": (20, 44)}
+ETA = {"vgg": 0.02, "resnet": 0.2}
+DESCENT = {"vgg": 1_500, "resnet": 3_000}
+DEPTHS = {"vgg": (11, 19), "resnet": (20,)}
 WIDTH = {"vgg": 16, "resnet": 8}
 
 
@@ -71,22 +71,13 @@ def leave(point, seed):
     return found | {"reached": losses[place], "at": kept[place]}
 
 
-def grids_of(depths, width, eta, descent, repeats, names="{}", **common):
-    """Grids; the dicts hold a value by kind, ``names`` says how the grids are called."""
-    return {
-        names.format(kind): Grid(
-            leave,
-            {"kind": kind, "width": width[kind], "eta": eta[kind], "descent": descent[kind]} | common,
-            {"depth": depths[kind], "repeat": range(repeats)},
-            seed=1,
-        )
-        for kind in depths
-    }
-
-
 def _scale(depths, width, descent, repeats, texts, **common):
-    grids = grids_of(depths, width, ETA, descent, repeats, **common)
-    more = {f"{kind}_depths": each for kind, each in depths.items()}
+    """The dicts hold a value by kind."""
+    grids, more = {}, {f"{kind}_depths": each for kind, each in depths.items()}
+    for kind in depths:
+        own = {"kind": kind, "width": width[kind], "eta": ETA[kind], "descent": descent[kind]} | common
+        axes = {"depth": depths[kind], "repeat": range(repeats)}
+        grids[kind] = Grid(leave, own, axes, seed=1, version="2")
     return Scale(grids, more | {"batch_sizes": common["batch_sizes"]}, **texts)
 
 
@@ -98,7 +89,7 @@ EXPERIMENT = Experiment(
         DEPTHS,
         WIDTH,
         DESCENT,
-        repeats=2,
+        repeats=1,
         images="cifar10",
         samples=SAMPLES,
         kept=40,
@@ -106,7 +97,7 @@ EXPERIMENT = Experiment(
         batch_sizes=BATCH_SIZES,
         texts={
             "text": (
-                "VGG-11, 19 at a quarter and ResNet-20, 44 at half of W22's width, on 100 of its 50,000 "
+                "VGG-11, 19 at a quarter and ResNet-20 at half of W22's width, on 100 of its 50,000 "
                 "images; step and batch sizes are ours, W22's appendix is not at hand"
             ),
             "data_set": "CIFAR-10, first 100 training images, each of mean 0 and variance 1, one-hot targets",
