@@ -6,6 +6,8 @@ import pytest
 from flatmin.experiments import (
     critical_marginals,
     critical_point,
+    high_dimensional,
+    high_dimensional_onset,
     logarithmic_passage,
     logarithmic_stationary,
     stability_random,
@@ -17,6 +19,8 @@ from flatmin.ledger import record
 MODULES = (
     critical_marginals,
     critical_point,
+    high_dimensional,
+    high_dimensional_onset,
     logarithmic_passage,
     logarithmic_stationary,
     stability_random,
