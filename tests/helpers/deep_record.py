@@ -18,7 +18,7 @@ def runs():
 
         for key, size, batch in (
             ("", P, 25.0),
-            ("batch_", P[:3] * 0 + P[0, 0], np.array([[5.0], [25], [100]])),
+            ("batch_", P[:2] * 0 + P[2, 0], np.array([[5.0], [100]])),
         ):
             norm = np.sqrt(size) * batch**0.25 * rng.lognormal(0, 0.01, size.shape)
             loss = np.full(size.shape, 0.001)
@@ -35,8 +35,9 @@ def runs():
             arrays |= {f"{kind}_{key}parameters": size, f"{kind}_{key}diverged": diverged}
             arrays[f"{kind}_{key}edge_exact"] = 0.5 * np.ones(size.shape)
         arrays |= {f"{kind}_depths": np.array(depths), f"{kind}_eta": np.array(0.1)}
+        arrays[f"{kind}_batch_depth"] = np.array(depths[2])
         arrays[f"{kind}_steps"] = np.array([0, 10, 100, 1000])
-    arrays["batch_sizes"] = np.array([5, 25, 100])
+    arrays |= {"batch_size": np.array(25), "batch_sizes": np.array([5, 100])}
     return Result("scale", arrays, {})
 
 

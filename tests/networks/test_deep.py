@@ -39,6 +39,7 @@ def test_the_slope_against_size_has_students_error(family, converged, networks):
 def test_the_slope_against_batches_is_over_runs_that_converged_at_all_of_them(family):
     sizes, values = family.batch_values("g_norm")
     assert sizes.tolist() == [5, 25, 100]
+    assert family.batch_label == "VGG-16"
     assert values.shape == (3, 2)
     assert np.all(np.diff(values, axis=0) > 0)
     slope = family.batch_slope("g_norm")

@@ -96,12 +96,25 @@ class Family:
         fit = fits.common_slope(*zip(*pairs, strict=True))
         return _few((fit.value, free, len(pairs)), fit.error, fit.method)
 
+    @property
+    def batch_label(self) -> str:
+        """The network trained with several batch sizes: ``"VGG-13"``."""
+        return f"{self.name}-{self._array('batch_depth')}"
+
     def batch_values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Batch sizes (N,) and last values (N, R) of the smallest depth, of runs that converged at all."""
-        values, loss, diverged = (self._array(f"batch_{one}") for one in (name, "loss", "diverged"))
-        values = values[..., -1] if values.ndim == 3 else values
-        sizes = np.asarray(self._result.batch_sizes)
-        return sizes, values[:, (loss[..., -1] <= CONVERGED).all(0) & ~diverged.any(0)]
+        """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all."""
+        sizes, size = np.asarray(self._result.batch_sizes), self._result.batch_size
+        depths = np.asarray(self._result.arrays[f"{self.kind}_depths"])
+        row = np.flatnonzero((depths == self._array("batch_depth")) & (size not in sizes))
+
+        def joined(one):
+            values = np.concatenate([self._array(f"batch_{one}"), self._array(one)[row]])
+            return values[..., -1] if values.ndim == 3 else values
+
+        kept = (joined("loss") <= CONVERGED).all(0) & ~joined("diverged").any(0)
+        sizes = np.append(sizes, np.repeat(size, len(row)))
+        order = np.argsort(sizes)
+        return sizes[order], joined(name)[order][:, kept]
 
     def batch_slope(self, name: str) -> Estimate:
         """Slope of ln of the last value on ln B, mean over the runs, Student's t; ValueError for too few."""
