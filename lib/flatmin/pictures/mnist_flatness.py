@@ -105,10 +105,11 @@ def edges(panels, taus):
 def switches(panels, times):
     """ln F at the end above that of gradient descent throughout, against when the method was switched.
 
-    ``panels``: (title, {label: list of Estimate, one a time}, Estimate of SGD throughout).
+    ``panels``: (title, {label: list of Estimate, one a time}, Estimate of SGD throughout), two in a row.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.4), sharey=True, squeeze=False)
-    for ax, (title, runs, throughout) in zip(axes[0], panels, strict=True):
+    rows = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(rows, 2, figsize=(8.6, 3.1 * rows), sharey=True, sharex=True, squeeze=False)
+    for ax, (title, runs, throughout) in zip(axes.flat, panels, strict=False):
         for (label, found), look in zip(runs.items(), (_LOOKS[0], _LOOKS[1]), strict=True):
             shown = {"color": look["color"], "marker": look["marker"], "ls": look["ls"], "ms": 5}
             values, errors = [one.value for one in found], [one.error for one in found]
@@ -116,10 +117,13 @@ def switches(panels, times):
         value, error = throughout
         ax.axhspan(value - error, value + error, color="0.85", label="SGD throughout")
         ax.axhline(0, color="0.5", lw=0.8, ls="-")
-        ax.set(xscale="log", xlabel=r"switched at $\eta t_s$", title=title)
+        ax.set(xscale="log", title=title)
         ax.set_xticks(times, [f"{time:g}" for time in times])
         ax.minorticks_off()
-    axes[0, 0].set_ylabel("ln F above descent throughout")
+    for ax in axes[-1]:
+        ax.set_xlabel(r"switched at $\eta t_s$")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("ln F above descent")
     axes[0, 0].legend(fontsize=8)
     plots.label_panels(axes)
     return figure
