@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
         ),
         data_set="digits, enlarged to 32×32",
     ),
-    minutes=180,
+    minutes=60,
     needs=("CIFAR-10",),
     device=device.describe,
 )

@@ -115,7 +115,7 @@ EXPERIMENT = Experiment(
         batch_sizes=(2, 10),
         texts={"data_set": "digits, enlarged to 32×32"},
     ),
-    minutes=60,
+    minutes=15,
     needs=("CIFAR-10",),
     device=device.describe,
 )

@@ -99,6 +99,7 @@ def train(
         Show a progress bar where someone watches.
     device : str or torch.device, optional
         Where to train, see :func:`flatmin.networks.device.choose`. Batches and noise are the same everywhere.
+        With CUDA a step is recorded as a graph where it can be, which changes no number but the time.
     threads : int
         Threads of torch during the call. Sums over several threads are rounded otherwise, and their number
         may be cut by the machine: with one, the same call gives the same bits on every machine with the same
