@@ -118,8 +118,9 @@ def grid(etas, batch_sizes, maps):
     for ax, (title, values, options) in zip(axes.flat, maps, strict=False):
         values = np.ma.masked_invalid(values).T[up][:, across]
         plots.heatmap(ax, x, y, values, "", log="xy", **options)
-        ax.set(xlabel="η", ylabel="B", yticks=y)
+        ax.set(xlabel="η", ylabel="B", yticks=y, xticks=x)
         ax.set_yticklabels([f"{size:g}" for size in y], fontsize=8)
+        ax.set_xticklabels([f"{eta:g}" for eta in x], fontsize=7)
         ax.set_title(title, fontsize=9)
         ax.minorticks_off()
         ax.invert_yaxis()
@@ -147,7 +148,7 @@ def valleys(names, similarity, barrier, spectra):
     for index, (label, values) in enumerate(spectra.items()):
         positive = np.where(values > 0, values, np.nan)
         axes[2].plot(np.arange(1, len(values) + 1), positive, **_look(index), ls="-", lw=0.8, label=label)
-    axes[2].set(yscale="log", xscale="log", xlabel="number of the eigenvalue", ylabel="λ")
+    axes[2].set(yscale="log", xscale="log", xlabel="number of the eigenvalue", ylabel="λ", ylim=(1e-8, None))
     axes[2].legend(fontsize=8)
     plots.label_panels(axes)
     return figure
