@@ -55,6 +55,14 @@ def test_first_times_and_their_delay(cells):
     assert found.b.value == pytest.approx(0.5, abs=0.05)
 
 
+def test_grids_are_pooled(cells):
+    one, twice = (reading.delays(each, "jaccard 0.90") for each in (cells, [cells, cells]))
+    assert twice.a.value == pytest.approx(one.a.value, abs=1e-3)
+    assert reading.proxy_delay([cells, cells]).b.value == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="cells="):
+        reading.delays([], "jaccard 0.90")
+
+
 def test_slopes_on_the_noise_leave_out_what_is_missing(cells):
     values = 3 * np.log(cells.noise)[:, None] + np.arange(4)
     values[2, 1] = np.nan

@@ -1,8 +1,8 @@
 """What is read off the recorded freezing experiments, by the rules of :mod:`flatmin.networks.commitment`.
 
 ``result`` is a recorded result of the experiment freezing (its text lists the arrays). ``grid`` names a part
-of it: ``"cells"`` (B, η) of the network, or ``"control"``, softmax regression. Cells come flattened, (C,); R
-runs, ``result.starts`` (R,) says which shared start each has.
+of it: ``"cells"`` (η, B) of the network, ``"low"``, more of them at small η with fewer runs, or
+``"control"``, softmax regression. Cells come flattened, (C,), with R runs each.
 """
 
 from __future__ import annotations
@@ -60,13 +60,15 @@ class Cells:
     shape : (int, int)
         Of the grid, over ``result.etas`` and ``result.batch_sizes``.
     starts : (R,)
+        Which shared start each run has.
     """
 
     def __init__(self, result, grid: str = "cells"):
-        self.result, self.grid = result, _check.choice("grid", grid, ("cells", "control"))
-        own = {"cells": "", "control": "control_"}[grid]
+        self.result, self.grid = result, _check.choice("grid", grid, ("cells", "low", "control"))
+        own = "" if grid == "cells" else f"{grid}_"
         etas, sizes = (np.asarray(result.arrays[f"{own}{name}"]) for name in ("etas", "batch_sizes"))
-        self.shape, self.starts = (len(etas), len(sizes)), np.asarray(result.starts)
+        self.shape = len(etas), len(sizes)
+        self.starts = np.asarray(result.arrays["low_starts" if grid == "low" else "starts"])
         self.eta, self.batch_size = (each.ravel() for each in np.meshgrid(etas, sizes, indexing="ij"))
         self.noise = np.asarray(result.arrays[f"{grid}_noise"]).ravel()
         self.factor = self.noise / self.eta
@@ -122,12 +124,17 @@ def frozen_times(cells: Cells, criterion: str, rule: str = "as coded", how: str 
     return found
 
 
-def delays(cells: Cells, criterion: str, rule: str = "as coded", how: str = "search") -> Delay:
+def delays(cells, criterion: str, rule: str = "as coded", how: str = "search") -> Delay:
     """The censored fit of ln ηt_f on ln η and ln c over all runs; arguments as for :func:`frozen_times`.
 
-    Raises ValueError as :func:`~flatmin.networks.commitment.delay`.
+    ``cells`` may be several :class:`Cells`, whose runs are pooled. Raises ValueError as
+    :func:`~flatmin.networks.commitment.delay`.
     """
-    _check.instance("cells", cells, Cells)
+    return _pooled(cells, lambda each: _bounds(each, criterion, rule, how))
+
+
+def _bounds(cells, criterion, rule, how):
+    """Which runs (C · R,) count, and between what their ln ηt_f lies."""
     place, times = cells.place(criterion, rule, how), np.asarray(cells.result.times, float)
     lower, upper = bracket(np.maximum(place, 0).ravel(), times)
     if (criterion, rule, how) == ("jaccard 0.90", "as coded", "search"):
@@ -136,7 +143,7 @@ def delays(cells: Cells, criterion: str, rule: str = "as coded", how: str = "sea
         every = np.arange(int(cells.result.horizon) + 1)
         fine = bracket(np.where(known, refined, 0).astype(int), every)
         lower, upper = (np.where(known, a, b) for a, b in zip(fine, (lower, upper), strict=True))
-    return _delay(cells, (place >= 0).ravel(), lower, upper)
+    return (place >= 0).ravel(), lower, upper
 
 
 def first_time(cells: Cells, loss: float | None = None) -> np.ndarray:
@@ -154,26 +161,43 @@ def first_time(cells: Cells, loss: float | None = None) -> np.ndarray:
     return np.where(reached.any(-1), step * reached.argmax(-1), np.nan)
 
 
-def proxy_delay(cells: Cells, loss: float = 0.1) -> Delay:
+def proxy_delay(cells, loss: float = 0.1) -> Delay:
     """The censored fit of :func:`delays` for :func:`first_time`, which Y26 plots for its other network.
 
-    Raises ValueError as these.
+    ``cells`` may be several. Raises ValueError as these.
     """
-    found = first_time(cells, _check.number("loss", loss, above=0))
-    if (found > 0).sum() <= 3:
+    loss = _check.number("loss", loss, above=0)
+    if sum((first_time(each, loss) > 0).sum() for each in _several(cells)) <= 3:
         raise _check.refused("loss", loss, "a loss that more than three runs reach after their start")
-    every = np.linspace(0, float(cells.result.horizon), cells["loss"].shape[-1])
-    place = np.where(np.isfinite(found), np.searchsorted(every, found), len(every) - 1)
-    lower, upper = bracket(place.ravel(), every)
-    lower = np.where(np.isfinite(found).ravel(), lower, np.log(every[-1]))
-    return _delay(cells, (cells["diverged"] == 0).ravel(), lower, upper)
+
+    def bounds(each):
+        found = first_time(each, loss).ravel()
+        known, every = np.isfinite(found), np.linspace(0, float(each.result.horizon), each["loss"].shape[-1])
+        place = np.where(known, np.searchsorted(every, found), len(every) - 1)
+        lower, upper = bracket(place, every)
+        return (each["diverged"] == 0).ravel(), np.where(known, lower, np.log(every[-1])), upper
+
+    return _pooled(cells, bounds)
 
 
-def _delay(cells, used, lower, upper) -> Delay:
-    shape = len(cells.noise), len(cells.starts)
-    given = (cells.eta[:, None], cells.factor[:, None], cells.starts)
-    eta, factor, starts = (np.broadcast_to(each, shape).ravel()[used] for each in given)
-    return delay(eta, factor, lower[used], upper[used], starts)
+def _several(cells) -> list[Cells]:
+    """One or several grids of cells as a list."""
+    found = [cells] if isinstance(cells, Cells) else list(cells) if isinstance(cells, (list, tuple)) else []
+    if not found or not all(isinstance(each, Cells) for each in found):
+        raise _check.refused("cells", cells, "Cells, or a list of them")
+    return found
+
+
+def _pooled(cells, bounds) -> Delay:
+    """The delay over the runs of all cells, ``bounds(each)`` says which count and their intervals."""
+    rows = []
+    for each in _several(cells):
+        used, lower, upper = bounds(each)
+        shape = len(each.noise), len(each.starts)
+        given = (each.eta[:, None], each.factor[:, None], each.starts)
+        wide = [np.broadcast_to(one, shape).ravel() for one in given]
+        rows.append([one[used] for one in (*wide[:2], lower, upper, wide[2])])
+    return delay(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
 def noise_slope(cells: Cells, values, starts=None) -> Estimate:
