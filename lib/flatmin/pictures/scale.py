@@ -83,9 +83,11 @@ def alignment_along(panels):
             plots.points(ax, at, mu.mean(0), bar, label, kind, **look)
             ax.plot(at, null.mean(0), ls=":", lw=1, color=plots.colour(kind))
         ax.axhline(1 / outputs, color=plots.colour("theory"), lw=1)
-        ax.text(at[-1], 1.08 / outputs, "1/K", ha="right", fontsize=9)
+        ax.text(at[-1], 1.5 / outputs, "1/K", ha="right", fontsize=9)
+        ax.plot([], [], ls=":", lw=1, color="0.4", label="isotropic noise")
         ax.set(xscale="log", yscale="log", xlabel="step", title=title)
-        ax.legend(fontsize=7, loc="lower left")
+        ax.set_ylim(None, 4 / outputs)
+        ax.legend(fontsize=7.5, loc="center left")
     axes[0, 0].set_ylabel("alignment μ")
     return figure
 
@@ -108,7 +110,8 @@ def ratios(panels):
         ax.set_xticks(sizes, [str(size) for size in sizes])
     _small_ticks(*axes[0])
     axes[0, 0].set_ylabel("ratio, 1 at the edge")
-    axes[0, -1].legend(fontsize=7, loc="lower left")
+    axes[0, 0].set_ylim(0.04, None)
+    axes[0, 0].legend(fontsize=7, loc="lower left")
     return figure
 
 
@@ -122,7 +125,7 @@ def flatness_and_bound(panels):
         for values, kind, label in (
             (trace, "sharp", "Tr G"),
             (bound, "printed", r"W22's bound $\sqrt{B/\mu}/\eta$"),
-            (norm, "sgd", r"$\|G\|_F$"),
+            (norm, "sgd", r"$\|G\|_{\mathrm{F}}$"),
         ):
             bar = values.std(1, ddof=1) if values.shape[1] > 1 else None
             look = {"linestyle": "--" if kind == "printed" else "-", "lw": 0.8}
@@ -163,7 +166,8 @@ def escapes(panels, top=10.0):
         plots.points(ax, t[known], losses[:, known].mean(0), **look)
         ax.set(yscale="log", xlabel="step", title=title)
     floor = min(min(p[4].min(), p[1][:, 0].min()) for p in panels)
-    axes[0, 0].set_ylim(floor / 3, top)
+    highest = max(p[1][np.isfinite(p[1])].max() for p in panels)
+    axes[0, 0].set_ylim(floor / 3, min(top, 100 * highest))
     for ax in axes[:, 0]:
         ax.set_ylabel("loss L")
     axes.flat[0].legend(fontsize=7, loc="upper left")
