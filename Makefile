@@ -12,7 +12,7 @@ OUT ?= build/gpu
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-clean serve bench notebooks experiments gpu clean
+.PHONY: help setup book test test-clean mutants serve bench notebooks experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -35,6 +35,9 @@ test: setup ## lint, then run all tests and execute every chapter (pytest --nbva
 
 test-clean: setup ## install into clean environments as Binder and Colab do (minutes, needs a package index)
 	@$(RUN) -m pytest -m clean tests/test_setup.py
+
+mutants: setup ## put slips into the formulas, one at a time: does a test notice each? (minutes)
+	@$(RUN) tools/mutants.py
 
 serve: setup ## show the built site on a local address
 	@test -f _build/html/index.html || $(RUN) tools/book.py

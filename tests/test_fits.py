@@ -167,3 +167,11 @@ def test_power_refuses_levels_that_were_not_reached():
     for arguments in ({"between": (1, 9)}, {"times": (8, 9)}, {}, {"times": (1, 9), "between": (1, 9)}):
         with pytest.raises(ValueError, match=r"between|times"):
             passage_power(steps, levels, **arguments)
+
+
+def test_onset_is_exact_where_order_balances_a_polynomial():
+    # force = Δ (1/2 − 3s/10 + s²/5) in balance with 1: 1/Δ is the polynomial, and Δ(0) = 2
+    s = np.linspace(0.04, 0.29, 9)
+    found = onset(1 / (0.5 - 0.3 * s + 0.2 * s**2), np.repeat(s[:, None], 3, axis=1))
+    assert found.value == pytest.approx(2, rel=1e-10)
+    assert found.error < 1e-10  # all trajectories are the same

@@ -105,3 +105,13 @@ def test_the_best_of_many():
     found = commitment.expected_best(1.0, 2.0, 20)
     assert (found - 1) / 2 == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 200)
     assert commitment.expected_best(1.0, 2.0, 1) == 1.0
+
+
+def test_the_mean_over_pairs_leaves_out_the_diagonal():
+    # pairs 1, 2 and 6; without the first, second or third run 6, 2 or 1 is left
+    values = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]])
+    found = commitment.pair_mean(values)
+    assert found.value == pytest.approx(3, rel=1e-12)
+    jackknife = np.sqrt(2 / 3 * np.sum((np.array([6, 2, 1]) - 3) ** 2))
+    assert found.error == pytest.approx(jackknife * stats.t.ppf(stats.norm.cdf(3), 2) / 3, rel=1e-12)
+    assert commitment.pair_mean(~np.eye(4, dtype=bool)).value == 1

@@ -69,3 +69,14 @@ def test_live_ratios_are_those_of_the_edge():
 def test_bad_arguments_are_named(record, call, said):
     with pytest.raises(ValueError, match=said):
         call(record)
+
+
+def test_the_escape_is_fitted_until_the_mean_exceeds_the_cutoff():
+    """e^½ a step up to 0.02; what comes after 0.03 grows otherwise and must not count."""
+    mean = np.concatenate([1e-3 * np.exp(0.5 * np.arange(7)), [0.1, 10, 1000]])
+    arrays = {"run_losses": np.tile(mean, (1, 1, 5, 1)), "run_mean": mean[None, None]}
+    value, _, exact = edges.escape_rates(Result("trial", arrays, {}), "run", 0)
+    assert (value, exact) == (pytest.approx(0.5, rel=1e-9), pytest.approx(0.5, rel=1e-9))
+    # two steps at least: 1e-3, 1e-3·e^½ and 1e-3·e, though the second exceeds the cutoff
+    value, _, exact = edges.escape_rates(Result("trial", arrays, {}), "run", 0, cutoff=1.2e-3)
+    assert (value, exact) == (pytest.approx(0.5, rel=1e-9), pytest.approx(0.5, rel=1e-9))

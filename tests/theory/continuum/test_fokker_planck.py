@@ -216,3 +216,19 @@ def test_hessian_aligned_noise_has_a_diffusion_matrix():
     root = noise_root(separable, HessianAligned())
     value = (root * root.T).subs({X: 0.5, Y: 0.1, sp.Symbol("Delta_S", positive=True): 0.3})
     np.testing.assert_allclose(np.array(value, float), 0.3 * np.diag([1.25, 2]), atol=1e-12)
+
+
+def test_stratonovich_drift_in_the_plane():
+    # c = B ∇·B for one column B (product rule of B ∇·(BP)): a noise that stretches has it, one that turns not
+    stretch, turn = sp.Matrix([X, Y]), sp.Matrix([-Y, X])
+    assert convention_drift(stretch, (X, Y), "stratonovich") == 2 * stretch
+    assert convention_drift(turn, (X, Y), "stratonovich") == sp.zeros(2, 1)
+    # stretching leaves 1/r² as it is: no flux cP + D∇P
+    density = 1 / (X**2 + Y**2)
+    slope = sp.Matrix([sp.diff(density, q) for q in (X, Y)])
+    flux = convention_drift(stretch, (X, Y), "stratonovich") * density + stretch * stretch.T * slope
+    assert flux.applyfunc(sp.simplify) == sp.zeros(2, 1)
+    # two columns add up; in Itô's sense a turning noise drifts inwards, ∇·D = −(x, y)
+    both = sp.Matrix.hstack(stretch, turn)
+    assert convention_drift(both, (X, Y), "stratonovich") == 2 * stretch
+    assert convention_drift(turn, (X, Y), "ito") == -stretch

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 
+from flatmin.theory.continuum.escape import mean_passage_time
+from flatmin.theory.continuum.slow import SlowEquation
 from flatmin.theory.logarithmic import loops
 from flatmin.theory.logarithmic.multiplicative import RegressionChain
 
@@ -45,3 +48,18 @@ def test_a_run_too_long_or_diverged_is_said_and_not_endless():
 def test_bad_arguments_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_both_clocks_have_the_mean_times_of_their_equations():
+    # t: drift −L', diffusion TL; τ = ∫L dt: drift −(log L)', diffusion T (M22 §4). At η = 0.002
+    # a run oversteps x = 1 by 0.58 √(2ηTL) = 0.007, which is under 3 % of either time
+    x = sp.Symbol("x", real=True)
+    loss = sp.Rational(1, 8) + (x**2 - 1) ** 2 / 4
+    times = loops.both_clocks(0.002, 0.5, 4000, seed=2)
+    plain = SlowEquation(x, -sp.diff(loss, x), loss / 2, "ito")
+    logarithmic = SlowEquation(x, -sp.diff(sp.log(loss), x), sp.Rational(1, 2), "ito")
+    for measured, equation in zip(times.T, (plain, logarithmic), strict=True):
+        expected = mean_passage_time(equation, -1.0, 1.0, -12.0, panels=600)
+        assert measured.mean() == pytest.approx(
+            expected, rel=0.03, abs=4 * measured.std() / len(measured) ** 0.5
+        )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flatmin.theory.logarithmic.multiplicative import RegressionChain, kesten_exponent
+from flatmin.theory.logarithmic.multiplicative import RegressionChain, StationaryLaw, kesten_exponent
 
 
 def steps(eta, batch, dimension, theta, number, seed):
@@ -119,3 +119,15 @@ def test_refusals():
         RegressionChain(0.1).matrix([0.1, 0.2])
     with pytest.raises(ValueError, match="its window"):
         RegressionChain(0.1).stationary(100).local_exponent(1.0)
+
+
+@pytest.mark.parametrize(("phi", "dimension"), [(3.0, 1), (12.0, 1), (6.0, 3)])
+def test_the_exponent_of_a_power_law_is_fitted_to_the_power(phi, dimension):
+    # P(θ) ∝ (1 + r²)^−φ itself, by the trapezoidal rule: the fit must give φ back
+    r = np.sinh(np.linspace(0, 9, 4001))
+    width = np.zeros_like(r)
+    width[1:] += np.diff(r) / 2
+    width[:-1] += np.diff(r) / 2
+    mass = width * r ** (dimension - 1) * (1 + r**2) ** -phi
+    found = StationaryLaw(r, mass / mass.sum(), width, dimension).fitted_exponent()
+    assert found == pytest.approx(phi, rel=1e-4)

@@ -212,3 +212,8 @@ def test_average_loss_grows_as_predicted():
 def test_bad_input_is_named(call, name):
     with pytest.raises(ValueError, match=name):
         call(Minimum.from_gradients(random_gradients(3, 2)))
+
+
+def test_norm_uniformity_of_two_orthogonal_gradients():
+    # lengths 1 and 2: H = diag(1, 4)/2, χ = (1/2, 8), γ = min/mean = 2/17
+    assert Minimum.from_gradients([[1.0, 0.0], [0.0, 2.0]]).gamma == pytest.approx(2 / 17, rel=1e-12)

@@ -165,3 +165,9 @@ def test_equal_trace_is_equal_trace():
 def test_bad_input_is_refused_by_name(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_flatness_is_the_mean_log_of_the_widths():
+    # F = Π λᵢ^(−1/2N_S) (Y23 Eq. 6): the geometric mean of the widths λᵢ^(−½)
+    widths = SMALL.curvatures(POINT) ** -0.5
+    assert np.exp(SMALL.log_flatness(POINT)) == pytest.approx(widths[0] ** 0.5 * widths[1] ** 0.5, rel=1e-12)

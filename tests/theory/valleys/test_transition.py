@@ -6,6 +6,7 @@ import pytest
 from flatmin.theory.continuum.critical import critical_law
 from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.valleys import transition
+from flatmin.theory.valleys.near_degenerate import boundary
 
 
 def test_distance_of_a_density_from_itself_is_the_binning_error():
@@ -80,3 +81,12 @@ def test_landing_is_where_gradient_descent_meets_the_floor():
 def test_bad_arguments_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_the_boundary_is_the_leading_order_of_the_critical_law():
+    eta, valley = np.array([0.0, 0.04, 0.1, 0.25, 0.3]), transition.VALLEY.at(epsilon=0.02)
+    found = boundary(valley.values, eta)
+    expected = [float(critical_law(valley, eta=step).centre) for step in eta[:3]]
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-12)
+    assert found[0] == pytest.approx(0.01)  # −ε/λ₁ (Y22 Eq. S34)
+    assert found[3:].tolist() == [0, 0]  # ηλ₀ ≥ 2: y itself is unstable

@@ -1,0 +1,660 @@
+"""Slips put into the formulas one at a time, each of which a test must notice: `make mutants`.
+
+    python tools/mutants.py [--only NAME ...] [--workers 2]
+
+A slip is a factor, a sign, an index or an exponent in one formula. It is made in a copy of ``lib`` in a
+temporary folder, never in the checkout, and the tests named beside it are run on that copy. First they all
+run on the copy as it is, and must pass. A slip is killed if one of its tests fails; it survives if they
+pass; anything else (the text is not there exactly once, the module cannot be imported) is a fault of the
+list. The exit status is 0 if all are killed, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rules import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parent.parent
+#: seconds for one call of pytest; a slip that makes a loop endless is killed by it
+_PATIENCE = 240
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One slip: ``text``, which stands once in ``file`` (below lib/flatmin), becomes ``slip``.
+
+    ``tests`` are files below tests, or tests in them (``file::name``); those of which one must fail.
+    """
+
+    name: str
+    file: str
+    text: str
+    slip: str
+    tests: tuple[str, ...]
+
+
+#: name, file, text, slip, tests
+_LISTED = (
+    # ------------------------------------------------------------------ the seven that nobody noticed
+    (
+        "effective-loss-at-the-origin",
+        "theory/continuum/reduction.py",
+        "loss = -strength * np.log(",
+        "loss = -float(vectorised(self.x, self.at_noise(self.delta, delta_s))(0.0)) * np.log(",
+        "theory/continuum/test_reduction.py::test_effective_loss_of_known_densities_weighs_by_the_local_noise",
+    ),
+    (
+        "stratonovich-drift-indices",
+        "theory/continuum/fokker_planck.py",
+        "sum(root[i, k] * sp.diff(root[j, k], coordinates[j])",
+        "sum(root[j, k] * sp.diff(root[i, k], coordinates[j])",
+        "theory/continuum/test_fokker_planck.py::test_stratonovich_drift_in_the_plane",
+    ),
+    (
+        "onset-of-the-noise-itself",
+        "fits.py",
+        "return 1 / np.polynomial.Polynomial.fit(means, inverse, degree)(0.0)",
+        "return np.polynomial.Polynomial.fit(means, 1 / inverse, degree)(0.0)",
+        "test_fits.py::test_onset_is_exact_where_order_balances_a_polynomial",
+    ),
+    (
+        "gamma-over-the-largest",
+        "theory/stability/minimum.py",
+        "return float(self.chi.min() / self.chi.mean())",
+        "return float(self.chi.min() / self.chi.max())",
+        "theory/stability/test_minimum.py::test_norm_uniformity_of_two_orthogonal_gradients",
+    ),
+    (
+        "mean-logarithm-five-percent",
+        "theory/logarithmic/multiplicative.py",
+        "exponent_of(float(self.mass @ np.log1p(self.r**2)), self.dimension)",
+        "exponent_of(1.05 * float(self.mass @ np.log1p(self.r**2)), self.dimension)",
+        "theory/logarithmic/test_multiplicative.py::test_the_exponent_of_a_power_law_is_fitted_to_the_power",
+    ),
+    (
+        "escape-window-one-step-longer",
+        "networks/edges.py",
+        "np.inf) > cutoff)) - 1)",
+        "np.inf) > cutoff)))",
+        "networks/test_edges.py",
+    ),
+    (
+        "pair-probability",
+        "theory/stability/paths.py",
+        "drawn = (1 - c) * second",
+        "drawn = second",
+        "networks/test_stability.py::test_mean_losses_of_all_batches_by_hand",
+    ),
+    # ------------------------------------------------------------------ theory
+    (
+        "landscape-highest-for-lowest",
+        "theory/landscape.py",
+        "np.polyval(coefficients, real).min()",
+        "np.polyval(coefficients, real).max()",
+        "theory/test_landscape.py",
+    ),
+    (
+        "gaussian-moment-factorial",
+        "theory/noise.py",
+        "sp.factorial2(p - 1)",
+        "sp.factorial(p - 1)",
+        "theory/continuum/test_reduction.py::test_gaussian_moments",
+    ),
+    (
+        "random-shift-variance",
+        "theory/noise.py",
+        "shift = sp.sqrt(2 * SIGMA)",
+        "shift = sp.sqrt(SIGMA)",
+        "theory/test_noise.py",
+    ),
+    (
+        "projected-hessian-gap",
+        "theory/noise.py",
+        "(upper - lower) / (2 * gap)",
+        "(upper - lower) / gap",
+        "theory/test_noise.py",
+    ),
+    (
+        "stratonovich-power",
+        "theory/conventions.py",
+        '"stratonovich": sp.Rational(1, 2)',
+        '"stratonovich": sp.Rational(1, 3)',
+        "theory/two_valleys/test_hopping.py::test_stationary_probability_by_quadrature",
+    ),
+    (
+        "step-adds-half-of-the-noise",
+        "theory/sgd/kernels.py",
+        ".subs(SIGMA, _AMPLITUDE**2 / 2)",
+        ".subs(SIGMA, _AMPLITUDE**2)",
+        "theory/sgd/test_simulate.py::test_agrees_with_numpy_step_by_step",
+    ),
+    (
+        "radius-of-box-and-muller",
+        "theory/sgd/rng.py",
+        "_F(-2) * _log(u)",
+        "_F(-1.9) * _log(u)",
+        "theory/sgd/test_rng.py",
+    ),
+    (
+        "exponential-short-of-two-terms",
+        "theory/sgd/elementary.py",
+        "for k in range(1, 14)]",
+        "for k in range(1, 12)]",
+        "theory/sgd/test_elementary.py::test_compiled_exponential_is_exact_to_rounding",
+    ),
+    (
+        "fourth-order-bend",
+        "theory/sgd/structured.py",
+        "(one + 6.0 * two * square)",
+        "(one + 4.0 * two * square)",
+        "theory/valleys/test_high_dimensional.py::test_compiled_step_is_that_of_the_expression",
+    ),
+    (
+        "standard-error-is-a-deviation",
+        "theory/sgd/runs.py",
+        "values.std(axis=axis, ddof=1) / np.sqrt(number)",
+        "values.std(axis=axis, ddof=1) / number",
+        "theory/sgd/test_simulate.py::test_error_bars_cover",
+    ),
+    (
+        "grid-order-of-the-trajectories",
+        "theory/sgd/simulate.py",
+        "return np.repeat(np.ravel(values), self.trajectories)",
+        "return np.tile(np.ravel(values), self.trajectories)",
+        "theory/sgd/test_simulate.py::test_grid_points_may_have_their_own_length",
+        "theory/sgd/test_simulate.py::test_divergence_is_reported_per_trajectory",
+    ),
+    (
+        "p-bifurcation",
+        "theory/continuum/critical.py",
+        "sp.solve(self.linear - 2 * self.multiplicative, W)",
+        "sp.solve(self.linear - 3 * self.multiplicative, W)",
+        "theory/continuum/test_reduction.py::test_critical_law_of_the_continuous_equation",
+    ),
+    (
+        "memory-of-the-window",
+        "theory/continuum/critical.py",
+        "decay = (1 - eta * lam0) ** 2",
+        "decay = (1 - eta * lam0)",
+        "theory/continuum/test_reduction.py::test_critical_law_of_the_continuous_equation",
+    ),
+    (
+        "kramers-prefactor",
+        "theory/continuum/escape.py",
+        "prefactor = -unstable[0] / (2 * np.pi)",
+        "prefactor = -unstable[0] / (4 * np.pi)",
+        "theory/continuum/test_escape.py::test_escape_rate_is_the_inverse_mean_time_over_a_high_barrier",
+    ),
+    (
+        "second-order-relaxation",
+        "theory/continuum/reduction.py",
+        "k = slope / (4 * lam * lag)",
+        "k = slope / (2 * lam * lag)",
+        "theory/continuum/test_reduction.py::test_second_order_takes_back_three_quarters_of_the_noise",
+    ),
+    (
+        "variance-growth-of-the-slope",
+        "theory/continuum/slow.py",
+        "+ 2 * eta**2 * sigma * slope",
+        "+ eta**2 * sigma * slope",
+        "theory/continuum/test_reduction.py::test_variance_growth_is_the_mean_square_of_the_multiplier",
+    ),
+    (
+        "noise-induced-drift-sign",
+        "theory/continuum/slow.py",
+        "change = convention_power(convention) - convention_power(self.convention)",
+        "change = convention_power(self.convention) - convention_power(convention)",
+        "theory/continuum/test_reduction.py::test_conventions_of_the_slow_equation",
+    ),
+    (
+        "noise-per-step",
+        "theory/continuum/fokker_planck.py",
+        "sp.sqrt(ETA / 2)",
+        "sp.sqrt(ETA)",
+        "theory/continuum/test_fokker_planck.py::test_reference_second_moments",
+    ),
+    (
+        "boundary-at-finite-step",
+        "theory/valleys/near_degenerate.py",
+        "(1 - stable * flat / 2)",
+        "(1 - stable * flat)",
+        "theory/valleys/test_transition.py::test_the_boundary_is_the_leading_order_of_the_critical_law",
+    ),
+    (
+        "jackknife",
+        "theory/valleys/transition.py",
+        "np.sqrt((groups - 1) / groups * spread)",
+        "np.sqrt(spread / groups)",
+        "theory/valleys/test_transition.py::test_distance_sees_a_shift_and_has_the_error_of_its_groups",
+    ),
+    (
+        "threshold-of-many-directions",
+        "theory/valleys/high_dimensional.py",
+        "(1 - eta * self.lambda_0 / 2)",
+        "(1 - eta * self.lambda_0)",
+        "theory/valleys/test_high_dimensional.py::test_thresholds_are_where_the_averaged_force_changes_sign",
+    ),
+    (
+        "mean-square-at-frozen-x",
+        "theory/valleys/high_dimensional.py",
+        "room = 1 - eta * curve / 2 - eta * sigma *",
+        "room = 1 - eta * curve / 2 + eta * sigma *",
+        "theory/valleys/test_high_dimensional.py::test_mean_square_is_the_fixed_point_of_one_step",
+    ),
+    (
+        "flatness-of-many-directions",
+        "theory/valleys/high_dimensional.py",
+        "return -np.log(self.curvatures(x)).mean(axis=-1) / 2",
+        "return -np.log(self.curvatures(x)).mean(axis=-1)",
+        "theory/valleys/test_high_dimensional.py::test_flatness_is_the_mean_log_of_the_widths",
+    ),
+    (
+        "weight-of-a-side",
+        "theory/two_valleys/hopping.py",
+        "(c - 0.5) * np.log(d)",
+        "(0.5 - c) * np.log(d)",
+        "theory/two_valleys/test_hopping.py::test_stationary_probability_by_quadrature",
+    ),
+    (
+        "flatness-of-a-side",
+        "theory/two_valleys/landscape.py",
+        "((_Y + _YF) / (_Y + _YB)) ** 2",
+        "((_Y + _YF) / (_Y + _YB))",
+        "theory/two_valleys/test_landscape.py::test_each_side_is_equation_5",
+    ),
+    (
+        "share-of-the-flat-side",
+        "theory/two_valleys/freezing_point.py",
+        "gamma**-0.5 * ratio",
+        "gamma**0.5 * ratio",
+        "theory/two_valleys/test_freezing_point.py::test_equation_11_solves_a39_and_equation_12_is_9_there",
+    ),
+    (
+        "starts-exchanged",
+        "theory/two_valleys/ensemble.py",
+        "proportion(flat[..., ::2])",
+        "proportion(flat[..., 1::2])",
+        "theory/two_valleys/test_ensemble.py",
+    ),
+    (
+        "last-tenth-of-the-run",
+        "theory/two_valleys/ensemble.py",
+        "last > 0.9 * steps",
+        "last > 0.1 * steps",
+        "theory/two_valleys/test_ensemble.py",
+    ),
+    (
+        "passage-exponent",
+        "theory/logarithmic/laws.py",
+        "(3 - dimension) / 4",
+        "(2 - dimension) / 4",
+        "theory/logarithmic/test_laws.py",
+    ),
+    (
+        "decoupled-noise",
+        "theory/logarithmic/passages.py",
+        "np.sqrt(ratio / batch_size)[:, None]",
+        "np.sqrt(1 / batch_size)",
+        "theory/logarithmic/test_passages.py",
+    ),
+    (
+        "clock-of-the-loss",
+        "theory/logarithmic/loops.py",
+        "tau += eta * loss",
+        "tau += eta * (loss + 0.125)",
+        "theory/logarithmic/test_loops.py",
+    ),
+    (
+        "diffusion-on-the-loss",
+        "theory/logarithmic/loops.py",
+        "scale = np.sqrt(2 * eta * temperature)",
+        "scale = np.sqrt(eta * temperature)",
+        "theory/logarithmic/test_loops.py",
+    ),
+    (
+        "multiplier-mean-square",
+        "theory/logarithmic/multiplicative.py",
+        "(1 + (self.dimension + 1) / self.batch_size)",
+        "(1 + self.dimension / self.batch_size)",
+        "theory/logarithmic/test_multiplicative.py::test_second_moment_of_the_factor",
+    ),
+    (
+        "excess-of-the-loss",
+        "theory/logarithmic/regression.py",
+        "excess += delta[a] * slope[a] / 2",
+        "excess += delta[a] * slope[a]",
+        "theory/logarithmic/test_regression.py::test_levels_are_first_exceeded_when_the_loss_says_so",
+    ),
+    (
+        "stability-noise-term",
+        "theory/stability/threshold.py",
+        "noise = seen(minimum, moment) - np.multiply.outer(lam, lam) * moment",
+        "noise = seen(minimum, moment) + np.multiply.outer(lam, lam) * moment",
+        "theory/stability/test_minimum.py",
+    ),
+    (
+        "alignment-scale",
+        "theory/stability/minimum.py",
+        "np.linalg.eigvalsh(form)[0] / self.frobenius**2",
+        "np.linalg.eigvalsh(form)[0] / self.frobenius",
+        "theory/stability/test_minimum.py",
+    ),
+    (
+        "theorem-3.3-root",
+        "theory/stability/bounds.py",
+        "1 / (minimum.frobenius * np.sqrt(strength))",
+        "1 / (minimum.frobenius * strength)",
+        "theory/stability/test_bounds.py",
+    ),
+    (
+        "decoupled-threshold",
+        "theory/stability/bounds.py",
+        "/ (2 - x * lam / lam.max())",
+        "/ (2 + x * lam / lam.max())",
+        "theory/stability/test_bounds.py",
+    ),
+    (
+        "loss-of-a-path",
+        "theory/stability/paths.py",
+        "logs[:, step] = 2 * length +",
+        "logs[:, step] = length +",
+        "theory/stability/test_paths.py",
+    ),
+    (
+        "bracket-of-the-rest",
+        "theory/stability/bracket.py",
+        "down = down + (1 - c) / 2 *",
+        "down = down + (1 - c) *",
+        "theory/stability/test_outputs.py::test_bracket_encloses_the_threshold_and_closes",
+    ),
+    (
+        "spread-of-a-family",
+        "theory/stability/families.py",
+        "np.exp(rng.normal(size=(samples, 1)) / 2)",
+        "np.exp(rng.normal(size=(samples, 1)) / 4)",
+        "theory/stability/test_families.py",
+    ),
+    (
+        "printed-flatness",
+        "theory/printed.py",
+        "(delta / delta.sum())",
+        "(delta / delta.mean())",
+        "theory/test_printed.py",
+    ),
+    # ------------------------------------------------------------------ what serves all
+    (
+        "rule-of-succession",
+        "estimate.py",
+        "(happened.sum(axis=-1) + 1) / (n + 2)",
+        "(happened.sum(axis=-1) + 1) / (n + 1)",
+        "theory/two_valleys/test_ensemble.py",
+    ),
+    (
+        "factor-without-replacement",
+        "sampling.py",
+        "(samples - size) / (size * (samples - 1))",
+        "(samples - size) / (size * samples)",
+        "test_check.py::test_the_factor_is_the_variance_of_the_mean_of_a_batch",
+    ),
+    (
+        "vertex-of-the-parabola",
+        "fits.py",
+        "slope / (2 * curve)",
+        "slope / curve",
+        "test_fits.py",
+    ),
+    (
+        "freedom-of-the-scatter",
+        "fits.py",
+        "rest / (count - len(groups) - 1) / squares",
+        "rest / count / squares",
+        "test_fits.py",
+    ),
+    # ------------------------------------------------------------------ networks
+    (
+        "mean-gradient-not-taken-off",
+        "networks/gradient_noise.py",
+        "gradients.diagonal().mean() - means.mean()",
+        "gradients.diagonal().mean() + means.mean()",
+        "networks/test_gradient_noise.py::test_alignment_is_that_of_the_dense_matrices",
+    ),
+    (
+        "beta-of-the-noise",
+        "networks/gradient_noise.py",
+        "beta=sigma_norm / (2 * passed.loss * g_norm)",
+        "beta=sigma_norm / (passed.loss * g_norm)",
+        "networks/test_gradient_noise.py::test_alignment_is_that_of_the_dense_matrices",
+    ),
+    (
+        "cross-terms-of-the-norm",
+        "networks/curvature.py",
+        "total += 2 * _pair_square(",
+        "total += _pair_square(",
+        "networks/test_curvature.py::test_trace_norm_and_diagonal_are_those_of_the_dense_hessian",
+    ),
+    (
+        "bias-of-the-root",
+        "networks/curvature.py",
+        "1 + variance / (8 * mean**2)",
+        "1 - variance / (8 * mean**2)",
+        "networks/test_curvature.py::test_the_norm_of_few_probes_has_no_bias",
+    ),
+    (
+        "sharpness-at-the-edge",
+        "networks/stability.py",
+        "value=found.value * eta / 2",
+        "value=found.value * eta",
+        "networks/test_stability.py::test_batch_sharpness_of_a_network_is_its_mean_of_ratios",
+    ),
+    (
+        "loss-of-the-linearisation",
+        "networks/stability.py",
+        "residuals[run] -= eta / batch_size * moved",
+        "residuals[run] -= eta * moved",
+        "networks/test_stability.py::test_mean_losses_are_the_mean_of_losses",
+    ),
+    (
+        "slope-of-the-logistic-loss",
+        "networks/losses.py",
+        "self._positive(y, rows) * torch.sigmoid(f) * torch.sigmoid(-f)",
+        "self._positive(y, rows) * torch.sigmoid(f) * torch.sigmoid(f)",
+        "networks/test_losses.py::test_values_slopes_and_curvature_are_those_of_automatic_differentiation",
+    ),
+    (
+        "pairs-of-different-samples",
+        "networks/sampled.py",
+        "(1 - 1 / n) * off / (m * (m - 1)) + within / (n * m)",
+        "(1 - 1 / n) * off / (m * m) + within / (n * m)",
+        "networks/test_sampled.py::test_the_means_over_all_draws_and_all_signs_are_those_of_the_data_set",
+    ),
+    (
+        "bias-of-the-copy",
+        "networks/scaling.py",
+        "found[one.bias_slice] *= factor**below",
+        "found[one.bias_slice] *= factor**share",
+        "networks/test_scaling.py::test_the_copy_computes_a_multiple_of_the_function",
+    ),
+    (
+        "two-definitions-of-flatness",
+        "networks/scaling.py",
+        '"Y26": 1.0}',
+        '"Y26": 0.5}',
+        "networks/test_scaling.py::test_flatness_of_both_papers",
+    ),
+    (
+        "threshold-of-similarity",
+        "networks/freezing/similarity.py",
+        "self.common * whole >= part * self.total",
+        "self.common * whole > part * self.total",
+        "networks/freezing/test_similarity.py::test_eighteen_of_twenty_is_nine_tenths",
+    ),
+    (
+        "height-of-a-barrier",
+        "networks/freezing/similarity.py",
+        "np.maximum(lines[:, 0], lines[:, -1])",
+        "np.minimum(lines[:, 0], lines[:, -1])",
+        "networks/freezing/test_similarity.py::test_barriers_are_those_of_the_networks_on_the_line",
+    ),
+    (
+        "one-checkpoint-late",
+        "networks/freezing/times.py",
+        "times[np.maximum(index - 1, 0)]",
+        "times[np.maximum(index, 0)]",
+        "networks/freezing/test_times.py",
+    ),
+    (
+        "spread-of-end-points",
+        "networks/freezing/geometry.py",
+        "np.sqrt(np.square(ends - ends.mean(0)).sum(1).mean())",
+        "np.sqrt(np.square(ends - ends.mean(0)).mean())",
+        "networks/freezing/test_spectra.py::test_radius_is_the_root_of_the_mean_squared_distance",
+    ),
+    (
+        "pairs-with-the-diagonal",
+        "networks/commitment.py",
+        "total / (runs * (runs - 1))",
+        "total / (runs * runs)",
+        "networks/test_commitment.py::test_the_mean_over_pairs_leaves_out_the_diagonal",
+    ),
+    (
+        "tail-of-an-interval",
+        "networks/commitment.py",
+        "np.where(flip, -b, a), np.where(flip, -a, b)",
+        "np.where(flip, b, a), np.where(flip, a, b)",
+        "networks/test_commitment.py::test_the_likelihood_of_far_intervals_keeps_its_digits",
+    ),
+    (
+        "student-quantile",
+        "networks/commitment.py",
+        "stats.t.ppf(_LEVEL, len(values) - 1)",
+        "stats.norm.ppf(_LEVEL)",
+        "networks/test_commitment.py::test_three_errors_over_starts_are_the_quantile_of_student",
+    ),
+)
+MUTANTS = tuple(Mutant(*entry[:4], entry[4:]) for entry in _LISTED)
+
+
+class Copy:
+    """A copy of ``lib`` in a folder of its own, with its own caches, on which tests are run."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.lib = folder, folder / "lib"
+        shutil.copytree(ROOT / "lib", self.lib, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+
+    def run(self, tests, cache: str) -> tuple[int, str]:
+        """Exit status and output of pytest on this copy; ``cache`` names the folder of compiled code."""
+        caches = {name: str(self.folder / cache / name) for name in ("NUMBA_CACHE_DIR", "FLATMIN_CACHE")}
+        path = os.pathsep.join([str(self.lib), os.environ.get("PYTHONPATH", "")])
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "-x",
+            "--tb=line",
+            "-W",
+            "ignore",
+        ]
+        try:
+            found = subprocess.run(
+                [*command, *(f"tests/{test}" for test in tests)],
+                cwd=ROOT,
+                env={**os.environ, **ENVIRONMENT, **caches, "PYTHONPATH": path},
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return 1, f"not done after {_PATIENCE} s"
+        return found.returncode, found.stdout + found.stderr
+
+    def verdict(self, mutant: Mutant) -> tuple[str, str]:
+        """``killed``, ``survived`` or ``fault``, and what to know about it."""
+        path = self.lib / "flatmin" / mutant.file
+        before = path.read_text(encoding="utf-8")
+        if before.count(mutant.text) != 1:
+            return "fault", f"{mutant.file} holds the text {before.count(mutant.text)} times, must be once"
+        # compiled code knows the file it stands in, not those it calls: a slip in compiled code starts anew
+        cache = f"compiled-{mutant.name}" if re.search(r"\bnjit\b", before) else "compiled"
+        stamp = path.stat()
+        path.write_text(before.replace(mutant.text, mutant.slip), encoding="utf-8")
+        try:
+            status, said = self.run(mutant.tests, cache)
+        finally:
+            path.write_text(before, encoding="utf-8")
+            os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        failed = re.findall(r"^FAILED \S+?::(\w+)", said, re.M)
+        if status == 1:
+            return "killed", failed[0] if failed else said.strip().splitlines()[-1]
+        return ("survived", "") if status == 0 else ("fault", said.strip()[-600:])
+
+
+def units(mutants) -> list[str]:
+    """The tests that the mutants name, each once."""
+    named = dict.fromkeys(test for mutant in mutants for test in mutant.tests)
+    return [test for test in named if "::" not in test or test.split("::")[0] not in named]
+
+
+def judge(mutants, workers: int, show=print) -> dict[str, tuple[str, str, float]]:
+    """{name: (verdict, what to know, seconds)}; ValueError if a test fails without a slip."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(workers) as pool:
+        copies = queue.Queue()
+        for number in range(workers):
+            copies.put(Copy(Path(folder) / f"copy{number}"))
+
+        def on_a_copy(task):
+            copy, start = copies.get(), time.monotonic()
+            try:
+                return *task(copy), time.monotonic() - start
+            finally:
+                copies.put(copy)
+
+        tests = units(mutants)
+        parts = [tests[k::workers] for k in range(workers) if tests[k::workers]]
+        for status, said, seconds in pool.map(
+            lambda part: on_a_copy(lambda copy: copy.run(part, "compiled")), parts
+        ):
+            if status:
+                raise ValueError(f"a test fails without a slip:\n{said[-3000:]}")
+            show(f"without a slip: {said.strip().splitlines()[-1]} ({seconds:.0f} s)", flush=True)
+
+        def one(mutant):
+            found = on_a_copy(lambda copy: copy.verdict(mutant))
+            show(f"{found[0]:<9} {found[2]:5.1f} s  {mutant.name}  {found[1]}", flush=True)
+            return found
+
+        return dict(zip((m.name for m in mutants), pool.map(one, mutants), strict=True))
+
+
+def main(arguments=None) -> int:
+    """Judge the mutants asked for; return 0 if every one is killed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[m.name for m in MUTANTS])
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args(arguments)
+    chosen = [m for m in MUTANTS if not asked.only or m.name in asked.only]
+    start = time.monotonic()
+    found = judge(chosen, max(1, min(asked.workers, len(chosen))))
+    count = {word: sum(v[0] == word for v in found.values()) for word in ("killed", "survived", "fault")}
+    told = ", ".join(f"{number} {word}" for word, number in count.items())
+    print(f"{len(found)} slips: {told} in {time.monotonic() - start:.0f} s")
+    return 0 if count["killed"] == len(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
