@@ -108,7 +108,8 @@ class HighDimensionalValley:
     def landscape(self) -> Landscape:
         """The same loss as a sympy expression; ValueError beyond 30 coordinates."""
         if self.dimension > _MOST_SYMBOLS:
-            raise ValueError(f"lambda_1: must have at most {_MOST_SYMBOLS} directions in all")
+            allowed = f"of at most {_MOST_SYMBOLS} sharp and flat directions in all"
+            raise _check.refused("lambda_1", self.lambda_1, allowed)
         x, y = self.coordinates[: self.flat], self.coordinates[self.flat :]
         loss = sp.Float(self.tilt) / 2 * sum(q**2 for q in x)
         for i, fast in enumerate(y):
@@ -286,6 +287,8 @@ def high_dimensional_valley(
         For numbers out of range.
     """
     sharp, flat = _check.integers(n_sharp=n_sharp, n_flat=n_flat, least=1, most=10_000)
+    if sharp + flat > 10_000:
+        raise _check.refused("n_flat", flat, f"at most {10_000 - sharp} beside {sharp} sharp directions")
     depth = _check.number("depth", depth, above=0, below=1)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     zero = rng.uniform(4, 12, sharp)
