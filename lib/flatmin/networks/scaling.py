@@ -67,7 +67,7 @@ def passage(loss, logs, levels) -> np.ndarray:
     _check.array("logs", np.nan_to_num(logs), infinite=True)
     logs = np.atleast_1d(np.asarray(logs, dtype=float))
     if logs.shape != loss.shape:
-        raise ValueError(f"loss of shape {loss.shape}, logs of shape {logs.shape}: must be alike")
+        raise _check.refused("logs", logs, f"of the shape {loss.shape} of loss")
     levels = _check.array("levels", levels, above=0, ndim=1)
     found = np.full((*loss.shape[:-1], len(levels)), np.nan)
     for run in np.ndindex(loss.shape[:-1]):
