@@ -8,7 +8,7 @@ from flatmin.theory.continuum import critical, escape, fokker_planck, reduction,
 from flatmin.theory.continuum.critical import critical_law
 from flatmin.theory.continuum.fokker_planck import Equation, Region, convention_drift, noise_root, stationary
 from flatmin.theory.continuum.reduction import Reduction
-from flatmin.theory.continuum.slow import SlowEquation, variance_growth
+from flatmin.theory.continuum.slow import SlowEquation
 from flatmin.theory.noise import RandomShift
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 from fuzz import Case, check, uncovered
@@ -32,10 +32,6 @@ def plane(x, y):
 
 
 CASES = [
-    Case(
-        variance_growth,
-        {"curvature_mean": 2.0, "curvature_square": 5.0, "slope_square": 1.0, "eta": 0.1, "sigma": 0.5},
-    ),
     Case(SlowEquation, {"coordinate": X, "drift": -X, "diffusion": 1 + X**2, "convention": "ito"}),
     Case(WELL.read_as, {"convention": "isothermal"}),
     Case(WELL.converted, {"convention": "isothermal"}),

@@ -26,7 +26,6 @@ RUNS = simulate.simulate(
 )  # fmt: skip
 
 SYMBOLS = {"symbols": "names to symbols, made by the landscape itself"}
-NAN = {name: {"another shape": "NaN outside the regime, as documented"} for name in ("delta_s", "eps_phi")}
 NONE = {"[]": "none", "empty array": "none"}
 
 
@@ -135,7 +134,6 @@ CASES = [
     Case(hopping.frozen, {"landscape": FORK, "y": 5.0}),
     Case(hopping.stationary_flat, SLICE),
     Case(hopping.stationary_density, {**SLICE, "x": np.linspace(-0.2, 0.2, 5)}),
-    Case(hopping.printed_flat, SLICE),
     Case(hopping.passage_time, {**SLICE, "side": "flat"}),
     Case(hopping.passage_time_erfi, {**SLICE, "side": "flat"}),
     Case(hopping.passage_rate_asymptotic, {**SLICE, "side": "flat"}),
@@ -151,10 +149,6 @@ CASES = [
     Case(CHAIN.survival, {"x": np.array([-0.1, 0.1])}, right={"x": NONE}),
     Case(CHAIN.mean, {"values": CHAIN.x, "side": "flat"}),
     Case(hopping.extrapolated_flat, {**SLICE, "eta": 0.05, "halvings": 2}),
-    Case(freezing_point.phi_bound, {"landscape": FORK}),
-    Case(freezing_point.regime, {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}),
-    Case(freezing_point.freezing_y, {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}, right=NAN),
-    Case(freezing_point.frozen_flat, {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}, right=NAN),
     Case(freezing_point.Path, {name: getattr(PATH, name) for name in ("t", "y", "flat", "settled")}),
     Case(
         freezing_point.follow, EQUATION, then=lambda path: (path.flat[-1], path.last_hop(), path.freezing_y())

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from flatmin.ledger import plots
-from flatmin.theory.two_valleys import freezing_point, hopping
+from flatmin.theory import printed
+from flatmin.theory.two_valleys import hopping
 from flatmin.theory.two_valleys.ensemble import proportion
 from flatmin.theory.two_valleys.landscape import PAPER, position
 
@@ -158,7 +159,7 @@ def freezing(valleys, levels, simulated, theory, constants):
     for edge in (mean - spread, mean + spread):
         plots.theory(ax, levels, edge, linewidth=0.7)
     for constant, where, colour in zip(constants, ("text", "code"), ("#d55e00", "#cc79a7"), strict=True):
-        estimate = freezing_point.freezing_y(valleys, axis, constant)
+        estimate = printed.y26_eq11(valleys, axis, constant)
         plots.printed(ax, axis, estimate, f"Eq. 11, constant of the {where}", color=colour)
     ax.axhline(5, color="black", linestyle=":", linewidth=1)
     ax.set(xlabel=r"$\Delta_S$", ylabel="$y$", ylim=(0.1, 15))

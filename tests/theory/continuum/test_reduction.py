@@ -5,7 +5,7 @@ import sympy as sp
 from flatmin.theory.continuum.critical import XI, CriticalLaw, W, critical_law
 from flatmin.theory.continuum.fokker_planck import DELTA_S, Equation, Region
 from flatmin.theory.continuum.reduction import Reduction
-from flatmin.theory.continuum.slow import SlowEquation, variance_growth
+from flatmin.theory.continuum.slow import SlowEquation
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import ETA, Isotropic, RandomShift, gaussian_moments
 from flatmin.theory.sgd.simulate import simulate
@@ -225,13 +225,6 @@ def test_effective_loss_of_a_gaussian_valley():
     np.testing.assert_allclose(loss, expected)
 
 
-def test_variance_growth_is_the_mean_square_of_the_multiplier():
-    lam, slope, eta, sigma, z = sp.symbols("lam slope eta sigma z")
-    multiplier = 1 - eta * lam + eta * slope * sp.sqrt(2 * sigma) * z  # Y22 S7
-    mean_square = gaussian_moments(multiplier**2, {z: sp.Integer(1)})
-    assert sp.expand(mean_square - 1 - variance_growth(lam, lam**2, slope**2, eta, sigma)) == 0
-
-
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="fast='z'"):
         Reduction(VALLEY, fast="z")
@@ -263,3 +256,12 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="must be"):
         critical_law(bent)
     assert isinstance(critical_law(near_degenerate_valley(("lambda_0", "lambda_1"))), CriticalLaw)
+
+
+def test_effective_loss_of_known_densities_weighs_by_the_local_noise():
+    # Δ(x) = Δ_S λ(x)² and ⟨y²⟩ = Δ_S λ(x) (Y22 S26–S27), both at x itself: λ falls from 8 to 7 on the way
+    x, delta_s, epsilon = np.linspace(0, 1, 6), 0.05, 0.1
+    lam, ln_density = 8 - 2 * x**2 + x**4, -(x**2) / 0.1
+    loss = Reduction(numbers(epsilon)).effective_loss(x, np.exp(ln_density), delta_s)
+    on_the_floor = ln_density - np.log(2 * np.pi * delta_s * lam) / 2
+    np.testing.assert_allclose(loss, -delta_s * lam**2 * on_the_floor - epsilon * 8 * x**2 / 2, rtol=1e-12)

@@ -3,15 +3,10 @@ import pytest
 import sympy as sp
 
 from flatmin.theory.noise import HessianAligned, RandomShift
+from flatmin.theory.printed import y26_a37, y26_eq9, y26_eq11, y26_eq11_regime, y26_eq12
 from flatmin.theory.sgd.simulate import simulate
-from flatmin.theory.two_valleys.freezing_point import (
-    follow,
-    freezing_y,
-    frozen_flat,
-    phi_bound,
-    regime,
-)
-from flatmin.theory.two_valleys.hopping import FrozenChain, frozen, printed_flat
+from flatmin.theory.two_valleys.freezing_point import Path, follow
+from flatmin.theory.two_valleys.hopping import FrozenChain, frozen
 from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, two_valleys
 
 PAPER_LANDSCAPE = two_valleys().at(**PAPER)
@@ -22,11 +17,6 @@ def phi_of_y(printed=False):
     """Φ(y) of A36; as printed (the first line of A37) half of it."""
     slope = sp.diff(barrier() * (flatness("flat") - flatness("sharp")), PAPER_LANDSCAPE.symbol("y"))
     return PAPER_LANDSCAPE.function(path_drift() * slope / (4 if printed else 2))
-
-
-def test_phi_of_the_paper():
-    assert phi_bound(PAPER_LANDSCAPE) == pytest.approx(1.3326e-5, rel=1e-4)
-    assert phi_bound(PAPER_LANDSCAPE, printed=False) == 2 * phi_bound(PAPER_LANDSCAPE)
 
 
 def test_phi_is_the_drift_times_the_slope_of_the_exponent():
@@ -45,27 +35,27 @@ def test_phi_is_the_drift_times_the_slope_of_the_exponent():
 def test_bound_is_above_phi_everywhere():
     y = np.linspace(0.1, 200, 2000)
     printed = phi_of_y(printed=True)(0.0, y)
-    bound = phi_bound(PAPER_LANDSCAPE)
+    bound = y26_a37(PAPER_LANDSCAPE)
     assert printed.max() < bound < 1.2 * printed.max()
 
 
 def test_equation_11_solves_a39_and_equation_12_is_9_there():
     delta_s = np.array([1e-4, 1e-3, 4e-3])
-    y = freezing_y(PAPER_LANDSCAPE, delta_s, EPS_PHI)
+    y = y26_eq11(PAPER_LANDSCAPE, delta_s, EPS_PHI)
     exponent = (PAPER["x2"] * y / (PAPER["y_b"] + y)) ** 2 / (2 * delta_s)
     np.testing.assert_allclose(exponent, np.log(np.sqrt(delta_s) / EPS_PHI), rtol=1e-12)
-    direct = printed_flat(frozen(PAPER_LANDSCAPE, y), delta_s, asymptotic=True)
-    np.testing.assert_allclose(frozen_flat(PAPER_LANDSCAPE, delta_s, EPS_PHI), direct, rtol=1e-12)
+    direct = y26_eq9(frozen(PAPER_LANDSCAPE, y), delta_s, asymptotic=True)
+    np.testing.assert_allclose(y26_eq12(PAPER_LANDSCAPE, delta_s, EPS_PHI), direct, rtol=1e-12)
 
 
 def test_no_freezing_point_outside_the_regime():
     # below: the logarithm is negative; above: the estimate lies beyond y = ∞
     for delta_s in (1e-8, 0.5):
-        assert not 0 < regime(PAPER_LANDSCAPE, delta_s, EPS_PHI) < 1
-        assert np.isnan(freezing_y(PAPER_LANDSCAPE, delta_s, EPS_PHI))
-        assert np.isnan(frozen_flat(PAPER_LANDSCAPE, delta_s, EPS_PHI))
+        assert not 0 < y26_eq11_regime(PAPER_LANDSCAPE, delta_s, EPS_PHI) < 1
+        assert np.isnan(y26_eq11(PAPER_LANDSCAPE, delta_s, EPS_PHI))
+        assert np.isnan(y26_eq12(PAPER_LANDSCAPE, delta_s, EPS_PHI))
     with pytest.raises(ValueError, match=r"eps_phi=0\.0: must be finite real numbers above 0"):
-        regime(PAPER_LANDSCAPE, 1e-3, 0.0)
+        y26_eq11_regime(PAPER_LANDSCAPE, 1e-3, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +131,11 @@ def test_bad_arguments_of_the_rate_equation_are_named(change, words):
     good = {"landscape": PAPER_LANDSCAPE, "eta": 0.02, "delta_s": 1e-3, "start_y": 5.0, "steps": 100}
     with pytest.raises(ValueError, match=words):
         follow(**(good | change))
+
+
+def test_moments_of_the_last_hop_weigh_each_interval_at_its_middle():
+    # a quarter never hops, half hops last in (0, 2), a quarter in (2, 6): means ½·1 + ¼·4 and ¼·5 + ½·6 + ¼·9
+    settled, half = np.array([0.25, 0.75, 1.0]), np.full(3, 0.5)
+    path = Path(np.array([0.0, 2.0, 6.0]), np.array([5.0, 7.0, 11.0]), half, settled)
+    assert path.last_hop() == pytest.approx((1.5, np.sqrt(0.25 * 1.5**2 + 0.5 * 0.5**2 + 0.25 * 2.5**2)))
+    assert path.freezing_y()[0] == pytest.approx(6.5)

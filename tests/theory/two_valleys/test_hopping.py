@@ -4,6 +4,7 @@ from scipy.integrate import quad
 
 from flatmin.theory.conventions import CONVENTIONS
 from flatmin.theory.noise import HessianAligned
+from flatmin.theory.printed import y26_eq9
 from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.two_valleys.hopping import (
     SIDES,
@@ -14,7 +15,6 @@ from flatmin.theory.two_valleys.hopping import (
     passage_rate_asymptotic,
     passage_time,
     passage_time_erfi,
-    printed_flat,
     splitting,
     stationary_density,
     stationary_flat,
@@ -120,7 +120,7 @@ def test_high_barriers_give_one_power_of_gamma_per_convention(at):
         p = stationary_flat(at, delta_s, convention)
         odds = np.exp(exponent) * RATIO**power
         assert float(p) == pytest.approx(1 / (1 + odds), rel=1e-12)
-    assert float(printed_flat(at, delta_s, asymptotic=True)) == pytest.approx(
+    assert float(y26_eq9(at, delta_s, asymptotic=True)) == pytest.approx(
         float(stationary_flat(at, delta_s, "stratonovich")), abs=1e-12
     )
 
@@ -147,8 +147,8 @@ def test_splitting_in_ito_tends_to_the_ratio_of_slopes(at):
 
 
 def test_printed_forms_do_not_overflow(at):
-    assert float(printed_flat(at, 1e-6)) == pytest.approx(1)
-    assert np.isfinite(printed_flat(at, 1e-6, asymptotic=True))
+    assert float(y26_eq9(at, 1e-6)) == pytest.approx(1)
+    assert np.isfinite(y26_eq9(at, 1e-6, asymptotic=True))
 
 
 @pytest.mark.parametrize("power", [0, 1, 2])
@@ -235,7 +235,7 @@ def test_simulation_at_frozen_y_has_the_stationary_law_of_the_chain():
 def test_arrays_broadcast(at):
     grid = frozen(PAPER_LANDSCAPE, np.array([2.0, 5.0, 9.0]))
     delta_s = np.array([[1e-3], [3e-3]])
-    for function in (stationary_flat, printed_flat, splitting):
+    for function in (stationary_flat, y26_eq9, splitting):
         values = function(grid, delta_s)
         assert values.shape == (2, 3)
         assert values[1, 1] == pytest.approx(float(function(at, 3e-3)), rel=1e-13)

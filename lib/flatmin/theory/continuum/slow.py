@@ -10,30 +10,7 @@ import sympy as sp
 from flatmin import _check
 from flatmin.theory.conventions import convention_power
 
-__all__ = ["SlowEquation", "variance_growth"]
-
-
-def variance_growth(curvature_mean, curvature_square, slope_square, eta, sigma):
-    """Factor by which one step multiplies ⟨y²⟩, less one (Y22 S9): η²⟨λ²⟩ − 2η⟨λ⟩ + 2η²σ⟨λ'²⟩.
-
-    Negative where the variance of y is stable. The arguments, ⟨λ⟩, ⟨λ²⟩, ⟨λ'²⟩, η and σ, are numbers, arrays
-    or expressions; all but the first at least 0. Raises ValueError for others, or shapes that do not
-    broadcast.
-    """
-    given = {
-        "curvature_mean": as_numbers("curvature_mean", curvature_mean),
-        "curvature_square": as_numbers("curvature_square", curvature_square, least=0),
-        "slope_square": as_numbers("slope_square", slope_square, least=0),
-        "eta": as_numbers("eta", eta, least=0),
-        "sigma": as_numbers("sigma", sigma, least=0),
-    }
-    mean, square, slope, eta, sigma = given.values()
-    symbolic = any(isinstance(value, sp.Basic) for value in given.values())
-    if not symbolic:
-        _check.together(**given)
-    with np.errstate(over="ignore", invalid="ignore"):
-        growth = eta**2 * square - 2 * eta * mean + 2 * eta**2 * sigma * slope
-    return growth if symbolic else _check.finite(growth, **given)
+__all__ = ["SlowEquation"]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Where hopping stops: Y26's estimate (Eq. 10–12, A33–A41) and a rate equation without a fitted constant.
+"""Where hopping stops: a rate equation without a fitted constant.
 
-The estimate compares the hopping rate with the drift along the valleys and holds one free constant, εΦ. The
-rate equation has none: at each y the exact rates of the discrete chain (``hopping.FrozenChain``) say how
-P_flat relaxes and how soon x changes sign again, and y drifts by the chain's own mean force.
+At each y the exact rates of the discrete chain (``hopping.FrozenChain``) say how P_flat relaxes and how soon
+x changes sign again, and y drifts by the chain's own mean force. Y26's estimate, which has a free constant
+(Eq. 10–12, A33–A41), is in :mod:`flatmin.theory.printed`.
 """
 
 from __future__ import annotations
@@ -17,66 +17,13 @@ from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.hopping import SIDES, FrozenChain, frozen, slicer
 from flatmin.theory.two_valleys.landscape import barrier, flatness, path_drift
 
-__all__ = ["Path", "follow", "freezing_y", "frozen_flat", "phi_bound", "regime"]
+__all__ = ["Path", "follow"]
 
 #: a rate per iteration that stands for none
 _NEVER = 1e-15
 #: positions at which the chain is solved, at most
 _LONGEST_TABLE = 4000
 _FARTHEST = 1e6
-
-
-def phi_bound(landscape: Landscape, printed: bool = True) -> float:
-    """The constant that Y26 A37 (second line) puts for Φ: each factor at its own largest value.
-
-    Φ = ½ ẏ d[ΔL (f₁ − f₂)]/dy in the freezing criterion k₋ ≈ (εΦ/Δ_S) k₊/(k₊ + k₋) (Y26 A36); printed is
-    half of it, since A35 drops the 2 of the square. 1.33e-5 for the paper's parameters as printed. The curve
-    drawn in Y26 Fig. 4c has εΦ = 0.01 · 3000 · 1.33e-5 (the authors' code). ValueError for a landscape
-    without these numbers.
-    """
-    v, printed = _values(landscape), _check.flag("printed", printed)
-    drift = v["L_d"] / v["y_d"] + 8 * v["x0"] ** 2 / (27 * v["f0"] * v["y_f"])
-    bound = 2 * (v["x1"] ** 2 - v["x2"] ** 2) / (27 * v["y_b"]) * drift
-    return bound if printed else 2 * bound
-
-
-def regime(landscape: Landscape, delta_s, eps_phi):
-    """Δ_S ln(Δ_S/(εΦ)²)/x₂², which must lie between 0 and 1 for Y26 Eq. 11 to mean anything.
-
-    ``landscape`` is two_valleys() with numbers; Δ_S = ησ and the free constant ``eps_phi``, εΦ, lie between 0
-    and 10¹⁰⁰ and broadcast. Raises ValueError for values outside these.
-    """
-    delta_s = _check.array("delta_s", delta_s, above=0, most=1e100)
-    eps_phi = _check.array("eps_phi", eps_phi, above=0, most=1e100)
-    _check.together(delta_s=delta_s, eps_phi=eps_phi)
-    # one logarithm each: (εΦ)² may be too small for a double
-    return delta_s * (np.log(delta_s) - 2 * np.log(eps_phi)) / _values(landscape)["x2"] ** 2
-
-
-def freezing_y(landscape: Landscape, delta_s, eps_phi):
-    """y_freeze of Y26 Eq. 11 (A40); NaN outside its regime. Arguments and errors as for :func:`regime`."""
-    share = regime(landscape, delta_s, eps_phi)
-    root = np.sqrt(np.where((share > 0) & (share < 1), share, np.nan))
-    return landscape.values["y_b"] * root / (1 - root)
-
-
-def frozen_flat(landscape: Landscape, delta_s, eps_phi):
-    """P_flat of Y26 Eq. 12 (A41), [1 + γ^{−1/2} (√Δ_S/εΦ)^{1−γ}]⁻¹; NaN outside its regime.
-
-    Arguments and errors as for :func:`regime`.
-    """
-    share = regime(landscape, delta_s, eps_phi)
-    gamma = (landscape.values["x1"] / landscape.values["x2"]) ** 2
-    ratio = np.where((share > 0) & (share < 1), np.sqrt(delta_s) / np.asarray(eps_phi), np.nan)
-    return 1 / (1 + gamma**-0.5 * ratio ** (1 - gamma))
-
-
-def _values(landscape) -> dict[str, float]:
-    """The numbers of a two-valley landscape."""
-    values = _check.instance("landscape", landscape, Landscape).values
-    if not {"x1", "x2", "y_b", "y_f"} <= set(values):
-        raise _check.refused("landscape", landscape.name, "two_valleys() with numbers for its parameters")
-    return values
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ __all__ = [
     "passage_rate_asymptotic",
     "passage_time",
     "passage_time_erfi",
-    "printed_flat",
     "slicer",
     "splitting",
     "stationary_density",
@@ -144,22 +143,6 @@ def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", po
         norm = math.sqrt(math.pi) / 2 * width * (1 + erf(z))
         density[chosen] = share * np.exp(-(((np.abs(x[chosen]) - at.floor[side]) / width) ** 2)) / norm
     return density
-
-
-def printed_flat(at: Slice, delta_s, asymptotic: bool = False):
-    """The steady-state P_flat as printed in Y26 Eq. 9: its left form (erfi) or its right (exponential).
-
-    The ratio of two erfi is taken through Dawson's function, so it does not overflow. Arguments and errors as
-    for :func:`stationary_flat`.
-    """
-    _check.instance("at", at, Slice)
-    _check.flag("asymptotic", asymptotic)
-    z = {side: at.reduced_barrier(side, delta_s) for side in SIDES}
-    log_gamma = np.log(at.f["flat"] / at.f["sharp"])
-    if asymptotic:
-        return _sigmoid(log_gamma / 2 + z["flat"] ** 2 - z["sharp"] ** 2)
-    ratio = z["flat"] ** 2 - z["sharp"] ** 2 + np.log(dawsn(z["flat"]) / dawsn(z["sharp"]))
-    return _sigmoid(log_gamma + ratio)
 
 
 def passage_time(at: Slice, side: str, delta_s, power: int = 1):
