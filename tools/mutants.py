@@ -206,10 +206,10 @@ _LISTED = (
     ),
     (
         "variance-growth-of-the-slope",
-        "theory/continuum/slow.py",
+        "theory/printed.py",
         "+ 2 * eta**2 * sigma * slope",
         "+ eta**2 * sigma * slope",
-        "theory/continuum/test_reduction.py::test_variance_growth_is_the_mean_square_of_the_multiplier",
+        "theory/test_printed.py::test_s9_is_the_mean_square_of_the_multiplier",
     ),
     (
         "noise-induced-drift-sign",
@@ -276,7 +276,7 @@ _LISTED = (
     ),
     (
         "share-of-the-flat-side",
-        "theory/two_valleys/freezing_point.py",
+        "theory/printed.py",
         "gamma**-0.5 * ratio",
         "gamma**0.5 * ratio",
         "theory/two_valleys/test_freezing_point.py::test_equation_11_solves_a39_and_equation_12_is_9_there",
