@@ -64,6 +64,13 @@ def test_the_small_scale_records_what_the_text_lists(recorded, name, shape):
     assert np.shape(recorded.arrays[name]) == shape
 
 
+def test_the_full_record_has_the_same_arrays(recorded):
+    full = record.load("freezing")
+    assert set(full.arrays) == set(recorded.arrays)
+    for name, values in full.arrays.items():
+        assert np.ndim(values) == np.ndim(recorded.arrays[name])
+
+
 def test_the_noise_is_that_of_batches_without_replacement(recorded):
     eta, size = np.meshgrid(recorded.etas, recorded.batch_sizes, indexing="ij")
     n = recorded.samples
@@ -128,3 +135,4 @@ def test_the_network_of_images_records_the_same_cells(tmp_path, sweeps_here):
     found = record.load("freezing-cnn", tmp_path)
     assert np.shape(found.cells_frozen)[-3:] == (len(CRITERIA), 2, 3)
     assert np.isfinite(found.cells_end_loss).any()
+    assert set(found.arrays) == set(record.load("freezing-cnn").arrays)

@@ -470,7 +470,7 @@ EXPERIMENT = Experiment(
         data_set="MNIST, first 100 training images of each class; all 10 000 test images, 200 as the paper",
     ),
     quick=_scale(QUICK, data_set="digits"),
-    minutes=4,
+    minutes=10,
     needs=("MNIST", "GPU"),
     device=device.describe,
 )

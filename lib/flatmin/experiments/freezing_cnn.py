@@ -109,7 +109,7 @@ EXPERIMENT = Experiment(
         {"eta": (0.1,), "batch_size": (10,)},
         data_set="digits",
     ),
-    minutes=4,
+    minutes=10,
     needs=("CIFAR-10", "GPU"),
     device=device.describe,
 )
