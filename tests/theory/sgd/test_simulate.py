@@ -251,6 +251,13 @@ def test_grid_points_may_have_their_own_length(quadratic):
     np.testing.assert_allclose(runs.final[:, 0, 0], 0.985**steps, rtol=1e-10)
 
 
+def test_each_trajectory_has_the_step_and_length_of_its_grid_point(quadratic):
+    eta, steps, start = np.array([[0.01], [0.2]]), np.array([10, 20, 40]), np.array([1.0, -2.0])
+    runs = simulate(quadratic, NoNoise(), eta=eta, steps=steps, start=(start,), trajectories=2)
+    expected = (1 - 1.5 * eta[..., None]) ** steps[:, None] * start
+    np.testing.assert_allclose(runs.final[..., 0], expected, rtol=1e-10)
+
+
 def test_progress_in_pieces_gives_the_same_numbers(valley, capsys):
     arguments = {
         "eta": 0.03,
