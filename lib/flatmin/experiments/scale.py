@@ -24,7 +24,7 @@ KIND_edge_…sharpness                                                       ``r
                                                                            replacement, each 1 at the edge
 KIND_parameters, KIND_diverged                         (D, R)
 KIND_batch_NAME                                        (N, R, …)           the same for KIND_batch_depth, at
-                                                                           the N ``batch_sizes``
+                                                                           the N other ``batch_sizes``
 =====================================================  ==================  ==================================
 
 A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
@@ -65,7 +65,7 @@ STEPS = {"vgg": 4_000, "resnet": 4_000}
 DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20,)}
 WIDTH = {"vgg": 16, "resnet": 8}
 SAMPLES = {"vgg": 500, "resnet": 200}
-BATCH_SIZE, BATCH_SIZES = 25, (5, 25)
+BATCH_SIZE, BATCH_SIZES = 25, (5,)
 #: two of three starts of VGG-11 diverge at this η; {"resnet": 20} may be added
 BATCH_DEPTH = {"vgg": 13}
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")

@@ -49,7 +49,7 @@ SAMPLES, TRAJECTORIES = 100, 50
 ETA = {"vgg": 0.02, "resnet": 0.2}
 DESCENT = {"vgg": 3_000, "resnet": 3_000}
 SETTLE = {"vgg": 200, "resnet": 0}
-DEPTHS = {"vgg": (11,), "resnet": (20,)}
+DEPTHS = {"vgg": (11,)}
 WIDTH = {"vgg": 16, "resnet": 8}
 
 
@@ -88,7 +88,7 @@ def _scale(depths, width, descent, repeats, texts, **common):
 
 EXPERIMENT = Experiment(
     name="scale-escape",
-    title="SGD leaves what gradient descent found, VGG and ResNet on 100 images of CIFAR-10 (W22 Fig. 5b)",
+    title="SGD leaves what gradient descent found, VGG on 100 images of CIFAR-10 (W22 Fig. 5b)",
     claims=("w22-cifar-escape",),
     full=_scale(
         DEPTHS,
@@ -102,7 +102,7 @@ EXPERIMENT = Experiment(
         batch_sizes=BATCH_SIZES,
         texts={
             "text": (
-                "VGG-11 at a quarter and ResNet-20 at half of W22's width, on 100 of its 50,000 "
+                "VGG-11 at a quarter of W22's width, on 100 of its 50,000 "
                 "images; step and batch sizes are ours, W22's appendix is not at hand"
             ),
             "data_set": "CIFAR-10, first 100 training images, each of mean 0 and variance 1, one-hot targets",
