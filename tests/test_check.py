@@ -1,5 +1,7 @@
 """The argument checks, and the two small vocabularies that rest on them: estimates and sampling."""
 
+from itertools import combinations, product
+
 import numpy as np
 import pytest
 
@@ -134,3 +136,10 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error():
     both = bootstrap_error(lambda draw: np.array([1.0, 2.0]) * values[draw].mean(), 400, 2000)
     np.testing.assert_allclose(both, [found, 2 * found])
     assert found == bootstrap_error(lambda draw: values[draw].mean(), 400, 2000, seed=0)
+
+
+def test_the_factor_by_all_batches_of_two_of_four():
+    values = np.array([0.0, 1.0, 3.0, 8.0])
+    for sampling, batches in (("fresh", combinations(values, 2)), ("replacement", product(values, repeat=2))):
+        expected = np.var(np.mean(list(batches), axis=1)) / np.var(values)
+        assert Sampling(sampling).factor(4, 2) == pytest.approx(expected, rel=1e-12)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import linregress
 
 from flatmin.fits import (
     common_slope,
@@ -175,3 +176,15 @@ def test_onset_is_exact_where_order_balances_a_polynomial():
     found = onset(1 / (0.5 - 0.3 * s + 0.2 * s**2), np.repeat(s[:, None], 3, axis=1))
     assert found.value == pytest.approx(2, rel=1e-10)
     assert found.error < 1e-10  # all trajectories are the same
+
+
+def test_peak_of_an_exact_parabola_between_its_points():
+    control = np.geomspace(0.5, 2, 21)
+    times = np.repeat(np.exp(-(np.log(control / 1.03) ** 2))[:, None], 3, axis=1)
+    assert peak(control, times).value == pytest.approx(1.03, rel=1e-10)
+
+
+def test_the_error_of_the_common_slope_is_that_of_ordinary_least_squares():
+    x, y = np.exp([0.0, 1, 2, 3]), np.exp([0.0, 1, 1, 3])
+    one = linregress(np.log(x), np.log(y))
+    assert common_slope([x], [y]).error == pytest.approx(one.stderr, rel=1e-10)

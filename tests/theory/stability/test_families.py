@@ -51,3 +51,9 @@ def test_a_shaped_minimum_has_the_curvature_it_says():
 def test_bad_arguments_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_unequal_gradients_differ_in_length_by_half_a_unit_of_the_logarithm():
+    # ln|g|² of 400 gradients: twice a normal number of deviation ½, and that of χ² with 800 degrees, 0.05
+    logs = np.log(families.random_minimum("unequal", 400, 0).squared_norms)
+    assert logs.std() == pytest.approx(1, abs=5 / np.sqrt(2 * 400))

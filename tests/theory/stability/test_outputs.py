@@ -389,3 +389,18 @@ def test_a_rank_that_does_not_fit_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(threshold, "MOST_RANK", 3)
     with pytest.raises(ValueError, match=r"rank=8: .*step_bracket"):
         largest_step(Minimum.from_gradients(roots_of("square", 4, 2, 10)), 1)
+
+
+def test_the_bracket_is_narrow_where_a_long_gradient_lies_in_a_flatter_direction():
+    # ten samples share the sharpest direction, λ₁ = 1, one alone has λ₂ = 0.6: η* is that of the first,
+    # 2/(1 − c + cn/10), while the length of the other's gradient makes the trace rule 15 % stricter
+    gradients = np.zeros((11, 2))
+    gradients[:10, 0], gradients[10, 1] = np.sqrt(1.1), np.sqrt(0.6 * 11)
+    minimum, size = Minimum.from_gradients(gradients), 8.64
+    c = minimum.factor(size)
+    exact = 2 / (1 - c + c * 1.1)
+    assert largest_step(minimum, size) == pytest.approx(exact, rel=1e-9)
+    assert bounds.trace_sufficient_step(minimum, size) < 0.87 * exact
+    found = step_bracket(minimum, size, directions=1)
+    assert 0.99 * exact < found.lower <= exact * (1 + 1e-9)
+    assert found.upper == pytest.approx(exact, rel=1e-6)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from flatmin.theory.noise import HessianAligned
+from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.two_valleys import ensemble
+from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
 
 
 def test_starts_alternate_between_the_sides():
@@ -39,3 +41,16 @@ def test_without_noise_each_start_stays_on_its_side():
 def test_bad_arguments_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_mobile_are_those_whose_path_changes_side_in_the_last_tenth():
+    trajectories, steps, eta, sigma = 400, 300, 0.1, 0.02
+    cells = ensemble.run_grid(HessianAligned, [eta], [sigma], trajectories=trajectories, steps=steps, seed=4)
+    paths = simulate(
+        two_valleys().at(**PAPER), HessianAligned(sigma), eta=eta, steps=steps, trajectories=trajectories,
+        start=(ensemble.alternating(trajectories), 5.0), seed=4, keep=steps + 1,
+    ).trajectories[..., 0]  # fmt: skip
+    hops = np.diff(np.signbit(paths), axis=1)  # hops[:, t]: between steps t and t + 1
+    assert cells["mobile"].item() == hops[:, 270:].any(axis=1).mean()
+    assert cells["still"].item() == (~hops.any(axis=1)).mean()
+    assert 0.1 < cells["mobile"].item() < hops[:, 30:].any(axis=1).mean() - 0.1
