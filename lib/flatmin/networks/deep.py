@@ -138,13 +138,15 @@ def by_network(result: Result, prefix: str = "") -> Result:
     for kind, name in NAMES.items():
         keys = [key for key in result.arrays if key.startswith(f"{kind}_{prefix}")]
         if f"{kind}_{prefix}reached" not in keys:
-            raise _check.refused("prefix", prefix, "such that the result holds KIND_PREFIXreached")
+            continue
         count = len(result.arrays[f"{kind}_{prefix}reached"])
         depths = result.arrays[f"{kind}_depths"][-count:]
         for place, depth in enumerate(depths):
             for key in keys:
                 if (short := key.removeprefix(f"{kind}_{prefix}")) != "depths":
                     arrays[f"{name}-{depth}_{short}"] = result.arrays[key][place]
+    if not arrays:
+        raise _check.refused("prefix", prefix, "such that the result holds KIND_PREFIXreached")
     return Result(result.name, arrays | {"batch_sizes": result.arrays[f"{prefix}batch_sizes"]}, {})
 
 

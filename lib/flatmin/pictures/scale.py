@@ -149,7 +149,7 @@ def escapes(panels, top=10.0):
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    size = (8.6, 3.1 * rows)
+    size = (min(8.6, 2.8 + 2.2 * columns), 3.3 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
