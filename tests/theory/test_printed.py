@@ -17,28 +17,26 @@ from flatmin.theory.two_valleys.hopping import Slice
 from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
-#: z₋² = 1·2/(2·1) = 1 and z₊² = 1·8/(2·1) = 4 at Δ_S = 1, γ = 4
-AT = Slice(
-    y=1.0, f={"flat": 8.0, "sharp": 2.0}, floor={"flat": math.sqrt(8), "sharp": math.sqrt(2)}, barrier=1.0
-)
-FORK = {"x1": 2, "x2": 1, "x0": 3, "f0": 5, "y_b": 1, "y_f": 2, "y_d": 4, "L_d": 8}
+#: z₋² = 1·4.5/(2·1) = 1.5² and z₊² = 1·18/(2·1) = 3² at Δ_S = 1, γ = 4
+AT = Slice(y=1.0, f={"flat": 18.0, "sharp": 4.5}, floor={"flat": 18**0.5, "sharp": 4.5**0.5}, barrier=1.0)
+FORK = {"x1": 5, "x2": 3, "x0": 3, "f0": 5, "y_b": 10, "y_f": 2, "y_d": 4, "L_d": 8}
 #: √Δ_S/εΦ = e^12.5 at Δ_S = 0.01: Δ_S ln(Δ_S/(εΦ)²) = 0.01 · 25 = ½²
 EPS_PHI = 0.1 * math.exp(-12.5)
-ERFI_1, ERFI_2 = 1.650425758797543, 18.564802414575553  # of tables
+ERFI_1, ERFI_3 = 4.584733257284427, 1629.9946226015657  # erfi 1.5 and erfi 3, of tables
 
 PINNED = [
     (printed.y22_s4, (0.5, 3), 9),  # 2 · ½ · 3²
     (printed.y22_s9, (3, 10, 4, 0.1, 0.5), -0.46),  # 0.01 · 10 − 2 · 0.1 · 3 + 2 · 0.01 · 0.5 · 4
     (printed.y22_s20, (0.1, 0.2, -3), 1 / 0.97),  # 0.01 − 2 · 0.1 · 0.2 · 3 + 3 · 0.04 · 9
-    (printed.y22_s21, (2, math.exp(2), 0.5, 0.25, 3), -15),  # −3 · 0.5 · 4/(2 · 0.25) − 3/2 · 2
+    (printed.y22_s21, (3, math.exp(2), 0.5, 0.25, 7), -70),  # −7 · 0.5 · 9/(2 · 0.25) − 7/2 · 2
     (printed.y22_s26, (3, 0.2), 0.6),
-    # 0.5² + 0.1 (−0.5 · 4 + 3²) 2 + ¾ (0.1 · 4 · 2)² = 0.25 + 1.4 + 0.48
-    (printed.y22_s28, (2, 3, -4, 0.5, 0.1), 4 / 2.13),
-    # −κ (0.5 · 0.5/(0.1 · 2²) + 3/(2 · 2)) = −κ (0.625 + 0.75)
-    (printed.y22_s30, (0.5, 2, 3, -4, 0.5, 0.1), -1.375 * 4 / 2.13),
+    # 0.6² + 0.1 (−0.6 · 4 + 3²) 5 + ¾ (0.1 · 4 · 5)² = 0.36 + 3.3 + 3
+    (printed.y22_s28, (5, 3, -4, 0.6, 0.1), 25 / 6.66),
+    # −κ (0.6 · 0.7/(0.1 · 5²) + 3/(2 · 5)) = −κ (0.168 + 0.3)
+    (printed.y22_s30, (0.7, 5, 3, -4, 0.6, 0.1), -0.468 * 25 / 6.66),
     (printed.y22_s35, (0.001, -2), 0.0005),
     (printed.y22_s39, (0.1, 4, -2), 3**-0.5),  # √((2/0.4 − 1)/(3 · 4)) = √(4/12)
-    (printed.y22_s42, (0.02, 0.01, 8, -2, 1), 0.6),  # 8 · 2/(0.02 (4 + 2 · 8)) · (0.02 − 0.005) = 40 · 0.015
+    (printed.y22_s42, (0.02, 0.01, 8, -2, 3), 3 / 13),  # 8 · 2/(0.02 (4 + 2 · 24)) (0.02 − 0.005)
     (printed.m22_eq6, (0.5, 3, 10), 0.3),  # 2 · 0.5 · 3/10
     (printed.m22_eq17, (0.1, 10, 2), 51),  # 1 + 10/0.2
     (printed.m22_eq16_power, (0.5, 10, 4, 9), 1.5),  # 10/2 + 1 − 9/2
@@ -52,21 +50,21 @@ PINNED = [
     ),
     (printed.w22_isotropic, (9, 4, 0.5), 12),  # √36/0.5
     (printed.y26_a13, (0.5, 0.1), 0.4),
-    (printed.y26_eq7, (3, 1, 4), 5),  # 2 · 3 + (1 − 2) · 1
-    (printed.y26_eq7, (3, 1, 0.25), 2),  # ½ · 3 + ½ · 1
+    (printed.y26_eq7, (3, 5, 4), 1),  # 2 · 3 + (1 − 2) · 5
+    (printed.y26_eq7, (3, 5, 0.25), 4),  # ½ · 3 + ½ · 5
     (printed.y26_a32, (1.5,), 0.6),
-    (printed.y26_a28, (AT, "sharp", 1.0), math.pi * ERFI_1),  # (π/2) · 2 · erfi 1
-    (printed.y26_a28, (AT, "flat", 1.0), 4 * math.pi * ERFI_2),
-    (printed.y26_a29, (AT, "sharp", 1.0), math.pi**-0.5 * math.exp(-1)),  # √(2 · 1/(π · 1 · 2)) e⁻¹
-    (printed.y26_eq9, (AT, 1.0), 1 / (1 + ERFI_1 / ERFI_2 / 4)),
-    (printed.y26_eq9, (AT, 1.0, True), 1 / (1 + 0.5 * math.exp(-3))),  # 4^−½ exp(1 (2 − 8)/2)
-    (printed.y26_a37, (two_valleys().at(**FORK),), 20 / 27),  # 2 · 3/27 · (8/4 + 8 · 9/(27 · 2))
-    (printed.y26_eq11_regime, (two_valleys().at(**FORK), 0.01, EPS_PHI), 0.25),  # 0.01 · 25/1²
-    (printed.y26_eq11, (two_valleys().at(**FORK | {"y_b": 7}), 0.01, EPS_PHI), 7),  # 7 · ½/(1 − ½)
+    (printed.y26_a28, (AT, "sharp", 1.0), 2.25 * math.pi * ERFI_1),  # (π/2) · 4.5 · erfi 1.5
+    (printed.y26_a28, (AT, "flat", 1.0), 9 * math.pi * ERFI_3),
+    (printed.y26_a29, (AT, "sharp", 1.0), 2 / 3 * math.pi**-0.5 * math.exp(-2.25)),  # √(2/4.5π) e^−1.5²
+    (printed.y26_eq9, (AT, 1.0), 1 / (1 + ERFI_1 / ERFI_3 / 4)),
+    (printed.y26_eq9, (AT, 1.0, True), 1 / (1 + 0.5 * math.exp(-6.75))),  # 4^−½ exp(1 (4.5 − 18)/2)
+    (printed.y26_a37, (two_valleys().at(**FORK),), 32 / 81),  # 2 (25 − 9)/270 · (8/4 + 8 · 9/(27 · 2))
+    (printed.y26_eq11_regime, (two_valleys().at(**FORK), 0.01, EPS_PHI), 1 / 36),  # 0.01 · 25/3²
+    (printed.y26_eq11, (two_valleys().at(**FORK), 0.01, EPS_PHI), 2),  # 10 · ½/(3 − ½)
     # γ = 1.04: 1.04^−½ e^(−0.04 · 12.5)
     (
         printed.y26_eq12,
-        (two_valleys().at(**FORK | {"x1": 1.04**0.5}), 0.01, EPS_PHI),
+        (two_valleys().at(**FORK | {"x1": 3 * 1.04**0.5}), 0.01, EPS_PHI),
         1 / (1 + 1.04**-0.5 * math.exp(-0.5)),
     ),
     # mean Δ = 2: (2 − 10 · 1) ln 2 + (2 − 10 · 3) ln ½ = 20 ln 2
