@@ -103,7 +103,7 @@ def test_numbers_as_the_papers_state_them():
     assert (printed.M22_STRENGTH, printed.M22_STRENGTH_XENT) == (1, {"middle": 1, "small": 2})
     assert printed.W22_PROP25 == -1
     assert printed.Y26_TIMES == {"across": 0.32, "along": 41.8, "ratio": 0.0076}
-    assert (printed.Y26_EPSILON, printed.Y26_DRAWN) == (0.01, 3000)
+    assert (printed.Y26_EPSILON, printed.Y26_DRAWN, printed.Y26_FIG1) == (0.01, 3000, 21.0)
 
 
 def test_numbers_that_follow_from_a_formula():

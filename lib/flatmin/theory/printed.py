@@ -80,6 +80,8 @@ W22_PROP25 = -1.0
 Y26_TIMES = {"across": 0.32, "along": 41.8, "ratio": 7.6e-3}
 #: Y26 Fig. 4c: ε, and the factor on the Φ of A37 in the curve drawn there (both from the authors' code)
 Y26_EPSILON, Y26_DRAWN = 0.01, 3000
+#: ηt_f of the run of Fig. 1 (B = 50, η = 0.05), where the authors' script draws the frozen block: t_f = 420
+Y26_FIG1 = 420 * 0.05
 
 _REAL = ("x", "slope", "second", "curvature_mean", "height", "rest")
 _NOT_NEGATIVE = ("curvature_square", "slope_square", "tilt", "hessian")
