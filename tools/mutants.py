@@ -550,10 +550,10 @@ _LISTED = (
     ),
     (
         "student-quantile",
-        "networks/commitment.py",
-        "stats.t.ppf(_LEVEL, len(values) - 1)",
-        "stats.norm.ppf(_LEVEL)",
-        "networks/test_commitment.py::test_three_errors_over_starts_are_the_quantile_of_student",
+        "estimate.py",
+        "float(special.stdtrit(freedom, special.ndtr(3)))",
+        "3.0",
+        "networks/test_commitment.py::test_three_errors_of_an_independent_mean_are_the_quantile_of_student",
     ),
 )
 MUTANTS = tuple(Mutant(*entry[:4], entry[4:]) for entry in _LISTED)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from flatmin import _check
 
-__all__ = ["Estimate", "bootstrap_error", "proportion"]
+__all__ = ["Estimate", "bootstrap_error", "independent_mean", "proportion", "student"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,30 @@ def bootstrap_error(
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     spread = np.std([statistic(draw) for draw in rng.integers(n, size=(resamples, n))], axis=0, ddof=1)
     return spread if np.ndim(spread) else float(spread)
+
+
+def student(error: float, freedom: int) -> float:
+    """``error`` of so many degrees of ``freedom``, scaled so that three of it reach Student's quantile.
+
+    That is the 99.73 % quantile, which three errors of a normal number reach: where they are few, three usual
+    ones would be too few. Raises ValueError for a negative error, or a freedom below 1.
+    """
+    error = _check.number("error", error, least=0)
+    freedom = _check.integer("freedom", freedom, least=1, most=10**9)
+    scaled = float(special.stdtrit(freedom, special.ndtr(3))) / 3 * error
+    return _check.finite(scaled, error=error, freedom=freedom)
+
+
+def independent_mean(values) -> Estimate:
+    """Mean of independent ``values`` (k,), one a start, a draw or a run, with the error of :func:`student`.
+
+    Raises ValueError for fewer than two values, or others than finite numbers.
+    """
+    values = _check.array("values", values, ndim=1)
+    if len(values) < 2:
+        raise _check.refused("values", values, "at least two independent numbers")
+    error = student(float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1)
+    return Estimate(float(values.mean()), error, len(values), "mean of independent values, Student's t")
 
 
 def proportion(happened) -> Estimate:

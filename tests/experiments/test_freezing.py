@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from flatmin.experiments import freezing, freezing_cnn
-from flatmin.experiments.freezing_runs import CRITERIA, Ends, Task
+from flatmin.experiments.freezing_runs import Ends, Task
 from flatmin.ledger import record
+from flatmin.networks.commitment import CRITERIA
 from flatmin.networks.freezing import Counts, search
 
 R, T, S = 5, 6, 21

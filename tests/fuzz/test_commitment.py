@@ -15,7 +15,6 @@ OPEN = {"entry inf": "no bound", "array with inf": "no bound"}
 PAIRS = np.full((4, 4), 0.5)
 
 CASES = [
-    Case(commitment.over_starts, {"values": np.array([1.0, 2.0, 4.0])}),
     Case(commitment.slopes, {"columns": COLUMNS, "y": MIDDLE, "starts": START}),
     Case(
         commitment.bracket,

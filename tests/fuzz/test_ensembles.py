@@ -95,7 +95,7 @@ CASES = [
     Case(deep.Family(runs(), "vgg").size_slope, {"name": "g_norm", "converged": True}),
     Case(deep.Family(runs(), "vgg").batch_values, {"name": "g_norm"}),
     Case(deep.Family(runs(), "vgg").batch_slope, {"name": "g_norm"}),
-    Case(deep.by_network, {"result": escapes(), "prefix": ""}, leave=WHOLE),
+    Case(deep.by_network, {"result": escapes()}, leave=WHOLE),
     Case(deep.judged, {"result": deep.by_network(escapes()), "network": "VGG-19"}, leave=WHOLE),
     Case(
         edges.live_edges,

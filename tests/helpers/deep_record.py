@@ -41,10 +41,9 @@ def runs():
     return Result("scale", arrays, {})
 
 
-def escapes(prefix=""):
-    """2 depths (with a prefix the last of 4), 3 minima: the second too high, the third stable."""
-    arrays, steps = {f"{prefix}batch_sizes": np.array([5, 50])}, np.arange(21)
-    count = 1 if prefix else 2
+def escapes():
+    """2 depths, 3 minima: the second too high, the third stable."""
+    arrays, steps, count = {"batch_sizes": np.array([5, 50])}, np.arange(21), 2
     for kind, depths in DEPTHS.items():
         mean = 1e-4 * np.exp(0.1 * steps)
         values = {
@@ -55,6 +54,6 @@ def escapes(prefix=""):
             "eta": np.full((count, 3), 0.1),
             "sharpness": np.full((count, 3), 19.0),
         }
-        arrays |= {f"{kind}_{prefix}{name}": each for name, each in values.items()}
-        arrays[f"{kind}_depths"] = np.array(depths if prefix else (depths[0], depths[-1]))
+        arrays |= {f"{kind}_{name}": each for name, each in values.items()}
+        arrays[f"{kind}_depths"] = np.array((depths[0], depths[-1]))
     return Result("scale-escape", arrays, {})

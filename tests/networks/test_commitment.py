@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flatmin.estimate import independent_mean
 from flatmin.networks import commitment
 
 TIMES = np.array([0, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100.0])
@@ -27,10 +28,10 @@ def frozen(a, b, seed, starts=6, repeats=4, shift=0.0):
     return eta, factor, *commitment.bracket(place, TIMES), start
 
 
-def test_three_errors_over_starts_are_the_quantile_of_student():
+def test_three_errors_of_an_independent_mean_are_the_quantile_of_student():
     rng = np.random.default_rng(0)
     drawn = rng.standard_normal((20_000, 3))
-    found = [commitment.over_starts(each) for each in drawn]
+    found = [independent_mean(each) for each in drawn]
     missed = np.mean([abs(each.value) > 3 * each.error for each in found])
     wanted = 2 * stats.norm.sf(3)
     assert missed == pytest.approx(wanted, abs=4 * (wanted / len(drawn)) ** 0.5)

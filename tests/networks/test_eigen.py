@@ -129,6 +129,22 @@ def test_dense_pairs_are_those_of_the_chains(which):
     assert (pairs.residuals < 1e-12).all()
 
 
+def test_a_dense_matrix_on_which_single_precision_fails_is_done_in_double(monkeypatch):
+    matrix, eigh = matrix_with(SPECTRA["indefinite"][0]).float(), torch.linalg.eigh
+
+    def failing(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return eigh(matrix)
+
+    wanted = eigen.dense(matrix, 5)
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    found = eigen.dense(matrix, 5)
+    torch.testing.assert_close(found.values, wanted.values)
+    assert found.vectors.dtype == torch.float32
+    assert (found.residuals < 1e-5 * wanted.values.abs().max()).all()
+
+
 def test_no_convergence_is_an_error_that_says_the_residual():
     matrix = torch.diag(torch.linspace(0, 1, 500, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"steps=20: must be more than that: the residuals are still \d"):

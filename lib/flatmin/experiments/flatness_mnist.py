@@ -9,7 +9,7 @@ What decides was fixed before the run. Nothing was looked at on the starts 0–9
 
 - The quantity is ln F by Y23 Eq. 6 (top ten eigenvalues); Y26's is twice that, with the same verdicts.
 - Two runs are compared that share the start; ten starts give ten differences, and their mean an error three
-  of which reach Student's 99.73 % quantile (:func:`flatmin.networks.commitment.over_starts`).
+  of which reach Student's 99.73 % quantile (:func:`flatmin.estimate.independent_mean`).
 - *Equal ηt*: the mean of the differences at ηt = 20, 50, 100, 200 (``AT``). *Equal loss*: the mean over
   the levels of the training loss (``LEVELS``), each where it is first passed, ln F being linear in ln loss
   between checkpoints. A level counts that all compared runs pass at eight starts of ten or more

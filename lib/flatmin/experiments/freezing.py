@@ -95,8 +95,9 @@ import numpy as np
 import torch
 
 from flatmin.experiments import Experiment, Grid, Scale
-from flatmin.experiments.freezing_runs import CRITERIA, LOSS, Ends, Task, cell, half, right
+from flatmin.experiments.freezing_runs import LOSS, Ends, Task, cell, half, right
 from flatmin.networks import corridors, device, freezing
+from flatmin.networks.commitment import CRITERIA
 from flatmin.networks.point import at
 
 #: those of the paper; falling, so that what takes longest comes last
@@ -296,25 +297,6 @@ FULL = {
     "control": ((10, 50), (0.02,)),
     "corridors": ((20, 50), (0.05, 0.02)),
     "low": ((50,), (0.02,)),
-}
-#: what two CPU cores do in about 40 minutes: put it in the place of FULL in EXPERIMENT
-REDUCED = FULL | {
-    "etas": (0.1, 0.05, 0.02),
-    "batch_sizes": (20, 50, 200),
-    "repeats": (3, 1, 1),
-    "continued_slow": (2, 1, 1),
-    "refined": 0,
-    "times": (0, 5, 10, 20, 30, 50, 70, 100),
-    "flat_times": (0, 20, 100),
-    "noise_times": (20, 100),
-    "figure_times": tuple(range(0, 51, 5)),
-    "shown_times": (0, 5, 15, 30),
-    "valleys": ((20, 50), (0.05, 0.02)),
-    "own": (50, (0.01,)),
-    "control": ((50,), (0.02,)),
-    "corridors": ((50,), (0.05,)),
-    "low": ((50,), (0.02,)),
-    "flat_runs": 2,
 }
 QUICK = FULL | {
     "data": "digits",

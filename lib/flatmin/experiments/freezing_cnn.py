@@ -24,8 +24,9 @@ three repeats of a start, so are NaN.
 import numpy as np
 
 from flatmin.experiments import Experiment, Grid, Scale
-from flatmin.experiments.freezing_runs import CRITERIA, cell
+from flatmin.experiments.freezing_runs import cell
 from flatmin.networks import device
+from flatmin.networks.commitment import CRITERIA
 
 PER_CLASS = 100
 COMMON = {
@@ -55,9 +56,6 @@ COMMON = {
 #: of η = 0.05, 0.02, 0.01 are added here
 FULL = {"eta": (0.05,), "batch_size": (20, 50, 100)}
 LOW = {"eta": (0.02,), "batch_size": (20,)}
-#: what two CPU cores do in about 40 minutes: put them in the place of COMMON and FULL in EXPERIMENT
-REDUCED = COMMON | {"per_class": 20, "times": (0, 20, 80), "repeats": (1, 1, 1), "continued": (1, 0, 0)}
-REDUCED_GRIDS = {"eta": (0.05,), "batch_size": (10, 50)}, {"eta": (0.02,), "batch_size": (10,)}
 QUICK = COMMON | {
     "data": "digits",
     "images": None,

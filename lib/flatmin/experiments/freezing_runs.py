@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from flatmin.networks import freezing, models
-from flatmin.networks.commitment import BARRIER, CONVERGED
+from flatmin.networks.commitment import CONVERGED, CRITERIA
 from flatmin.networks.data import sets as datasets
 from flatmin.networks.parameters import block_of, trainable
 from flatmin.networks.point import at
@@ -12,15 +12,6 @@ from flatmin.networks.train import train
 from flatmin.sampling import Sampling
 
 LOSS = "cross-entropy"
-#: what makes two end points one valley: share of errors on the small test set, on all, predictions, barrier
-CRITERIA = {
-    "jaccard 0.90": ("few", 0.90),
-    "jaccard 0.95": ("few", 0.95),
-    "jaccard 0.99": ("few", 0.99),
-    "jaccard all 0.90": ("all", 0.90),
-    "agreement 0.99": ("agree", 0.99),
-    "barrier 0.01": ("barrier", BARRIER),
-}
 
 
 class Task:

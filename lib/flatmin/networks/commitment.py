@@ -24,7 +24,7 @@ import numpy as np
 from scipy import integrate, optimize, special, stats
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, independent_mean, student
 
 __all__ = [
     "Delay",
@@ -32,7 +32,6 @@ __all__ = [
     "censored_fit",
     "delay",
     "expected_best",
-    "over_starts",
     "pair_mean",
     "slopes",
 ]
@@ -41,21 +40,15 @@ __all__ = [
 CONVERGED = 0.999
 #: largest loss on the straight line above the larger end that is no barrier
 BARRIER = 0.01
-#: the level that three standard errors of a normal variable reach
-_LEVEL = stats.norm.cdf(3)
-
-
-def over_starts(values) -> Estimate:
-    """Mean of independent ``values`` (k,), one a start; three of its errors reach Student's quantile.
-
-    Raises ValueError for fewer than two values, or others than finite numbers.
-    """
-    values = _check.array("values", values, ndim=1)
-    if len(values) < 2:
-        raise _check.refused("values", values, "at least two independent numbers")
-    quantile = float(stats.t.ppf(_LEVEL, len(values) - 1)) / 3
-    error = quantile * float(values.std(ddof=1)) / len(values) ** 0.5
-    return Estimate(float(values.mean()), error, len(values), "mean over starts, Student's t")
+#: what makes two end points one valley: share of errors on the small test set, on all, predictions, barrier
+CRITERIA = {
+    "jaccard 0.90": ("few", 0.90),
+    "jaccard 0.95": ("few", 0.95),
+    "jaccard 0.99": ("few", 0.99),
+    "jaccard all 0.90": ("all", 0.90),
+    "agreement 0.99": ("agree", 0.99),
+    "barrier 0.01": ("barrier", BARRIER),
+}
 
 
 def _groups(starts, length):
@@ -97,14 +90,14 @@ def slopes(columns, y, starts) -> tuple[Estimate, ...]:
     Returns
     -------
     tuple of Estimate
-        k coefficients, see :func:`over_starts`.
+        k coefficients, see :func:`~flatmin.estimate.independent_mean`.
     """
     y = _check.array("y", y, ndim=1)
     design, found = _columns(columns, len(y)), []
     for rows in _groups(starts, len(y)):
         _require_rank(design[rows], "columns, starts")
         found.append(np.linalg.lstsq(design[rows], y[rows], rcond=None)[0][1:])
-    return tuple(over_starts(each) for each in np.array(found).T)
+    return tuple(independent_mean(each) for each in np.array(found).T)
 
 
 def bracket(frozen, times) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +243,7 @@ def delay(eta, factor, lower, upper, starts) -> Delay:
         (_, a, b), scatter = censored_fit(logs[rows], lower[rows], upper[rows])
         found.append((a, b, a - b, scatter))
     found = np.array(found).T
-    return Delay(*map(over_starts, found[:3]), float(found[3].mean()))
+    return Delay(*map(independent_mean, found[:3]), float(found[3].mean()))
 
 
 def pair_mean(values) -> Estimate:
@@ -270,8 +263,8 @@ def pair_mean(values) -> Estimate:
     total, without = off.sum(), off.sum() - 2 * off.sum(0)
     left = without / ((runs - 1) * (runs - 2))
     error = float(np.sqrt((runs - 1) * left.var()))
-    quantile = float(stats.t.ppf(_LEVEL, runs - 1)) / 3
-    return Estimate(float(total / (runs * (runs - 1))), quantile * error, runs, "mean over pairs, jackknife")
+    mean = float(total / (runs * (runs - 1)))
+    return Estimate(mean, student(error, runs - 1), runs, "mean over pairs, jackknife")
 
 
 def expected_best(mean: float, spread: float, runs: int) -> float:

@@ -22,6 +22,7 @@ from flatmin import _check
 from flatmin.networks import losses
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import choose
+from flatmin.networks.freezing.forms import vectors
 from flatmin.networks.train.stacks import private, ready, still
 from flatmin.sampling import Sampling
 
@@ -115,7 +116,8 @@ def corridors(
     points = _check.integer("points", points, least=3, most=10_001)
     device = choose(device, _check.instance("model", model, nn.Module))
     network = private(model, device)
-    pairs = [_vectors(name, value, network) for name, value in (("starts", starts), ("ends", ends))]
+    pairs = [vectors(name, value, network.parameters) for name, value in (("starts", starts), ("ends", ends))]
+    pairs = [each.to(network.device, network.dtype) for each in pairs]
     if len(pairs[0]) != len(pairs[1]):
         raise ValueError(f"starts: {len(pairs[0])} rows and ends: {len(pairs[1])}: must be as many")
     length = (pairs[1] - pairs[0]).norm(dim=1)
@@ -127,17 +129,6 @@ def corridors(
         found = [_line(network, read, samples, a, b, points) for a, b in zip(*pairs, strict=True)]
     heights, bent, noise = (np.array(part) for part in zip(*found, strict=True))
     return Corridors(len(samples), length.double().cpu().numpy(), heights, bent, noise)
-
-
-def _vectors(name, value, network) -> Tensor:
-    """Parameter vectors on the network's device, checked."""
-    _check.instance(name, value, Tensor)
-    shape = tuple(value.shape)
-    if len(shape) != 2 or not shape[0] or shape[1] != network.parameters or not value.is_floating_point():
-        raise _check.refused(name, value, f"real numbers (K, {network.parameters}), one network a row")
-    if not bool(torch.isfinite(value).all()):
-        raise _check.refused(name, value, "finite: a diverged network has no place on a line")
-    return value.detach().to(network.device, network.dtype)
 
 
 def _line(network, loss, samples, a, b, points):

@@ -4,10 +4,9 @@ scale-escape. What counts, and as what, was decided there before they were run."
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from flatmin import _check, fits
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, independent_mean, student
 from flatmin.ledger.record import Result
 
 __all__ = ["CONVERGED", "HELD", "LEAST", "NAMES", "NEAR", "Family", "by_network", "judged"]
@@ -17,13 +16,6 @@ NAMES = {"vgg": "VGG", "resnet": "ResNet"}
 CONVERGED, NEAR = 0.01, 1e-3
 #: least alignment that is significantly positive; factor by which the loss of the control may grow
 LEAST, HELD = 0.01, 2.0
-
-
-def _few(values, error, method) -> Estimate:
-    """An estimate with so many degrees of freedom: three of its errors reach Student's quantile."""
-    value, free, n = values
-    quantile = float(stats.t.ppf(stats.norm.cdf(3), free)) / 3
-    return Estimate(float(value), float(quantile * error), n, method)
 
 
 class Family:
@@ -94,7 +86,7 @@ class Family:
         if free < 2:
             raise _check.refused("name", name, "known of three networks of one run, or more")
         fit = fits.common_slope(*zip(*pairs, strict=True))
-        return _few((fit.value, free, len(pairs)), fit.error, fit.method)
+        return Estimate(float(fit.value), student(float(fit.error), free), len(pairs), fit.method)
 
     @property
     def batch_label(self) -> str:
@@ -121,33 +113,26 @@ class Family:
         sizes, values = self.batch_values(name)
         if values.shape[1] < 2:
             raise _check.refused("name", name, "known of two runs that converged at every batch size")
-        slopes = np.polyfit(np.log(sizes), np.log(values), 1)[0]
-        n = len(slopes)
-        return _few((slopes.mean(), n - 1, n), slopes.std(ddof=1) / n**0.5, "mean over runs, Student's t")
+        return independent_mean(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def by_network(result: Result, prefix: str = "") -> Result:
+def by_network(result: Result) -> Result:
     """The escapes of a recorded result with a kind for each network, ``"VGG-11_losses"`` (R, 2, S, T + 1), …
 
-    As :func:`flatmin.networks.edges.escape_rates` reads them. ``prefix``: what stands between kind and name
-    (``"escape_"`` in scale-full, whose escapes are of the largest depth of each kind). Raises ValueError for
-    a result without them.
+    As :func:`flatmin.networks.edges.escape_rates` reads them. Raises ValueError for a result without them.
     """
-    _check.instance("result", result, Result)
-    prefix, arrays = _check.instance("prefix", prefix, str), {}
+    arrays = {}
     for kind, name in NAMES.items():
-        keys = [key for key in result.arrays if key.startswith(f"{kind}_{prefix}")]
-        if f"{kind}_{prefix}reached" not in keys:
+        keys = [key for key in _check.instance("result", result, Result).arrays if key.startswith(f"{kind}_")]
+        if f"{kind}_reached" not in keys:
             continue
-        count = len(result.arrays[f"{kind}_{prefix}reached"])
-        depths = result.arrays[f"{kind}_depths"][-count:]
-        for place, depth in enumerate(depths):
+        for place, depth in enumerate(result.arrays[f"{kind}_depths"]):
             for key in keys:
-                if (short := key.removeprefix(f"{kind}_{prefix}")) != "depths":
+                if (short := key.removeprefix(f"{kind}_")) != "depths":
                     arrays[f"{name}-{depth}_{short}"] = result.arrays[key][place]
     if not arrays:
-        raise _check.refused("prefix", prefix, "such that the result holds KIND_PREFIXreached")
-    return Result(result.name, arrays | {"batch_sizes": result.arrays[f"{prefix}batch_sizes"]}, {})
+        raise _check.refused("result", result, "one that holds KIND_reached: escapes")
+    return Result(result.name, arrays | {"batch_sizes": result.batch_sizes}, {})
 
 
 def judged(result: Result, network: str) -> Result:

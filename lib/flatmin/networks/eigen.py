@@ -53,7 +53,10 @@ class Eigenpairs:
 def dense(matrix: Tensor, k: int, which: str = "largest") -> Eigenpairs:
     """k eigenpairs of a dense symmetric ``matrix`` (P, P); ValueError for k outside 1…P, or another end."""
     k = _check.integer("k", k, least=1, most=len(matrix))
-    values, vectors = torch.linalg.eigh(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:  # seen once in float32, for a matrix with many rows of zeros
+        values, vectors = (part.to(matrix.dtype) for part in torch.linalg.eigh(matrix.double()))
     keep = _outermost(values.cpu().numpy(), k, _check.choice("which", which, ENDS))
     keep = torch.from_numpy(keep).to(matrix.device)
     values, vectors = values[keep], vectors[:, keep]

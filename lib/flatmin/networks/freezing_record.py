@@ -11,15 +11,14 @@ import numpy as np
 from scipy import stats
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, independent_mean
 from flatmin.networks.commitment import (
-    BARRIER,
     CONVERGED,
+    CRITERIA,
     Delay,
     bracket,
     delay,
     expected_best,
-    over_starts,
     slopes,
 )
 
@@ -41,12 +40,6 @@ __all__ = [
 
 #: freezing times: by Eq. 3, by every later end point against the reference, by the search
 HOW = ("definition", "reference", "search")
-#: what independent runs must reach to pass a criterion; a barrier counts negative
-_PASSES = {f"jaccard {level:.2f}": ("few", level) for level in (0.9, 0.95, 0.99)} | {
-    "jaccard all 0.90": ("all", 0.9),
-    "agreement 0.99": ("agree", 0.99),
-    "barrier 0.01": ("barrier", -BARRIER),
-}
 RULES = ("as coded", "relaxed")
 
 
@@ -242,7 +235,7 @@ def rank_correlation(cells: Cells, one, other) -> Estimate:
             found.append(float(stats.spearmanr(a[known], b[known]).statistic))
     if len(found) < 2:
         raise ValueError("one, other: must be known, and differ, in three cells of two starts at least")
-    return over_starts(np.array(found))
+    return independent_mean(np.array(found))
 
 
 def independent_pass(cells: Cells, criterion: str, rule: str = "as coded") -> np.ndarray:
@@ -252,13 +245,14 @@ def independent_pass(cells: Cells, criterion: str, rule: str = "as coded") -> np
     :meth:`Cells.place`.
     """
     _check.instance("cells", cells, Cells)
-    what, level = _PASSES[_check.choice("criterion", criterion, tuple(_PASSES))]
+    what, level = CRITERIA[_check.choice("criterion", criterion, tuple(CRITERIA))]
     which = RULES.index(_check.choice("rule", rule, RULES))
     if what in ("few", "all"):
         values = cells.share(f"pair_{what}")[..., which]
+    elif what == "barrier":  # passed from below
+        values, level = -cells["pair_barrier"][..., which], -level
     else:
-        values = cells[f"pair_{what}"][..., which]
-        values = -values if what == "barrier" else values / float(cells.result.tests)
+        values = cells[f"pair_{what}"][..., which] / float(cells.result.tests)
     known = np.isfinite(values) & (values <= 1)
     return ((values >= level - 1e-9) & known).sum(1) / np.maximum(known.sum(1), 1)
 
@@ -277,7 +271,7 @@ def index_over_valley(cells: Cells) -> Estimate:
         for criterion in ("jaccard 0.90", "barrier 0.01")
     ]
     apart = independent_pass(cells, "jaccard 0.90", "relaxed") <= 0.5
-    return over_starts(np.nanmean(by_start(cells, logs[0] - logs[1])[apart], axis=0))
+    return independent_mean(np.nanmean(by_start(cells, logs[0] - logs[1])[apart], axis=0))
 
 
 def best(cells: Cells, values) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -164,7 +164,7 @@ def backward_(back: Tensor, a: Tensor, kind) -> Tensor:
 
 def vectors(name: str, value, parameters: int) -> Tensor:
     """``value`` as a tensor (R, P) on the CPU; ValueError naming the argument, also for rows not finite."""
-    allowed = f"finite real numbers, of shape (R, {parameters}), at least one row"
+    allowed = f"finite real numbers, of shape (R, {parameters}), one network a row, at least one row"
     if not isinstance(value, (Tensor, np.ndarray)):
         raise _check.refused(name, value, allowed)
     kind = value.dtype.is_floating_point if isinstance(value, Tensor) else value.dtype.kind == "f"
@@ -174,7 +174,7 @@ def vectors(name: str, value, parameters: int) -> Tensor:
     lost = (~torch.isfinite(found).all(1)).nonzero()
     if len(lost):
         raise ValueError(
-            f"{name}: row {int(lost[0])} of {len(found)} holds NaN or ∞: must be finite; "
-            "a run that diverged has no valley to descend into, leave it out"
+            f"{name}: row {int(lost[0])} of {len(found)} of {name}={_check.shown(value)} holds NaN or ∞: must "
+            "be finite; a run that diverged has no valley to descend into, leave it out"
         )
     return found

@@ -116,7 +116,7 @@ def evaluate(model: nn.Module, loss, data, thetas, *, device=None, threads: int 
     A network of one output predicts 1 where it is positive, else 0. Raises ValueError for thetas or data that
     do not fit, targets that are no classes, or more than 256 of them.
     """
-    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+    with _evaluating(model, loss, data, thetas, device, threads) as (form, thetas):
         losses, chosen, labels = [], [], None
         for part in form.chunks(len(thetas)):
             outputs = form.outputs(thetas[part].to(form.network.device))
@@ -136,7 +136,7 @@ def barriers(
     symmetric, diagonal 0. The loss is taken at ``points`` equally spaced points, ends included, so that 0
     stands for no barrier. Raises ValueError for fewer than three points, or what does not fit.
     """
-    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+    with _evaluating(model, loss, data, thetas, device, threads) as (form, thetas):
         count = len(thetas)
         if pairs is not None:
             pairs = _check.array("pairs", pairs, dtype=int, shape=(None, 2), least=0, most=count - 1)
@@ -180,14 +180,13 @@ def _lines(form: Form, thetas, pairs, points) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _evaluating(model, loss, data, rows: dict, device, threads):
-    """The form of a network, and arguments (R, P) checked and in its dtype, inside exact kernels."""
-    size = sum(p.numel() for _, p in trainable(model))
-    rows = [vectors(name, value, size) for name, value in rows.items()]
+def _evaluating(model, loss, data, thetas, device, threads):
+    """The form of a network, and ``thetas`` (R, P) checked and in its dtype, inside exact kernels."""
+    thetas = vectors("thetas", thetas, sum(p.numel() for _, p in trainable(model)))
     threads = _check.integer("threads", threads, least=1, most=1024)
     network, samples = private(model, choose(device, model)), samples_of(data)
     with still(network, threads), torch.no_grad():
-        yield Form(network, loss, samples, model), [row.to(network.dtype) for row in rows]
+        yield Form(network, loss, samples, model), thetas.to(network.dtype)
 
 
 def _small(form, outputs):

@@ -63,7 +63,7 @@ def tops(
     """The ``top`` largest eigenvalues of the Hessian at each of ``thetas`` (R, P), or of a layer's block.
 
     Goes on until every residual is at most ``tolerance`` times its eigenvalue (the error of the eigenvalue is
-    of second order in it), or for twelve rounds; the residuals say how far it came. ``layer`` as in
+    of second order in it), or for ten rounds; the residuals say how far it came. ``layer`` as in
     :func:`~flatmin.networks.parameters.block_of`; the starting vectors come from ``seed``.
 
     Raises ValueError for what does not fit, a ``top`` that the block does not have, or a tolerance outside
@@ -73,7 +73,7 @@ def tops(
     top = _check.integer("top", top, least=1, most=block.stop - block.start)
     tolerance = _check.number("tolerance", tolerance, above=0, below=1)
     seed = _check.integer("seed", seed, least=0, most=SEEDS)
-    with _evaluating(model, loss, data, {"thetas": thetas}, device, threads) as (form, (thetas,)):
+    with _evaluating(model, loss, data, thetas, device, threads) as (form, thetas):
         size, device = block.stop - block.start, form.network.device
         if size <= top + _MOST:
             first = torch.eye(size, dtype=torch.float64)
