@@ -75,7 +75,7 @@ def strengths(tau, curves, sigmas, weak, log=False):
     for ax, title in ((left, "σ = " + f"{sigmas[-1]:g}"), (right, "SGD")):
         ax.set(xlabel=r"time $\tau=\eta t$", ylabel=r"$\ln F$", title=title, xlim=(tau[1], tau[-1]))
         ax.set_xscale("log" if log else "linear")
-    left.legend(fontsize=9, loc="lower left")
+    left.legend(fontsize=9, loc="upper left")
     right.legend(fontsize=9)
     plots.label_panels((left, right))
     return figure

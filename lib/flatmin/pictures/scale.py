@@ -134,6 +134,7 @@ def flatness_and_bound(panels):
             ax.annotate(str(name), (x, y), (0, -12), textcoords="offset points", ha="center", fontsize=7)
         ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
         ax.set_ylim(ax.get_ylim()[0] / 2, None)
+        ax.margins(x=0.15)  # room for the names
         ax.legend(fontsize=7, loc="best")
     _small_ticks(*axes[0])
     axes[0, 0].set_ylabel("curvature at the end")

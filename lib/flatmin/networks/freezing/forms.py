@@ -173,8 +173,9 @@ def vectors(name: str, value, parameters: int) -> Tensor:
     found = torch.as_tensor(value).detach().cpu()
     lost = (~torch.isfinite(found).all(1)).nonzero()
     if len(lost):
+        where = f"row {int(lost[0])} of {len(found)} of {name}={_check.shown(value)}"
         raise ValueError(
-            f"{name}: row {int(lost[0])} of {len(found)} of {name}={_check.shown(value)} holds NaN or ∞: must "
-            "be finite; a run that diverged has no valley to descend into, leave it out"
+            f"{name}: {where} holds NaN or ∞: must be finite; "
+            "a run that diverged has no valley to descend into, leave it out"
         )
     return found
