@@ -36,7 +36,12 @@ NOTHING = {"[]": "nothing in, nothing out", "empty array": "nothing in, nothing 
 POINTS = NOTHING | {"array of text": "points may be text", "entry text": "points may be text"}
 WORDS = dict.fromkeys(("name", "scale", "command", "data_set", "device", "folder"), NAME)
 CASES = [
-    Case(claims.check, MEASURED, right={"part": NAME, "note": NAME}, then=lambda verdict: verdict.reach),
+    Case(
+        claims.check,
+        MEASURED,
+        right={"part": NAME, "note": NAME, "could_fail": NAME},
+        then=lambda verdict: verdict.reach,
+    ),
     Case(claims.claim_of, {"id": "y22-flux"}, then=lambda claim: len(claim.kind)),
     Case(decimals.number, {"name": "value", "value": 1.0}, leave={"name": "names what it is told to"}),
     Case(

@@ -121,11 +121,32 @@ def test_an_unknown_id_names_the_nearest():
         check("y22-mraginal", holds=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"measured": 1.0, "error": 0.01, "printed": 1.0}, "beyond a difference of ≈ 0.030 (≈ 3.0 %)"),
+        (
+            {"measured": 1.0, "error": 0.01, "expected": 0.0, "printed": 1.0},
+            "(≈ 3.0 %)",
+        ),  # the one that agrees
+        ({"measured": 0.0, "error": 0.01, "printed": 0.0}, "beyond a difference of ≈ 0.030"),
+        ({"measured": 2.0, "error": 0.1, "at_least": 1.0}, "below ≈ 1.30"),
+        ({"measured": 2.0, "error": 0.1, "at_least": 1.0, "at_most": 3.0}, "below ≈ 1.30 or above ≈ 2.70"),
+        ({"holds": True, "could_fail": "a sign"}, "a sign"),
+    ],
+)
+def test_a_check_says_what_would_have_turned_it(given, words):
+    assert words in check(ID, **given).turns()
+    assert words in check(ID, **given)._repr_html_()
+    assert check(ID, holds=True).turns() is None
+
+
 def test_outside_of_a_notebook_a_check_prints_once(capsys):
     verdict = check(ID, measured=0.010473, error=0.000118, printed=0.012, expected=0.0105, part="Δ_S = 0.009")
     assert capsys.readouterr().out == (
         "y22-marginal (Δ_S = 0.009): corrected\n"
         "  measured ≈ 0.01047(12) · printed 0.012 · ours 0.0105 · within 3 standard errors\n"
+        "  could it fail? beyond a difference of ≈ 0.00035 (≈ 3.4 %)\n"
     )
     assert repr(verdict) == "<Verdict y22-marginal (Δ_S = 0.009): corrected>"
 

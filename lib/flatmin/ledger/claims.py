@@ -114,6 +114,7 @@ def check(
     resolve=None,
     part=None,
     note=None,
+    could_fail=None,
 ):
     """Compare what was found with claim ``id``; show the verdict, keep it and return it.
 
@@ -132,6 +133,8 @@ def check(
     ``error`` must be positive and may be left out only where ``tolerance`` is. A ``tolerance`` needs a
     ``note`` that says where it comes from (a discretisation, a reading of a figure). ``resolve`` is a
     difference that the measurement must be able to see. ``part`` names one of several checks of a claim.
+    ``could_fail`` says in a sentence what would have turned the verdict; a comparison of numbers says it by
+    itself, a derivation should.
     Numbers are in the claim's own units and may be Python, NumPy or sympy numbers.
 
     Raises ValueError for an unknown id, for other combinations of arguments, and for a measurement too
@@ -144,6 +147,7 @@ def check(
     >>> verdict = fm.check("y23-lsgd", measured=1.02, error=0.01, printed=1.0, part="an example")
     y23-lsgd (an example): reproduced
       measured ≈ 1.020(10) · printed 1 · within 3 standard errors
+      could it fail? beyond a difference of ≈ 0.030 (≈ 3.0 %)
     >>> verdict.verdict
     'reproduced'
     """
@@ -157,7 +161,7 @@ def check(
         "tolerance": tolerance,
         "sigmas": sigmas,
     }
-    draft = _draft(id, part, note, numbers)
+    draft = _draft(id, part, numbers, note=note, could_fail=could_fail)
     draft = replace(draft, holds=_truth("holds", holds), printed_holds=_truth("printed_holds", printed_holds))
     verdict = replace(draft, verdict=decide(draft))
     if resolve is not None and verdict.reach > number("resolve", resolve):
@@ -168,18 +172,19 @@ def check(
     return verdict
 
 
-def _draft(id, part, note, numbers):
+def _draft(id, part, numbers, **texts):
     """Return the arguments of a check as a Verdict yet to be decided; ValueError for what cannot be one."""
     claim_of(id)
     if part is not None and not (isinstance(part, str) and slug(part)):
         raise _check.refused("part", part, "a text with a letter or a digit in it")
-    if note is not None and not (isinstance(note, str) and note.strip()):
-        raise _check.refused("note", note, "a text that says something")
+    for name, text in texts.items():
+        if text is not None and not (isinstance(text, str) and text.strip()):
+            raise _check.refused(name, text, "a text that says something")
     required = ("tolerance", "sigmas")
     values = {
         name: number(name, value) for name, value in numbers.items() if value is not None or name in required
     }
-    return Verdict(id, part, "open", **values, note=note)
+    return Verdict(id, part, "open", **values, **texts)
 
 
 def _truth(name, value):

@@ -84,6 +84,7 @@ class Verdict:
     holds: bool | None = None
     printed_holds: bool | None = None
     note: str | None = None
+    could_fail: str | None = None
 
     def __post_init__(self):
         # what is shown is made from the digits that are stored: 0.4985 and 0.49850000000000005 round apart
@@ -104,7 +105,8 @@ class Verdict:
         """
         given = dict(values) if isinstance(values, dict) else {}
         mark = given.pop("seal", None)
-        if set(given) != {field.name for field in fields(cls)}:
+        # could_fail came later: a verdict made without it has none
+        if set(given) | {"could_fail"} != {field.name for field in fields(cls)}:
             raise ValueError("what is stored is no verdict of this version: execute the chapter again")
         verdict = cls(**given)
         if mark != seal(given):
@@ -131,6 +133,26 @@ class Verdict:
     def as_dict(self):
         """Return the verdict as a dict of JSON values; floats have 12 significant digits."""
         return asdict(self)
+
+    def turns(self):
+        """Return in words what would have turned the verdict; None if that is neither said nor a number.
+
+        As the author says (``could_fail``), else from the numbers: what still agrees, or keeps the bound.
+        """
+        if self.could_fail or self.holds is not None:
+            return self.could_fail
+        if self.at_least is not None or self.at_most is not None:
+            spread = self.sigmas * (self.error or 0.0) - self.tolerance
+            sides = []
+            if self.at_least is not None:
+                sides.append(f"below {approx(self.at_least + spread)}")
+            if self.at_most is not None:
+                sides.append(f"above {approx(self.at_most - spread)}")
+            return " or ".join(sides)
+        target = self.printed if self.verdict == "reproduced" and self.printed is not None else self.expected
+        target = self.printed if target is None else target
+        share = f" ({approx(100 * self.reach / abs(target), digits=2)} %)" if target else ""
+        return f"beyond a difference of {approx(self.reach, digits=2)}{share}"
 
     @property
     def reach(self):
@@ -179,7 +201,8 @@ class Verdict:
 
     def __str__(self):
         note = f"\n  ({self.note})" if self.note else ""
-        return f"{self.name}: {self.verdict}\n  {' · '.join(self.findings())}{note}"
+        turns = f"\n  could it fail? {self.turns()}" if self.turns() else ""
+        return f"{self.name}: {self.verdict}\n  {' · '.join(self.findings())}{note}{turns}"
 
     def __repr__(self):
         return f"<Verdict {self.name}: {self.verdict}>"
@@ -190,7 +213,9 @@ class Verdict:
         note = f' <span class="flatmin-note">({html.escape(self.note)})</span>' if self.note else ""
         head = f"{badge(self.verdict)} <code>{html.escape(self.id)}</code>{part}"
         found = html.escape(" · ".join(self.findings()))
-        return f'<div{mark} class="flatmin-check">{head}: {found}{note}</div>'
+        turns = self.turns()
+        last = f'<br><span class="flatmin-note">Could it fail? {html.escape(turns)}</span>' if turns else ""
+        return f'<div{mark} class="flatmin-check">{head}: {found}{note}{last}</div>'
 
     def show(self):
         """Show the verdict now: on the page in IPython, as text elsewhere.
