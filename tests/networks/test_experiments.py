@@ -51,10 +51,12 @@ SHAPES = {
         "one_hot_frobenius": (2, 2),
     },
     stability_escape: {
-        "fcn_losses": (2, 3, 10, 21),
-        "cnn_mean": (2, 3, 21),
+        "fcn_losses": (2, 2, 10, 21),
+        "cnn_mean": (2, 2, 21),
         "rfm_descent": (2, 21),
-        "linear_growth": (2, 3),
+        "linear_growth": (2, 2),
+        "fcn_scaled_log": (2, 41),
+        "cnn_scaled_gap": (2, 61),
     },
     escape_network: {
         "network_steps": (5, 10, 64),

@@ -8,11 +8,25 @@ from __future__ import annotations
 import numpy as np
 
 from flatmin import _check, fits
+from flatmin.estimate import Estimate, independent_mean
 from flatmin.networks import stability
 from flatmin.networks.point import at
 from flatmin.networks.train import train
 
-__all__ = ["at_end", "escape_rates", "gamma_0", "live_edges", "recorded_edges", "series", "slope"]
+__all__ = [
+    "at_end",
+    "escape_rates",
+    "gamma_0",
+    "live_edges",
+    "recorded_edges",
+    "series",
+    "slope",
+    "steady_growth",
+]
+
+#: the window of :func:`steady_growth`: steps left out, in which a start turns into the directions that grow,
+#: and the loss that no run may exceed
+SETTLED, TOP = 3, 0.1
 
 
 def live_edges(starts, data, eta, batch_size, steps):
@@ -85,6 +99,30 @@ def escape_rates(result, kind: str, which: int, cutoff: float = 0.03) -> tuple[f
         found.append((fit.value, fit.error, exact))
     value, error, exact = np.array(found).T
     return value.mean(), np.sqrt(np.square(error).sum()) / len(error), exact.mean()
+
+
+def steady_growth(result, kind: str) -> tuple[Estimate, Estimate, Estimate]:
+    """Whether an escape is exponential: typical log growth a step, its change, and growth in the mean.
+
+    ``result`` of the experiment stability-escape, from the start scaled down to a loss of 1e-18. The window
+    runs from step SETTLED to the last one at which no run has exceeded the loss TOP; it is cut into halves.
+    Returns the rate of the mean of ln L over the window; the rate in the later half less that in the earlier
+    one, over their mean; and the rate of E L in the later half over ln ρ; each a mean over the recorded
+    minima. Raises ValueError for a window of less than six steps.
+    """
+    names = "scaled_log", "scaled_top", "scaled_mean", "scaled_gap"
+    logs, tops, means, gaps = (_get(result, kind, name) for name in names)
+    found = []
+    for log, top, mean, rho in zip(logs, tops, means + gaps, _get(result, kind, "growth")[:, 0], strict=True):
+        last = int(np.argmax(np.append(top, np.inf) > TOP)) - 1
+        half = (last - SETTLED) // 2
+        if half < 3:
+            raise _check.refused("result", result, f"an escape of at least {SETTLED + 6} steps up to {TOP}")
+        early, late = log[SETTLED + half] - log[SETTLED], log[last] - log[last - half]
+        growth = np.log(mean[last] / mean[last - half]) / half / np.log(rho)
+        rate = (log[last] - log[SETTLED]) / (last - SETTLED)
+        found.append((rate, 2 * (late - early) / (late + early), growth))
+    return tuple(independent_mean(values) for values in np.transpose(found))
 
 
 def gamma_0(result, kind: str, which: int, mu: str) -> np.ndarray:
