@@ -15,6 +15,9 @@ from flatmin.estimate import Estimate
 
 __all__ = ["around", "local_means", "log_time_ratio", "mean_offset", "mean_times", "powers"]
 
+#: ranges of mean passage times in steps, in which powers of a network are judged
+WINDOWS = ((10, 100), (100, 1000))
+
 
 def mean_times(steps, levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the levels that every run reached, the mean first-passage step to each, and its error."""
