@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from flatmin.experiments import (
     escape_network,
@@ -14,17 +15,20 @@ from flatmin.experiments import (
     stability_training,
 )
 from flatmin.ledger import record
+from flatmin.networks import curvature, models
+from flatmin.networks.point import at
 
 #: arrays the chapter reads, with the shape of the small scale (None: any length)
 SHAPES = {
     noise_spectrum: {"curvature": (2, 4, None), "noise": (2, 4, None), "epochs": (4,), "loss": (2, 4)},
     parity_network: {
-        "exact": (3, 3, None),
-        "decoupled": (3, 3, None),
-        "loss": (3, 3),
-        "gn_values": (9, None),
-        "gn_dimension": (9,),
-        "gn_scale": (9,),
+        "exact": (1, 5, 3, None),
+        "decoupled": (1, 5, 3, None),
+        "distance": (1, 5, 3),
+        "loss": (1, 5, 3),
+        "unit_values": (1, 5, 30),
+        "unit_dimension": (1, 5),
+        "standard_loss": (1, 5),
     },
     noise_strength: {
         "fcn_square_loss": (2, 15),
@@ -91,6 +95,14 @@ def test_the_three_scalings_of_pixels():
     assert (float(scales["symmetric"].min()), float(scales["symmetric"].max())) == (-1, 1)
     assert float(scales["standard"].mean()) == pytest.approx(0, abs=1e-5)
     assert float(scales["standard"].std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_gram_matrix_in_rows_gives_the_dimension_and_the_distance():
+    data = parity_network.parity_data("digits", 300, "unit")
+    here = at(models.mlp((64, 5, 1), dtype=torch.float64), "square", data.to(torch.float64))
+    square, between = parity_network.gram_sums(here, rows=70)
+    assert square**0.5 == pytest.approx(float(curvature.gauss_newton(here).norm()))
+    assert (between / square) ** 0.5 == pytest.approx(here.noise.decoupling().distance)
 
 
 def test_noise_alignment_uses_a_stable_step_for_random_features():

@@ -99,13 +99,14 @@ def test_decoupling_spectra_are_those_of_the_dense_matrices(small, samples, monk
     model, data = small("relu", outputs=1, samples=samples)
     passed = at(model, "square", data).passed
     rows = passed.sample_gradients() / passed.deltas[-1]
-    exact = torch.linalg.eigvalsh((rows * passed.losses[:, None]).T @ rows / samples).flip(0)
-    decoupled = torch.linalg.eigvalsh(rows.T @ rows).flip(0) * passed.loss / samples
+    sides = (rows * passed.losses[:, None]).T @ rows / samples, rows.T @ rows * passed.loss / samples
+    exact, decoupled = (torch.linalg.eigvalsh(side).flip(0) for side in sides)
     found = at(model, "square", data).noise.decoupling()
     m = min(samples, len(exact))
     assert len(found.exact) == m
     torch.testing.assert_close(found.exact, exact[:m], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(found.decoupled, decoupled[:m], rtol=1e-8, atol=1e-12)
+    assert found.distance == pytest.approx(float((sides[0] - sides[1]).norm() / sides[1].norm()))
 
 
 def test_decoupling_needs_one_output(small):
@@ -115,6 +116,10 @@ def test_decoupling_needs_one_output(small):
     model, data = small("relu", "cross-entropy")
     with pytest.raises(ValueError, match="loss='cross-entropy': must be 'square'"):
         at(model, "cross-entropy", data).noise.decoupling()
+    model, data = small("relu", outputs=1)
+    fitted = type(data)(data.inputs, model(data.inputs).detach())
+    with pytest.raises(ValueError, match="perfect fit"):
+        at(model, "square", fitted).noise.decoupling()
 
 
 @pytest.mark.parametrize("loss", ["square", "cross-entropy"])

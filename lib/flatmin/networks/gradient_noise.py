@@ -9,6 +9,7 @@ methods of ``here.noise``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "Noise",
     "NoiseStrength",
     "alignment",
+    "along",
     "covariance",
     "decoupling",
     "decoupling_factors",
@@ -164,7 +166,7 @@ def in_hessian_basis(
     return HessianBasis(values.cpu(), (noise * (factor / here.samples)).cpu(), vectors.cpu())
 
 
-def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: int = 0) -> Slope:
+def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: int = 0, pairs=None) -> Slope:
     """Exponent x of C_ii ∝ λ_i^x along the leading eigenvectors of the Hessian, without a (P, P) matrix.
 
     Y22 and Y23 assume x = 2, M22, W22 and Y26 x = 1. Least squares of ln C_ii on ln λ_i over the eigenvalues
@@ -179,6 +181,8 @@ def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: i
         Smallest eigenvalue used, as a share of λ₁; between 0 and 1.
     layer : int or str, optional
         Only that block.
+    pairs : Eigenpairs, optional
+        Leading eigenpairs (of that block), if they are known; by default they are found.
 
     Raises
     ------
@@ -190,7 +194,8 @@ def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: i
     if here.samples < _FEWEST:
         raise ValueError(f"data: {here.samples} samples are too few to resample: must be at least {_FEWEST}")
     block = here.block(layer)
-    pairs = _leading(here, window, layer, block.stop - block.start, seed)
+    if pairs is None:
+        pairs = _leading(here, window, layer, block.stop - block.start, seed)
     values = pairs.values.double().numpy()
     count = int(((values >= window * values[0]) & (values > 0)).sum())
     if count < 3 or values[count - 1] > (1 - _APART) * values[0]:
@@ -231,6 +236,20 @@ def _leading(here, window, layer, size, seed):
         if k == min(size, _MOST_VECTORS) or pairs.values[-1] < window * pairs.values[0]:
             return pairs
         k = min(2 * k, size, _MOST_VECTORS)
+
+
+def along(here, vectors: Tensor) -> Estimate:
+    """vᵀΣv along the columns of ``vectors`` (P, k), as numpy (k,), with the errors of the samples, as a draw.
+
+    One derivative of the outputs for each; :class:`HessianBasis` has them for B samples, dense. Raises
+    ValueError for fewer than two samples.
+    """
+    if here.samples < 2:
+        raise ValueError("data: 1 sample has no scatter: must be at least two")
+    slopes = sample_slopes(here.passed, vectors.T.to(here.device, here.dtype)).double()
+    squares = (slopes - slopes.mean(0)).square().cpu()
+    error = (squares.std(0) / here.samples**0.5).numpy()
+    return Estimate(squares.mean(0).numpy(), error, here.samples, "exact for these samples")
 
 
 def sample_slopes(passed, vectors: Tensor) -> Tensor:
@@ -377,40 +396,83 @@ def _generic_gram_rows(passed):
 class NoiseStrength(Estimate):
     """𝒩 = (1/n) Σ |∇ℓ_i|² − |∇L|² = Tr Σ (M22 §5.2), with ``loss`` L and ``gradient_square`` |∇L|².
 
-    The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set.
+    The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set, and
+    so is that of ``scale`` = 𝒩/|∇L|², the batch whose noise is as large as the gradient.
     """
 
     loss: float = 0.0
     gradient_square: float = 0.0
+    scale: Estimate | None = None
 
 
-def noise_strength(here, chunk: int = 1000) -> NoiseStrength:
+def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     """Measure 𝒩 = Tr Σ in one pass over the data, ``chunk`` samples at a time (M22 §5.2).
 
     Layer by layer, at about the cost of two gradients; networks with other layers than linear and
     convolutional ones hold per-sample gradients a few at a time. Memory: one gradient and the activations of
-    one chunk. The error follows from |∇ℓ_i|² and, where one chunk holds all samples, from ∇ℓ_i·∇L; otherwise
-    the latter is bounded, and the error is a little too large. Raises ValueError for a chunk below 1.
+    one chunk. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a second pass is taken where one chunk
+    does not hold all samples. ``executor`` (of processes: ``concurrent.futures``, Dask) takes the chunks; the
+    result is the same to the last digit. Raises ValueError for a chunk below 1, and an executor of threads,
+    which would share torch's global switches.
     """
     chunk = integer("chunk", chunk, least=1)
-    squares, losses, gradient, passed = [], 0.0, 0.0, None
-    for passed in parts(here, chunk):
-        losses += float(passed.losses.double().sum())
-        gradient = gradient + passed.gradient().double() * passed.samples
-        squares.append(passed.pulled_squares(passed.output_gradients).double())
-    n, squares, mean = here.samples, torch.cat(squares), gradient / here.samples
-    square = float(mean.square().sum())
-    value = float(squares.mean()) - square
-    error = float(squares.std() / n**0.5) if n > 1 else float("inf")
-    if passed.samples == n:
-        direction = mean.to(passed.outputs)
-        dense = isinstance(passed, DensePass)
-        along = sample_slopes(passed, direction[None])[:, 0] if dense else passed.loss_slopes(direction)
-        along = along.double()
-        error = float((squares - 2 * along).std() / n**0.5) if n > 1 else error
+    mapped = _map_of(executor)
+    if here.samples <= chunk or not isinstance(here.loss_function.given, str):
+        shares = [_share(here.passed)]
     else:
-        error += 2 * (square * max(value, 0.0) / n) ** 0.5
-    return NoiseStrength(value, error, n, "exact for these samples", losses / n, square)
+        pieces = [(here.network, here.data.take(rows), here.loss_function, here.chunk) for rows in
+                  (slice(i, i + chunk) for i in range(0, here.samples, chunk))]  # fmt: skip
+        shares = list(mapped(_share_of, pieces))
+    n, squares = here.samples, torch.cat([share[1] for share in shares])
+    losses, gradient = (sum(share[i] for share in shares) / n for i in (0, 2))
+    square = float(gradient.square().sum())
+    if len(shares) == 1:
+        slopes = [_slopes_along((here.passed, gradient))]
+    else:
+        slopes = list(mapped(_slopes_of, [(piece, gradient) for piece in pieces]))
+    value = float(squares.mean()) - square
+    error, scale = float("inf"), None
+    if n > 1:
+        pulls = squares - 2 * torch.cat(slopes)
+        error = float(pulls.std() / n**0.5)
+        if square > 0:
+            # 𝒩/|∇L|² = ⟨|∇ℓ|²⟩/|∇L|² − 1, and what one sample moves of it
+            moved = pulls - 2 * (value / square) * torch.cat(slopes)
+            scale = Estimate(
+                value / square, float(moved.std() / n**0.5) / square, n, "exact for these samples"
+            )
+    return NoiseStrength(value, error, n, "exact for these samples", losses, square, scale)
+
+
+def _map_of(executor):
+    """The ``map`` that work goes to; ValueError for what is no executor, or one of threads."""
+    if executor is None:
+        return map
+    if not callable(getattr(executor, "map", None)) or isinstance(executor, ThreadPoolExecutor):
+        raise refused("executor", executor, "an executor of processes, with map()")
+    return executor.map
+
+
+def _share(passed):
+    """Sum of the losses, |∇ℓ_i|² and the sum of the gradients of a pass, on the CPU."""
+    squares = passed.pulled_squares(passed.output_gradients).double().cpu()
+    return float(passed.losses.double().sum()), squares, passed.gradient().double().cpu() * passed.samples
+
+
+def _share_of(piece):
+    return _share(linearise(*piece))
+
+
+def _slopes_along(work):
+    """∇ℓ_i·v, (n,), on the CPU."""
+    passed, vector = work[0], work[1].to(work[0].outputs)
+    dense = isinstance(passed, DensePass)
+    found = sample_slopes(passed, vector[None])[:, 0] if dense else passed.loss_slopes(vector)
+    return found.double().cpu()
+
+
+def _slopes_of(work):
+    return _slopes_along((linearise(*work[0]), work[1]))
 
 
 def parts(here, chunk: int) -> Iterator:
@@ -428,14 +490,15 @@ def parts(here, chunk: int) -> Iterator:
 
 @dataclass(frozen=True)
 class Decoupling:
-    """Spectra of the two sides of the decoupling approximation (M22 Eq. 7), largest first.
+    """The two sides of the decoupling approximation (M22 Eq. 7): their spectra, largest first, and distance.
 
-    ``exact`` = eigenvalues of (1/n) Σ ℓ_i ∇f_i∇f_iᵀ, ``decoupled`` = those of L · (1/n) Σ ∇f_i∇f_iᵀ, both
-    (m,) with m = min(P, n).
+    ``exact`` = eigenvalues of A = (1/n) Σ ℓ_i ∇f_i∇f_iᵀ, ``decoupled`` = those of B = L · (1/n) Σ ∇f_i∇f_iᵀ,
+    both (m,) with m = min(P, n). ``distance`` = ‖A − B‖_F/‖B‖_F: equal spectra do not make equal matrices.
     """
 
     exact: Tensor
     decoupled: Tensor
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -480,13 +543,15 @@ def _square(here):
 def decoupling(here) -> Decoupling:
     """Compare the noise with its decoupled form, for the square loss and one output, as M22 Fig. 1 does.
 
-    Both spectra come from the (n, n) Gram matrix of ∇f, or from (P, P) matrices where P < n. Raises
-    ValueError for another loss or several outputs.
+    Both come from the (n, n) Gram matrix of ∇f, or from (P, P) matrices where P < n. Raises ValueError for
+    another loss or several outputs, and at a perfect fit.
     """
     passed = _square(here)
     if passed.outputs.shape[1] != 1:
         raise ValueError(f"model has {passed.outputs.shape[1]} outputs: must have one")
-    n, weights = passed.samples, passed.losses
+    if not passed.loss > 0:
+        raise ValueError("data: all errors vanish (a perfect fit): must not, for ratios of them")
+    n, weights = passed.samples, passed.losses / passed.loss
     if passed.parameters < n:
         exact = passed.outputs.new_zeros(passed.parameters, passed.parameters)
         plain, step = torch.zeros_like(exact), max(1, _ENTRIES // passed.parameters)
@@ -495,11 +560,12 @@ def decoupling(here) -> Decoupling:
             rows = passed.sample_roots(part)[:, 0]
             exact.addmm_(rows.T, weights[part, None] * rows)
             plain.addmm_(rows.T, rows)
+        distance = float((exact - plain).norm() / plain.norm())
     else:
         plain = curvature.gram(passed)
+        squares, off = plain.square(), weights - 1
+        distance = float((off @ squares @ off).clamp(min=0) / squares.sum()) ** 0.5
         exact = weights.sqrt()[:, None] * plain * weights.sqrt()
     scale = passed.loss / n
-    return Decoupling(
-        torch.linalg.eigvalsh(exact).flip(0).cpu() / n,
-        torch.linalg.eigvalsh(plain).flip(0).cpu() * scale,
-    )
+    spectra = [torch.linalg.eigvalsh(matrix).flip(0).cpu() * scale for matrix in (exact, plain)]
+    return Decoupling(*spectra, distance)
