@@ -372,6 +372,13 @@ _LISTED = (
         "theory/stability/test_bounds.py",
     ),
     (
+        "rule-of-spaces",
+        "theory/stability/bounds.py",
+        "square = np.diag(np.cumsum(np.cumsum(inner, axis=0), axis=1))",
+        "square = np.cumsum(np.diag(inner))",
+        "theory/stability/test_bounds.py",
+    ),
+    (
         "decoupled-threshold",
         "theory/stability/bounds.py",
         "/ (2 - x * lam / lam.max())",

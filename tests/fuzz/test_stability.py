@@ -48,6 +48,7 @@ CASES = [
     Case(bounds.trace_necessary_step, DRAWN),
     Case(bounds.trace_sufficient_step, DRAWN),
     Case(bounds.direction_necessary_step, DRAWN),
+    Case(bounds.space_necessary_step, DRAWN),
     Case(bounds.necessary_step, DRAWN),
     Case(bounds.decoupled_step, {"eigenvalues": [2.0, 1.0], "noise": [1.0, 3.0], "batch_size": 2}),
     Case(bracket.step_bracket, {**DRAWN, "directions": 3}),
@@ -58,6 +59,7 @@ CASES = [
     Case(paths.batch_sharpness, {**DRAWN, "residuals": ERRORS, "draws": 5}),
     Case(paths.epoch_growth, {"minimum": ONE, "eta": 0.1, "batch_size": 5}),
     Case(families.random_minimum, {"family": "gaussian", "samples": 4, "seed": 0}),
+    Case(families.grouped_minimum, {"groups": [[4, 2, 1.0], [6, 3, 0.5]], "seed": 0}),
     Case(families.shaped_minimum, {"samples": 4}),
     Case(families.compare, {"minimum": ONE, "batch_sizes": [1.0, 3.0]}),
 ]

@@ -30,6 +30,7 @@ _FAMILY_LOOKS = {
     "relu features": ("gld", "^"),
     "power law": ("gd", "s"),
     "unequal": ("sharp", "v"),
+    "groups": ("highlight", "D"),
 }
 _BATCHES = (("sgd", "o"), ("sharp", "s"))
 
@@ -46,7 +47,7 @@ def _plane(ax, minimum, batch_sizes, sampling="replacement"):
     plots.printed(ax, batch_sizes, steps(bounds.theorem_3_3_step), "Theorem 3.3")
     third = steps(bounds.proposition_3_4_step)
     plots.printed(ax, batch_sizes, third, "Proposition 3.4", linestyle=":", linewidth=1.8)
-    plots.theory(ax, batch_sizes, steps(bounds.necessary_step), "trace, direction", "sgd", linestyle="--")
+    plots.theory(ax, batch_sizes, steps(bounds.necessary_step), "spaces, directions", "sgd", linestyle="--")
     plots.theory(ax, batch_sizes, steps(bounds.trace_sufficient_step), "sufficient", "flat", linestyle="-.")
     top = bounds.gradient_descent_step(minimum)
     ax.axhline(top, color=plots.colour("gd"), ls=(0, (1, 1)), label=r"$2/\lambda_1$")
@@ -115,18 +116,18 @@ def losses_and_growth(minimum, batch_size, ratios, simulated, eta_ratios):
 
 
 def tightness(rows, batch_sizes):
-    """Exact step over what a bound allows, against B over the effective rank, for families of minima.
+    """Exact step over what a bound allows, against B over 2/(λ₁η*(1)) − 1, for families of minima.
 
     ``rows``: family → dict of arrays (repeats, B) as of
-    :func:`flatmin.theory.stability.families.compare`.
+    :func:`flatmin.theory.stability.families.compare`; ``batch_sizes`` begin with 1.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharex=True)
     for family, row in rows.items():
         kind, marker = _FAMILY_LOOKS[family]
         colour = plots.colour(kind)
-        x = np.mean(batch_sizes / row["effective_rank"][:, None], axis=0)
-        best = np.minimum(row["trace"], row["direction"])
-        for ax, bound in ((left, row["theorem_3_3"]), (right, best)):
+        balance = 2 / (row["sharpness"] * row["exact"][:, 0]) - 1
+        x = np.mean(batch_sizes / balance[:, None], axis=0)
+        for ax, bound in ((left, row["theorem_3_3"]), (right, row["necessary"])):
             ratio = row["exact"] / bound
             ax.plot(x, ratio.mean(axis=0), color=colour, marker=marker, ms=4, ls="-", lw=0.8, label=family)
             ax.fill_between(x, ratio.min(axis=0), ratio.max(axis=0), color=colour, alpha=0.25, lw=0)
@@ -137,8 +138,8 @@ def tightness(rows, batch_sizes):
     left.set(xscale="log", yscale="log", ylabel="exact η* / η of the bound")
     right.axhline(1, color="0.6", lw=0.8, ls="-")
     right.set(ylim=(0.5, 1.02))
-    for ax, title in ((left, "Theorem 3.3, best μ₀"), (right, "trace and directions")):
-        ax.set(xlabel="B / effective rank", title=title)
+    for ax, title in ((left, "Theorem 3.3, best μ₀"), (right, "spaces and directions")):
+        ax.set(xlabel=r"$B/(2/\lambda_1\eta^*(1)-1)$", title=title)
     left.legend(handles=[line], fontsize=9, loc="lower right")
     right.legend(fontsize=9, loc="lower right")
     plots.label_panels((left, right))

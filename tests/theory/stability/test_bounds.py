@@ -9,11 +9,13 @@ from flatmin.theory.stability.bounds import (
     necessary_step,
     one_step_growth,
     proposition_3_4_step,
+    space_necessary_step,
     theorem_3_3_step,
     theorem_3_5_growth,
     trace_necessary_step,
     trace_sufficient_step,
 )
+from flatmin.theory.stability.families import grouped_minimum
 from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.stability.threshold import growth, largest_step
 
@@ -22,6 +24,7 @@ NECESSARY = [
     proposition_3_4_step,
     trace_necessary_step,
     direction_necessary_step,
+    space_necessary_step,
     necessary_step,
 ]
 
@@ -89,6 +92,52 @@ def test_theorem_3_3_is_attained():
         largest_step(minimum, 5, "replacement")
     )
     assert theorem_3_3_step(minimum, 2, "replacement") > 1.05 * largest_step(minimum, 2, "replacement")
+
+
+def projected_step(rows, projection, c):
+    """2⟨P, H⟩ over ⟨P, MP⟩, sample by sample: the rule of one projection, from its definition."""
+    each = np.einsum("nkp,nkq->npq", rows, rows)
+    mean = each.mean(axis=0)
+    noise = np.mean([np.trace(projection @ h @ projection @ h) for h in each])
+    full = np.trace(projection @ mean @ projection @ mean)
+    return 2 * np.trace(projection @ mean) / ((1 - c) * full + c * noise)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_rule_of_spaces_is_the_least_over_both_nested_families(outputs):
+    rows = np.random.default_rng(3).normal(size=(6, outputs, 5)) * np.exp([[[0.5 * i]] for i in range(6)])
+    minimum = Minimum.from_gradients(rows)
+    hessian = np.einsum("nkp,nkq->pq", rows, rows) / 6
+    leading = np.linalg.eigh(hessian)[1][:, ::-1]
+    longest = rows[np.argsort(-np.square(rows).sum(axis=(1, 2)))].reshape(-1, 5)
+    spaces = [leading[:, :m] for m in range(1, 6)]
+    spaces += [np.linalg.qr(longest[:m].T)[0] for m in range(1, 6)]
+    for batch_size in (1, 2.5, 6):
+        c = minimum.factor(batch_size, "fresh")
+        expected = min(projected_step(rows, q @ q.T, c) for q in spaces)
+        assert space_necessary_step(minimum, batch_size) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("large", [(540, 300, 0.1), (540, 27, 0.5)])  # flatter, and of the same curvature
+def test_a_few_samples_with_directions_of_their_own_do_not_hide(large):
+    minimum = grouped_minimum([(60, 6, 1.0), large], 0)
+    for batch_size in (1, 4, 16, 64, 256):
+        exact = largest_step(minimum, batch_size, "replacement")
+        assert exact >= 0.9 * necessary_step(minimum, batch_size, "replacement")
+    exact = largest_step(minimum, 1, "replacement")
+    assert exact == pytest.approx(2, rel=1e-9)  # |g|² = 1 in the first group
+    assert exact == pytest.approx(space_necessary_step(minimum, 1, "replacement"), rel=1e-6)
+    assert exact < 0.6 * trace_necessary_step(minimum, 1, "replacement")
+
+
+def test_groups_at_random_stay_within_a_fifth():
+    rng = np.random.default_rng(1)
+    for seed in range(60):
+        counts = [(int(rng.integers(8, 60)), int(rng.integers(1, 8))) for _ in range(rng.integers(2, 5))]
+        groups = [(n, d, float(np.exp(rng.normal()))) for n, d in counts]
+        minimum, batch_size = grouped_minimum(groups, seed), 2.0 ** rng.uniform(0, 7)
+        exact = largest_step(minimum, batch_size, "replacement")
+        assert 0.8 < exact / necessary_step(minimum, batch_size, "replacement") <= 1 + 1e-9
 
 
 def second_moment_growth(eigenvalues, noise, eta, batch_size):

@@ -28,6 +28,7 @@ __all__ = [
     "necessary_step",
     "one_step_growth",
     "proposition_3_4_step",
+    "space_necessary_step",
     "theorem_3_3_step",
     "theorem_3_5_growth",
     "trace_necessary_step",
@@ -140,12 +141,38 @@ def direction_necessary_step(minimum: Minimum, batch_size: float, sampling: str 
     return float(min(bounds))
 
 
+def space_necessary_step(minimum: Minimum, batch_size: float, sampling: str = "fresh") -> float:
+    """Necessary for stability: η ≤ 2 Tr PH/((1 − c)‖PHP‖_F² + c ⟨‖PH_iP‖_F²⟩), every projection P (X = P).
+
+    P = 1 is the trace rule, P = uuᵀ that of directions. The least over two nested families: the spaces of
+    the leading eigenvectors of H, and those of the longest gradients (of all rows of the samples with the
+    largest Tr H_i). What a few samples do in directions of their own, the mean over all of them hides; one of
+    these spaces finds it unless the samples stand out neither by their length nor by their curvature.
+    """
+    c, g = checked(minimum).factor(batch_size, sampling), minimum.gradients
+    order = np.argsort(-minimum.squared_norms, kind="stable")
+    longest = minimum.roots[order].reshape(g.shape)
+    found = []
+    for basis in (None, np.linalg.qr(longest.T)[0]):
+        rows = g if basis is None else g @ basis
+        inner = np.square(rows.T @ rows / minimum.samples)  # squares of uᵀHv for all pairs of the basis
+        fourth, blocks = np.empty(rows.shape[1]), np.zeros_like(minimum.blocks)
+        for m, column in enumerate(rows.T):
+            one = column.reshape(minimum.samples, minimum.outputs)
+            blocks = blocks + one[:, :, None] * one[:, None, :]
+            fourth[m] = np.square(blocks).sum() / minimum.samples
+        square = np.diag(np.cumsum(np.cumsum(inner, axis=0), axis=1))
+        trace = np.cumsum(np.square(rows).sum(axis=0)) / minimum.samples
+        found.append(np.min(2 * trace / ((1 - c) * square + c * fourth)))
+    return float(min(found))
+
+
 def necessary_step(minimum: Minimum, batch_size: float, sampling: str = "fresh") -> float:
-    """Necessary for stability: the lesser of the steps that the trace and that single directions allow.
+    """Necessary for stability: the lesser of the steps that spaces and single directions allow.
 
     It needs no alignment factor and implies η ≤ 2/λ₁ and Tr H ≤ 2K/(cη).
     """
-    bounds = (trace_necessary_step, direction_necessary_step)
+    bounds = (space_necessary_step, direction_necessary_step)
     return min(bound(minimum, batch_size, sampling) for bound in bounds)
 
 

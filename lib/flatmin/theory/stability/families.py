@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.linalg import block_diag
 
 from flatmin import _check
 from flatmin.theory.stability import bounds
 from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.stability.threshold import leading_mode
 
-__all__ = ["BOUNDS", "FAMILIES", "compare", "random_minimum", "shaped_minimum"]
+__all__ = ["BOUNDS", "FAMILIES", "compare", "grouped_minimum", "random_minimum", "shaped_minimum"]
 
 #: bounds compared with the exact learning rate, by the name of their array
 BOUNDS = {
     "theorem_3_3": bounds.theorem_3_3_step,
     "proposition_3_4": bounds.proposition_3_4_step,
     "trace": bounds.trace_necessary_step,
-    "direction": bounds.direction_necessary_step,
+    "necessary": bounds.necessary_step,
     "sufficient": bounds.trace_sufficient_step,
 }
-FAMILIES = ("gaussian", "power law", "relu features", "unequal")
+FAMILIES = ("gaussian", "power law", "relu features", "unequal", "groups")
 
 
 def random_minimum(family: str, samples: int, seed: int) -> Minimum:
@@ -27,14 +30,19 @@ def random_minimum(family: str, samples: int, seed: int) -> Minimum:
 
     ``family`` is "gaussian": independent standard normals; "power law": the same with variance 1/j in
     parameter j; "relu features": W22's random features, ReLU(w_j·x), x uniform on the sphere in 10 dimensions
-    (Prop. 2.5); "unequal": Gaussian, each gradient times exp of a normal number with standard deviation ½; or
-    "orthogonal": unit vectors (no randomness). Raises ValueError for another, fewer than one sample or a
-    negative seed.
+    (Prop. 2.5); "unequal": Gaussian, each gradient times exp of a normal number with standard deviation ½;
+    "groups": a tenth of the samples with |g|² = 1 in n/100 directions of their own (at least two), the others
+    with |g|² = 0.1 in n/2 others; or "orthogonal": unit vectors (no randomness). Raises ValueError for
+    another, fewer than one sample or a negative seed.
     """
     family = _check.choice("family", family, (*FAMILIES, "orthogonal"))
     samples = _check.integer("samples", samples, least=1, most=10_000)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     size = (samples, 2 * samples)
+    if family == "groups":
+        tenth = math.ceil(samples / 10)
+        small, large = (tenth, max(2, samples // 100), 1.0), (samples - tenth, max(1, samples // 2), 0.1)
+        return grouped_minimum([small, large][: 1 + (samples > tenth)], seed)
     if family == "orthogonal":
         gradients = np.eye(samples)
     elif family == "gaussian":
@@ -49,6 +57,27 @@ def random_minimum(family: str, samples: int, seed: int) -> Minimum:
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
         gradients = np.maximum(inputs @ weights.T, 0)
     return Minimum.from_gradients(gradients)
+
+
+def grouped_minimum(groups, seed: int) -> Minimum:
+    """A minimum with groups of samples, each with random gradients of one length in directions of its own.
+
+    ``groups`` holds (samples, directions, |g|²) for each. Raises ValueError for counts below 1, lengths that
+    are not positive, or a negative seed.
+    """
+    groups = _check.array("groups", groups, shape=(None, 3), above=0, most=1e9)
+    counts = groups[:, :2].astype(int)
+    if (counts != groups[:, :2]).any() or counts.sum() > 10_000:
+        raise _check.refused(
+            "groups",
+            groups,
+            "(samples, directions, |g|²): integers that add up to at most 10 000, and a number",
+        )
+    rng, blocks = np.random.default_rng(_check.integer("seed", seed, least=0)), []
+    for count, square in zip(counts, groups[:, 2], strict=True):
+        block = rng.normal(size=count)
+        blocks.append(block * np.sqrt(square / np.square(block).sum(axis=1, keepdims=True)))
+    return Minimum.from_gradients(block_diag(*blocks))
 
 
 def compare(minimum: Minimum, batch_sizes) -> dict[str, np.ndarray | float]:

@@ -9,7 +9,7 @@ the mean is carried by ever rarer paths. So there are two edges: η* with ρ(η*
 from __future__ import annotations
 
 import math
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations
 
 import numpy as np
 from scipy.optimize import brentq
@@ -21,16 +21,13 @@ from flatmin.theory.stability.bounds import trace_sufficient_step
 from flatmin.theory.stability.minimum import Minimum, checked
 from flatmin.theory.stability.threshold import step_of
 
-__all__ = ["batch_sharpness", "epoch_growth", "log_losses", "mean_losses", "typical_edge", "typical_growth"]
+__all__ = ["epoch_growth", "log_losses", "mean_losses", "typical_edge", "typical_growth"]
 
 #: most orders of an epoch that are enumerated, and most directions for the matrix (r², r²) of one
 _ORDERS, _DIRECTIONS = 50_000, 50
 
 #: most steps, trajectories, draws of a call, and samples in a batch drawn with replacement
-_MOST = 10**6
-
-#: numbers in one temporary array
-_ENTRIES = 2**24
+MOST = 10**6
 
 
 def mean_losses(
@@ -51,7 +48,7 @@ def mean_losses(
     residuals that do not fit.
     """
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
-    steps, n = _check.integer("steps", steps, least=0, most=_MOST), minimum.samples
+    steps, n = _check.integer("steps", steps, least=0, most=MOST), minimum.samples
     if residuals is None:
         second = minimum.modes @ minimum.modes.T
     else:
@@ -86,10 +83,10 @@ def log_losses(
     trajectories or a seed that are no counts.
     """
     eta, rng = step_of(minimum, eta), np.random.default_rng(_check.integer("seed", seed, least=0))
-    steps = _check.integer("steps", steps, least=0, most=_MOST)
-    trajectories = _check.integer("trajectories", trajectories, least=1, most=_MOST)
-    batch_size = _size(minimum, batch_size, sampling)
-    batches = _drawn(rng, minimum.samples, batch_size, trajectories, sampling)
+    steps = _check.integer("steps", steps, least=0, most=MOST)
+    trajectories = _check.integer("trajectories", trajectories, least=1, most=MOST)
+    batch_size = size_of(minimum, batch_size, sampling)
+    batches = batches_of(rng, minimum.samples, batch_size, trajectories, sampling)
     lam, roots = minimum.eigenvalues, minimum.roots
     delta = rng.standard_normal((trajectories, minimum.rank)) / np.sqrt(lam * minimum.samples)
     length, logs = np.zeros(trajectories), np.empty((trajectories, steps + 1))
@@ -106,17 +103,17 @@ def log_losses(
     return logs
 
 
-def _size(minimum, batch_size, sampling):
+def size_of(minimum, batch_size, sampling):
     """The batch size as an integer that ``sampling`` can draw; ValueError otherwise."""
     sampling, n = Sampling.of(sampling), checked(minimum).samples
-    most = _MOST if sampling is Sampling.REPLACEMENT else n
+    most = MOST if sampling is Sampling.REPLACEMENT else n
     size = _check.integer("batch_size", batch_size, least=1, most=most)
     if sampling is Sampling.EPOCH and n % size:
         raise _check.refused("batch_size", size, f"a divisor of the {n} samples of an epoch")
     return size
 
 
-def _drawn(rng, samples, batch_size, trajectories, sampling):
+def batches_of(rng, samples, batch_size, trajectories, sampling):
     """Yield the batches of one step after the other, (trajectories, B)."""
     everyone = np.tile(np.arange(samples), (trajectories, 1))
     while True:
@@ -166,10 +163,10 @@ def typical_edge(
     over its slope in η. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2
     trajectories.
     """
-    size = _size(minimum, batch_size, sampling)
+    size = size_of(minimum, batch_size, sampling)
     unit = minimum.samples // size if sampling == "epoch" else 1
-    quarter = unit * math.ceil(_check.integer("steps", steps, least=8, most=_MOST) / 4 / unit)
-    trajectories = _check.integer("trajectories", trajectories, least=2, most=_MOST)
+    quarter = unit * math.ceil(_check.integer("steps", steps, least=8, most=MOST) / 4 / unit)
+    trajectories = _check.integer("trajectories", trajectories, least=2, most=MOST)
 
     def rates(eta):
         logs = log_losses(minimum, eta, size, 4 * quarter, trajectories, seed, sampling)
@@ -188,65 +185,6 @@ def typical_edge(
     return Estimate(float(edge), float(error), trajectories, "root of the mean rate of ln L, common batches")
 
 
-def batch_sharpness(
-    minimum: Minimum,
-    residuals,
-    batch_size: int,
-    sampling: str = "fresh",
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Estimate:
-    """Mean over batches of g_Bᵀ H_B g_B/|g_B|²: the batch's own gradient in its own curvature.
-
-    g_B = (1/B) Σ R_iᵀe_i and H_B = (1/B) Σ R_iᵀR_i over the batch (Andreyev & Beneventano, arXiv 2412.20553;
-    there with the Hessian in the place of H_B); ``residuals`` are the e, (n·K,) or (n, K). A mean of ratios;
-    batches without a gradient are left out. Where there are no more than ``draws`` batches, all are taken and
-    the error is 0. Raises ValueError for residuals or a batch size that do not fit, or where no batch has a
-    gradient.
-    """
-    size, e = _size(minimum, batch_size, sampling), minimum.residuals_of(residuals)
-    draws, n = _check.integer("draws", draws, least=2, most=_MOST), minimum.samples
-    rng = np.random.default_rng(_check.integer("seed", seed, least=0))
-    counts, weights = _batches(rng, n, size, sampling == "replacement", draws)
-    found, chunk = [], max(1, _ENTRIES // e.size)
-    for part in (counts[start : start + chunk] / size for start in range(0, len(counts), chunk)):
-        drawn = (part[:, :, None] * e).reshape(len(part), -1)  # g_B = Rᵀ drawn
-        moved = minimum.gram_product(drawn)  # R g_B
-        seen = np.square(moved).reshape(len(part), n, -1).sum(axis=2)
-        squares = np.sum(drawn * moved, axis=1)
-        none = np.full(len(part), np.nan)
-        found.append(np.divide((part * seen).sum(axis=1), squares, where=squares > 0, out=none))
-    ratios = np.concatenate(found)
-    kept = ~np.isnan(ratios)
-    if not kept.any():
-        raise _check.refused("residuals", e, "such that some batch has a gradient")
-    ratios = ratios[kept]
-    if weights is not None:
-        return Estimate(float(np.average(ratios, weights=weights[kept])), 0.0, 0, "all batches")
-    error = float(ratios.std(ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else np.inf
-    return Estimate(float(ratios.mean()), error, len(ratios), "mean over drawn batches")
-
-
-def _batches(rng, samples, batch_size, replacement, draws):
-    """How often each sample is in a batch, (batches, n), and their weights; None where they are drawn."""
-    pool = range(samples)
-    if not replacement and math.comb(samples, batch_size) <= draws:
-        chosen, weights = list(combinations(pool, batch_size)), 1
-    elif replacement and math.comb(samples + batch_size - 1, batch_size) <= draws:
-        chosen, weights = list(combinations_with_replacement(pool, batch_size)), math.factorial(batch_size)
-    else:
-        drawn = _drawn(rng, samples, batch_size, draws, "replacement" if replacement else "fresh")
-        chosen, weights = next(drawn), None
-    counts = np.zeros((len(chosen), samples))
-    np.add.at(counts, (np.arange(len(chosen))[:, None], np.asarray(chosen)), 1)
-    if weights is not None:  # a multiset is drawn in B!/Π counts! orders
-        weights = np.array(
-            [weights / math.prod(math.factorial(int(k)) for k in row if k > 1) for row in counts]
-        )
-    return counts, weights
-
-
 def epoch_growth(minimum: Minimum, eta: float, batch_size: int) -> float:
     """Factor ρ of E L per epoch, exactly, where each epoch passes once through all samples in random order.
 
@@ -255,7 +193,7 @@ def epoch_growth(minimum: Minimum, eta: float, batch_size: int) -> float:
     directions, η ≤ 0, or batches that do not divide n.
     """
     eta, n, r = step_of(minimum, eta), minimum.samples, minimum.rank
-    size = _size(minimum, batch_size, "epoch")
+    size = size_of(minimum, batch_size, "epoch")
     orders = math.factorial(n) // math.factorial(size) ** (n // size)
     if orders > _ORDERS:
         many = "many" if orders > 10**9 else orders
