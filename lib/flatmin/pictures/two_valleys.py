@@ -92,13 +92,17 @@ def at_the_ridge(valley, delta_s, operator, simulated, theory, printed):
     return figure
 
 
-def hop_rates(valley):
-    """Rates out of the sharp valley of a frozen slice in units of the inverse time to the ridge."""
+def hop_rates(valley, valleys, constant, limit):
+    """Rates out of the sharp valley of a frozen slice in units of the inverse time to the ridge; error of A28.
+
+    The error, exact time in the denominator, is drawn against y for noise levels of Y26 Fig. 4c, with the
+    freezing points of Eq. 11 (``constant``: its εΦ); ``limit`` is a level to compare it with.
+    """
     levels = np.geomspace(5e-4, 8e-3, 40)
     height = valley.reduced_barrier("sharp", levels) ** 2
     exact = hopping.passage_time(valley, "sharp", levels)
     asymptotic = exact * hopping.passage_rate_asymptotic(valley, "sharp", levels)
-    figure, ax = plt.subplots()
+    figure, (ax, right) = plt.subplots(1, 2, figsize=(9.5, 3.9))
     plots.theory(ax, height, exact / hopping.crossing_time(valley, "sharp", levels), "hop rate (Itô)")
     plots.printed(ax, height, exact / hopping.passage_time_erfi(valley, "sharp", levels), "A28")
     plots.printed(ax, height, asymptotic, "A29", linestyle=":")
@@ -110,6 +114,20 @@ def hop_rates(valley):
     ylabel = r"rate out of the sharp valley × $\tau$"
     ax.set(xlabel="height of the ridge $z_-^2$", ylabel=ylabel, ylim=(0, 1.7))
     ax.legend(fontsize=9)
+    for level, colour in zip((1e-4, 6e-4, 4e-3), ("#0072b2", "#009e73", "#d55e00"), strict=True):
+        frozen = float(printed.y26_eq11(valleys, level, constant))
+        for y, look in (
+            (np.geomspace(1, 30, 200), {"linestyle": "-"}),
+            (np.array([frozen]), {"marker": "o"}),
+        ):
+            at = hopping.frozen(valleys, y)
+            ratio = hopping.passage_time_erfi(at, "sharp", level) / hopping.passage_time(at, "sharp", level)
+            label = f"$\\Delta_S={level:g}$" if len(y) > 1 else None
+            right.plot(y, ratio - 1, color=colour, label=label, **look)
+    right.axhline(limit, color=_GREY, linewidth=0.8, linestyle="--")
+    right.set(xscale="log", yscale="log", ylim=(1e-4, 1.2), xlabel="$y$", ylabel="error of A28, relative")
+    right.legend(fontsize=9)
+    plots.label_panels([ax, right])
     return figure
 
 
