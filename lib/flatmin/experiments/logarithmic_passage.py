@@ -1,4 +1,11 @@
-"""M22 Fig. 3b: first-passage times of the loss for linear regression in d = 1 … 25 dimensions."""
+"""M22 Fig. 3b: first-passage times of the loss for linear regression in d = 1 … 25 dimensions.
+
+On 16 data sets the power at d = 5 agrees with the printed one, 8.5, and with the chain's, 8.6. The grid
+``five`` is to tell them apart. Rules, written down before it ran: 40 blocks of 50 new data sets, 20 runs on
+each; the power of the mean time in the window t = 10 to 500 that all dimensions have, error by bootstrap over
+blocks, about 0.016. It is judged for N = 100 000, since the chain and M22's h = 1, n = d are limits of many
+samples; N = 10 000 is shown beside it.
+"""
 
 import numpy as np
 
@@ -35,7 +42,13 @@ def measure(point, seed):
     }
 
 
-def _scale(dimensions, fewer, samples, runs, steps, sets, **texts):
+def averaged(point, seed):
+    """``mean`` and ``reached`` of :func:`measure`, averaged over so many ``sets`` of data."""
+    found = [measure(point, seed + 2 * number) for number in range(point["sets"])]
+    return {name: np.mean([one[name] for one in found], axis=0) for name in ("mean", "reached")}
+
+
+def _scale(dimensions, fewer, samples, runs, steps, sets, blocks, **texts):
     common = {"runs": runs, "steps": steps}
 
     def grid(dimensions, sets, samples, order="independent", names="{}"):
@@ -48,6 +61,9 @@ def _scale(dimensions, fewer, samples, runs, steps, sets, **texts):
         "large": grid(fewer, sets // 2, 10 * samples, names="{}_large"),
         "shuffled": grid(fewer, sets // 4, samples, "shuffled", "{}_shuffled"),
     }
+    five = common | {"dimension": 5, "order": "independent", "runs": max(runs // 5, 2), "sets": 50}
+    sizes = {"samples": (samples, 10 * samples)}
+    grids["five"] = Grid(averaged, five, sizes, repeats=blocks, seed=33, names="five_{}")
     return Scale(grids, {"ratios": RATIOS, "dimension": dimensions, "fewer": fewer}, **texts)
 
 
@@ -62,11 +78,13 @@ EXPERIMENT = Experiment(
         runs=100,
         steps=100_000,
         sets=16,
+        blocks=40,
         text=(
             "N = 10000, B = 1, η = 0.1 and 100 runs as in the paper, on each of 16 data sets; runs of at "
-            "most 100000 steps; the ratios c and the list of dimensions are ours"
+            "most 100000 steps; the ratios c and the list of dimensions are ours; d = 5 besides on 2000 data "
+            "sets, 20 runs on each, for each of two N"
         ),
     ),
-    quick=_scale(dimensions=(1, 7, 20), fewer=(1, 7), samples=500, runs=10, steps=20_000, sets=4),
-    minutes=2,
+    quick=_scale(dimensions=(1, 7, 20), fewer=(1, 7), samples=500, runs=10, steps=20_000, sets=4, blocks=2),
+    minutes=8,
 )
