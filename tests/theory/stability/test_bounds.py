@@ -104,17 +104,21 @@ def projected_step(rows, projection, c):
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_the_rule_of_spaces_is_the_least_over_both_nested_families(outputs):
-    rows = np.random.default_rng(3).normal(size=(6, outputs, 5)) * np.exp([[[0.5 * i]] for i in range(6)])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_of_spaces_is_the_least_over_both_nested_families(outputs, seed):
+    """Long gradients in a plane, short and many ones beside it with more curvature: either family may decide."""
+    rows = np.random.default_rng(seed).normal(size=(24, outputs, 5))
+    rows *= np.where(np.arange(24)[:, None, None] < 6, [1, 1, 0, 0, 0], [0, 0, 1, 1, 1])
+    rows /= np.linalg.norm(rows, axis=(1, 2), keepdims=True)
+    rows[6:] *= 0.8
     minimum = Minimum.from_gradients(rows)
-    hessian = np.einsum("nkp,nkq->pq", rows, rows) / 6
-    leading = np.linalg.eigh(hessian)[1][:, ::-1]
-    longest = rows[np.argsort(-np.square(rows).sum(axis=(1, 2)))].reshape(-1, 5)
-    spaces = [leading[:, :m] for m in range(1, 6)]
-    spaces += [np.linalg.qr(longest[:m].T)[0] for m in range(1, 6)]
-    for batch_size in (1, 2.5, 6):
+    leading = np.linalg.eigh(np.einsum("nkp,nkq->pq", rows, rows) / 24)[1][:, ::-1]
+    order = np.argsort(-minimum.squared_norms, kind="stable")
+    longest = np.linalg.qr(rows[order].reshape(-1, 5).T)[0]
+    for batch_size in (1, 2, 5, 12):
         c = minimum.factor(batch_size, "fresh")
-        expected = min(projected_step(rows, q @ q.T, c) for q in spaces)
+        bases = (basis[:, :m] for basis in (leading, longest) for m in range(1, 6))
+        expected = min(projected_step(rows, basis @ basis.T, c) for basis in bases)
         assert space_necessary_step(minimum, batch_size) == pytest.approx(expected, rel=1e-9)
 
 
