@@ -106,7 +106,7 @@ def projected_step(rows, projection, c):
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rule_of_spaces_is_the_least_over_both_nested_families(outputs, seed):
-    """Long gradients in a plane, short and many ones beside it with more curvature: either family may decide."""
+    """Long gradients in a plane, short ones with more curvature beside it: either family may decide."""
     rows = np.random.default_rng(seed).normal(size=(24, outputs, 5))
     rows *= np.where(np.arange(24)[:, None, None] < 6, [1, 1, 0, 0, 0], [0, 0, 1, 1, 1])
     rows /= np.linalg.norm(rows, axis=(1, 2), keepdims=True)
