@@ -13,6 +13,7 @@ from flatmin.fits import (
     onset,
     passage_power,
     peak,
+    window_slopes,
 )
 
 
@@ -53,6 +54,18 @@ def test_one_group_or_an_empty_window_is_refused():
         log_log_slope([x], [x])
     with pytest.raises(ValueError, match=r"window=.* wide enough to leave at least two points"):
         log_log_slope([x, x], [x, x], window=(10, 20))
+
+
+def test_window_slopes_see_each_group_and_each_window_for_itself():
+    x = np.geomspace(1e-4, 1, 41)
+    bent = np.where(x < 1e-2, x**1.5, 10 * x**2)  # from slope 3/2 to 2
+    found = window_slopes([x, x[::2]], [bent, 5 * bent[::2] ** 2], [(1e-2, 1), (1e-4, 9e-3), None])
+    assert found[:, :2] == pytest.approx(np.array([[2, 1.5], [4, 3]]))
+    line = [linregress(np.log(u), np.log(v)).slope for u, v in ((x, bent), (x[::2], bent[::2] ** 2))]
+    assert found[:, 2] == pytest.approx(line)
+    for windows in ([(0.5, 0.6)], [(2e-4, 1), (10, 20)]):
+        with pytest.raises(ValueError, match="wide enough for three different points"):
+            window_slopes([x], [bent], windows)
 
 
 def test_the_common_slope_lets_each_run_have_its_intercept():

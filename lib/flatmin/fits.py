@@ -20,6 +20,7 @@ __all__ = [
     "onset",
     "passage_power",
     "peak",
+    "window_slopes",
 ]
 
 _EVERYTHING = (0.0, np.inf)
@@ -101,6 +102,28 @@ def common_slope(x, y, window=None) -> Slope:
     error = float(np.sqrt(rest / (count - len(groups) - 1) / squares))
     intercept = float(np.mean([v.mean() - slope * u.mean() for u, v in groups]))
     return _slope(slope, error, intercept, groups, "least squares of the logarithms, scatter about the lines")
+
+
+def window_slopes(x, y, windows) -> np.ndarray:
+    """Least-squares slope of ln y against ln x of each group in each window, (groups, windows).
+
+    No pooling and no error: that is the scatter between the groups. Raises ValueError for a window that
+    leaves fewer than three points in a group, or none that differ.
+
+    Parameters
+    ----------
+    x, y : (groups, points), or a sequence of groups of different lengths
+    windows : sequence of (low, high) or None
+        Each keeps low ≤ x ≤ high, None everything; as a rule they are disjoint.
+    """
+    slopes = []
+    for window in _sequence("windows", windows):
+        window = _window(window, "windows")
+        groups = [(u - u.mean(), v) for u, v in _groups(x, y, window) if len(u) >= 3]
+        if len(groups) < len(x) or not all(u @ u > 0 for u, _ in groups):
+            raise _check.refused("windows", windows, "wide enough for three different points in each group")
+        slopes.append([u @ v / (u @ u) for u, v in groups])
+    return np.array(slopes).T
 
 
 def halves(x, window, span: float = 10.0):

@@ -29,6 +29,7 @@ CASES = [
     Case(Sampling("epoch").draw, {"samples": 10, "batch_size": 3, "seed": 1, "epoch": 0}),
     Case(fits.log_log_slope, {"x": GROUPS, "y": NOISY, "resamples": 20}),
     Case(fits.common_slope, {"x": GROUPS, "y": NOISY}),
+    Case(fits.window_slopes, {"x": GROUPS, "y": NOISY, "windows": [(1.0, 5.0), (5.0, 10.0)]}),
     Case(fits.halves, {"x": GROUPS, "window": (1.0, 10.0), "span": 5.0}),
     Case(fits.half_slopes, {"x": GROUPS, "y": NOISY, "window": (1.0, 10.0), "span": 5.0}),
     Case(fits.growth_rate, {"losses": LOSSES, "window": (1, 8), "resamples": 20}),

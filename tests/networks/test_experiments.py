@@ -8,6 +8,7 @@ from flatmin.experiments import (
     escape_network,
     noise_alignment,
     noise_spectrum,
+    noise_square,
     noise_strength,
     parity_network,
     stability_escape,
@@ -21,6 +22,7 @@ from flatmin.networks.point import at
 #: arrays the chapter reads, with the shape of the small scale (None: any length)
 SHAPES = {
     noise_spectrum: {"curvature": (2, 4, None), "noise": (2, 4, None), "epochs": (4,), "loss": (2, 4)},
+    noise_square: {"one_curvature": (2, 2, 144), "ten_noise": (2, 2, 144), "ten_loss": (2, 2)},
     parity_network: {
         "exact": (1, 5, 3, None),
         "decoupled": (1, 5, 3, None),
