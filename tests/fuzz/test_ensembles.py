@@ -21,6 +21,7 @@ SPLIT = np.exp(-(XI**2) + 0.1 * W[:, None, None] * XI**2) * RNG.uniform(0.99, 1.
 RUN = {"eta": 0.05, "tau": 5.0, "trajectories": 2, "seed": 1}
 NORM = np.sqrt([[10.0], [100], [1000]]) * RNG.uniform(0.99, 1.01, (3, 4))
 GROWN = 1e-3 * np.exp(0.1 * np.arange(21))
+FROM_DEEP = -40 + np.array([[0.6], [0.7]]) * np.arange(61)
 RECORD = Result(
     "trial",
     {
@@ -40,6 +41,12 @@ RECORD = Result(
         "run_mu_0": np.array([0.5]),
         "run_losses": GROWN * RNG.uniform(0.9, 1.1, (1, 1, 5, 1)),
         "run_mean": GROWN[None, None],
+        "left_scaled_log": FROM_DEEP,
+        "left_scaled_top": np.exp(FROM_DEEP),
+        "left_scaled_mean": np.exp(FROM_DEEP),
+        "left_scaled_gap": np.zeros((2, 61)),
+        "left_growth": np.full((2, 1), 2.0),
+        "left_parameters": np.array([5, 5]),
         "batch_sizes": np.array([2]),
     },
     {},
@@ -69,7 +76,11 @@ CASES = [
         right={"steps": {"entry -1": "a level that a run did not reach"}},
     ),
     Case(passage_times.powers, {"tables": [STEPS, STEPS], "levels": LEVELS, "windows": [(100, 1000)]}),
-    Case(passage_times.log_time_ratio, {"groups": [(STEPS,) * 4], "levels": LEVELS, "highest": 2.0}),
+    Case(passage_times.log_time_ratio, {"tables": (STEPS,) * 4, "levels": LEVELS, "highest": 2.0}),
+    Case(
+        passage_times.mean_offset,
+        {"cases": [(STEPS, STEPS)], "places": [2.0], "levels": LEVELS, "window": (100, 1000)},
+    ),
     Case(
         passage_times.around,
         {"losses": STEPS.astype(float), "level": 150.0, "window": 0},
@@ -78,14 +89,10 @@ CASES = [
             "level": {"*": "NaN for a run without a passage"},
         },
     ),
-    Case(
-        passage_times.local_means,
-        {"local": np.ones((3, 2, 2))},
-        right={"local": {"*": "NaN where a run has no snapshot"}},
-    ),
     Case(edges.recorded_edges, {"result": RECORD, "kind": "edge", "which": 0}, leave=WHOLE),
     Case(edges.at_end, {"result": RECORD, "kind": "net", "name": "trace", "which": 0}, leave=WHOLE),
     Case(edges.slope, {"result": RECORD, "kind": "net", "name": "trace", "which": 0}, leave=WHOLE),
+    Case(edges.steady_growth, {"result": RECORD, "kind": "left"}, leave=WHOLE),
     Case(edges.series, {"result": RECORD, "kind": "net"}, leave=WHOLE),
     Case(edges.escape_rates, {"result": RECORD, "kind": "run", "which": 0}, leave=WHOLE),
     Case(edges.gamma_0, {"result": RECORD, "kind": "run", "which": 0, "mu": "mu_0"}, leave=WHOLE),
@@ -111,7 +118,7 @@ CASES = [
     ),
 ]
 SKIP = {
-    "mean_offset": "takes slopes, which are records: tests of passage times",
+    "WINDOWS": "two ranges",
     "edges": "takes nothing",
     "near_degenerate_valley": "its names: tests of the landscapes",
     "VALLEY": "a landscape",

@@ -38,6 +38,8 @@ def test_the_slope_against_size_leaves_out_sizes_that_diverged(record):
     assert values.shape == (2, 4)
     slope = edges.slope(record, "net", "frobenius", 1)
     assert slope.value == pytest.approx(0.5, abs=4 * slope.error)
+    apart = edges.slope(record, "net", "trace", 1, over="frobenius")
+    assert apart.value == pytest.approx(0.5, abs=4 * apart.error)
     small, large = edges.series(record, "net")
     assert (small[0], large[0]) == ("η = 0.1", "η = 0.2")
     np.testing.assert_array_equal(large[2], 2 * small[2])
@@ -51,6 +53,40 @@ def test_the_growth_of_an_exponential_escape_is_its_rate(record):
     assert edges.gamma_0(record, "run", 0, "mu_0") == pytest.approx(0.09 * np.array([0.5, 0.7]) / 2)
 
 
+def escape(rate, bend=0.0):
+    """Two minima from which ln L grows by ``rate``, or less and less, and E L by twice as much, up to 0.1."""
+    steps = np.arange(61)
+    log = np.log(1e-18) + np.array([[1.0], [1.1]]) * (rate * steps - bend * steps**2)
+    arrays = {
+        "run_scaled_log": log,
+        "run_scaled_top": np.exp(log + 3),
+        "run_scaled_mean": np.exp(2 * rate * steps) * [[1e-18], [1e-18]],
+        "run_scaled_gap": np.zeros((2, 61)),
+        "run_growth": np.exp(2 * rate) * np.ones((2, 1)),
+        "run_parameters": np.ones(2, int),
+    }
+    return Result("trial", arrays, {})
+
+
+def test_steady_growth_tells_an_exponential_from_a_bend():
+    rate, change, mean = edges.steady_growth(escape(0.6), "run")
+    assert (rate.value, mean.value) == (pytest.approx(0.63), pytest.approx(1))
+    assert abs(change.value) < 1e-12
+    # ln L = 0.9 t − 0.004 t²: rates 0.9 − 0.004 (a + b) over a…b, in a window that ends at ln 0.1 − 3
+    logs = escape(0.9, 0.004).arrays["run_scaled_log"]
+    lasts = [int(np.argmax(log > np.log(0.1) - 3)) - 1 for log in logs]
+    halves = [(last - 3) // 2 for last in lasts]
+    early, late = (
+        np.array([0.9 - 0.004 * (6 + h) for h in halves]),
+        np.array([0.9 - 0.004 * (2 * last - h) for last, h in zip(lasts, halves, strict=True)]),
+    )
+    bent = edges.steady_growth(escape(0.9, 0.004), "run")[1]
+    assert bent.value == pytest.approx(np.mean(2 * (late - early) / (late + early)), rel=1e-9)
+    assert bent.value < -0.1
+    with pytest.raises(ValueError, match="at least 9 steps"):
+        edges.steady_growth(escape(5.0), "run")
+
+
 def test_live_ratios_are_those_of_the_edge():
     data = datasets.gaussian(12, 3, dtype=torch.float32)
     ratios = edges.live_edges([models.mlp((3, 4, 1), 0), models.mlp((3, 4, 1), 1)], data, 0.05, 2, [0, 5, 20])
@@ -62,7 +98,9 @@ def test_live_ratios_are_those_of_the_edge():
     ("call", "said"),
     [
         (lambda found: edges.slope(found, "cnn", "trace"), "'cnn'"),
+        (lambda found: edges.slope(found, "net", "trace", 0, over="mu"), "'mu'"),
         (lambda found: edges.gamma_0(found, "run", 0, "mu_1"), "did you mean"),
+        (lambda found: edges.steady_growth(found, "run"), "'run', 'scaled_log'"),
         (lambda found: edges.escape_rates(found, "run", 0, cutoff=0), "cutoff=0"),
     ],
 )

@@ -352,7 +352,7 @@ def test_what_the_chapter_reads_from_the_sizes():
         arrays={"a_parameters": size[None], "a_trace": values[None], "a_diverged": diverged[None]}
     )
     fit = edges.slope(stored, "a", "trace", 0)
-    assert (fit.value, fit.points) == (pytest.approx(0.5), 6)
+    assert (fit.value, fit.n) == (pytest.approx(0.5), 2)
     diverged[2, 1] = True
     assert edges.at_end(stored, "a", "trace", 0)[1].shape == (2, 2)
 

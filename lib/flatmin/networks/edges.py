@@ -28,6 +28,10 @@ __all__ = [
 #: and the loss that no run may exceed
 SETTLED, TOP = 3, 0.1
 
+#: of the experiment stability-edge: the share of the steps after which a checkpoint is late; the loss of a
+#: fitting one over that of outputs 0; how far from 1 a ratio that settles there may be
+LATE, FITTING, BAND = 2 / 3, (0.01, 0.1), 0.1
+
 
 def live_edges(starts, data, eta, batch_size, steps):
     """Train ``starts`` and return W22's ratio, the exact one and that of descent (see
@@ -69,10 +73,15 @@ def at_end(result, kind: str, name: str, which: int | None = None) -> tuple[np.n
     return size[kept].astype(float), values[kept]
 
 
-def slope(result, kind: str, name: str, which: int | None = None) -> fits.Slope:
-    """Slope of log(value at the end) against log P, runs as groups; arguments as :func:`at_end`."""
+def slope(result, kind: str, name: str, which: int | None = None, over: str | None = None) -> Estimate:
+    """Slope of log(value at the end) against log P, fitted to each run; arguments as :func:`at_end`.
+
+    With ``over`` that of the ratio of two values: the difference of their slopes, paired.
+    """
     size, values = at_end(result, kind, name, which)
-    return fits.log_log_slope(size.T, values.T)
+    if over is not None:
+        values = values / at_end(result, kind, over, which)[1]
+    return independent_mean([np.polyfit(*np.log(run), 1)[0] for run in zip(size.T, values.T, strict=True)])
 
 
 def series(result, kind: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
