@@ -24,10 +24,10 @@ SHAPES = {
     noise_spectrum: {"curvature": (2, 4, None), "noise": (2, 4, None), "epochs": (4,), "loss": (2, 4)},
     noise_square: {"one_curvature": (2, 2, 144), "ten_noise": (2, 2, 144), "ten_loss": (2, 2)},
     parity_network: {
-        "exact": (1, 5, 3, None),
-        "decoupled": (1, 5, 3, None),
-        "distance": (1, 5, 3),
-        "loss": (1, 5, 3),
+        "exact": (1, 3, 3, None),
+        "decoupled": (1, 3, 3, None),
+        "distance": (1, 3, 3),
+        "loss": (1, 3, 3),
         "unit_values": (1, 5, 30),
         "unit_dimension": (1, 5),
         "standard_loss": (1, 5),
@@ -65,12 +65,12 @@ SHAPES = {
         "cnn_scaled_gap": (2, 61),
     },
     escape_network: {
-        "network_steps": (5, 10, 64),
-        "tangent_steps": (5, 10, 64),
-        "decoupled_steps": (5, 10, 64),
-        "smaller_steps": (3, 10, 64),
-        "threshold": (4,),
-        "h": (),
+        "network": (2, 3, 10, 64),
+        "tangent": (2, 3, 10, 64),
+        "decoupled": (2, 3, 10, 64),
+        "smaller_network": (2, 2, 10, 64),
+        "threshold": (2,),
+        "h": (2,),
     },
 }
 
