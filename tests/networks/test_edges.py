@@ -98,7 +98,7 @@ def test_live_ratios_are_those_of_the_edge():
     ("call", "said"),
     [
         (lambda found: edges.slope(found, "cnn", "trace"), "'cnn'"),
-        (lambda found: edges.slope(found, "net", "trace", 0, over="mu"), "'mu'"),
+        (lambda found: edges.slope(found, "net", "trace", 0, over="mu"), "over='mu'"),
         (lambda found: edges.gamma_0(found, "run", 0, "mu_1"), "did you mean"),
         (lambda found: edges.steady_growth(found, "run"), "'run', 'scaled_log'"),
         (lambda found: edges.escape_rates(found, "run", 0, cutoff=0), "cutoff=0"),

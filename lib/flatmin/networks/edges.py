@@ -80,6 +80,8 @@ def slope(result, kind: str, name: str, which: int | None = None, over: str | No
     """
     size, values = at_end(result, kind, name, which)
     if over is not None:
+        if not isinstance(over, str) or f"{kind}_{over}" not in result.arrays:
+            raise _check.refused("over", over, f"the name of an array of {kind!r}")
         values = values / at_end(result, kind, over, which)[1]
     return independent_mean([np.polyfit(*np.log(run), 1)[0] for run in zip(size.T, values.T, strict=True)])
 
