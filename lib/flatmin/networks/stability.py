@@ -24,6 +24,7 @@ from flatmin.sampling import Sampling
 from flatmin.theory.stability import bounds, paths, threshold
 from flatmin.theory.stability.bracket import Bracket, step_bracket
 from flatmin.theory.stability.minimum import Minimum
+from flatmin.theory.stability.sharpness import batch_sharpness
 
 __all__ = ["Edge", "Escape", "Tangent", "edge", "escape_runs", "largest_step", "tangent"]
 
@@ -176,7 +177,7 @@ class Edge:
         η‖G‖_F √(μ/B) of W22 Theorem 3.3, with the μ of the present residuals and draws with replacement, as
         W22 Fig. 3b takes it; for the square loss.
     sharpness : Estimate or None
-        η/2 times the batch sharpness, ⟨g_BᵀG_Bg_B/|g_B|²⟩ over batches (:func:`~.paths.batch_sharpness`).
+        η/2 times the batch sharpness, ⟨g_BᵀG_Bg_B/|g_B|²⟩ over batches (:func:`~.sharpness.batch_sharpness`).
     typical : Estimate or None
         η over the learning rate at which a typical run leaves (:func:`~.paths.typical_edge`); on request.
     reasons : dict
@@ -244,7 +245,7 @@ def edge(
     if at.residuals is None or not np.any(at.residuals):
         reasons["sharpness"] = reasons["bound"] = at.reason or "data: fitted exactly, no gradient is left"
     else:
-        found = paths.batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
+        found = batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
         sharpness = replace(found, value=found.value * eta / 2, error=found.error * eta / 2)
         if at.quadratic:
             bound = float(eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu))
