@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.theory.stability import bounds, bracket, families, minimum, paths, threshold
+from flatmin.theory.stability import bounds, bracket, families, minimum, paths, sharpness, threshold
 from flatmin.theory.stability.minimum import Minimum
 from fuzz import Case, check, uncovered
 
@@ -56,7 +56,8 @@ CASES = [
     Case(paths.log_losses, {**STEP, "steps": 3, "trajectories": 2, "seed": 1}),
     Case(paths.typical_growth, {"log_losses": np.cumsum(np.ones((3, 9)), axis=1), "discard": 2}),
     Case(paths.typical_edge, {**DRAWN, "steps": 20, "trajectories": 4}),
-    Case(paths.batch_sharpness, {**DRAWN, "residuals": ERRORS, "draws": 5}),
+    Case(sharpness.at_edge, {**DRAWN, "draws": 5}),
+    Case(sharpness.batch_sharpness, {**DRAWN, "residuals": ERRORS, "draws": 5}),
     Case(paths.epoch_growth, {"minimum": ONE, "eta": 0.1, "batch_size": 5}),
     Case(families.random_minimum, {"family": "gaussian", "samples": 4, "seed": 0}),
     Case(families.grouped_minimum, {"groups": [[4, 2, 1.0], [6, 3, 0.5]], "seed": 0}),
@@ -72,6 +73,6 @@ def test_bad_values_are_refused_by_name(case):
 
 def test_every_public_name_has_a_case():
     made = {"Minimum": "made by from_gradients and from_gram"} | dict.fromkeys(
-        ("Mode", "Bracket"), "a result"
+        ("Mode", "Bracket", "AtEdge"), "a result"
     )
-    assert not uncovered(CASES, minimum, threshold, bounds, bracket, paths, families, skip=made)
+    assert not uncovered(CASES, minimum, threshold, bounds, bracket, paths, sharpness, families, skip=made)

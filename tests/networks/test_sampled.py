@@ -10,7 +10,7 @@ from torch import nn
 from flatmin.networks import models, sampled, stability
 from flatmin.networks.data.sets import Data
 from flatmin.networks.point import at
-from flatmin.theory.stability import paths
+from flatmin.theory.stability import sharpness
 
 NAMES = ("alpha", "beta", "mu", "g_norm", "sigma_norm", "trace_sigma", "trace_sigma_g", "trace_g")
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_estimated_is_refused():
 def test_batch_sharpness_is_that_of_the_linearised_network(kind):
     here = point(kind, 30)
     tangent = stability.tangent(here)
-    expected = paths.batch_sharpness(tangent.minimum, tangent.residuals, 5, draws=4000)
+    expected = sharpness.batch_sharpness(tangent.minimum, tangent.residuals, 5, draws=4000)
     found = here.batch_sharpness(5, 400, matrix="gauss-newton")
     assert abs(found.value - expected.value) < 4 * (found.error**2 + expected.error**2) ** 0.5
     assert found.n == 400

@@ -238,7 +238,7 @@ def batch_sharpness(
     """Mean over batches of g_BᵀH_Bg_B/|g_B|² (Andreyev & Beneventano, arXiv 2412.20553): by products alone.
 
     The batch's own gradient in its own Hessian, or Gauss–Newton matrix as in
-    :func:`flatmin.theory.stability.paths.batch_sharpness`, which is the same for a linearised network.
+    :func:`flatmin.theory.stability.sharpness.batch_sharpness`, which is the same for a linearised network.
     Batches without a gradient are left out.
 
     Parameters

@@ -9,7 +9,8 @@ from flatmin.theory.stability import bounds, minimum, threshold
 from flatmin.theory.stability.bounds import one_step_growth, theorem_3_5_growth
 from flatmin.theory.stability.bracket import step_bracket
 from flatmin.theory.stability.minimum import Minimum
-from flatmin.theory.stability.paths import batch_sharpness, epoch_growth, log_losses, mean_losses
+from flatmin.theory.stability.paths import epoch_growth, log_losses, mean_losses
+from flatmin.theory.stability.sharpness import batch_sharpness
 from flatmin.theory.stability.threshold import (
     growth,
     largest_step,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations, combinations_with_replacement, pairwise
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class AtEdge:
 
     Attributes
     ----------
+    eta : float
+        η*.
     batch_sharpness : Estimate
         η*/2 ⟨g_BᵀH_Bg_B/|g_B|²⟩, on either side of 1.
     weighted : Estimate
@@ -49,6 +51,7 @@ class AtEdge:
         η*/2 ⟨|g_B|²⟩/⟨δᵀH_Bδ⟩; 1.
     """
 
+    eta: float
     batch_sharpness: Estimate
     weighted: Estimate
     of_means: Estimate
@@ -60,15 +63,13 @@ def at_edge(
 ) -> AtEdge:
     """The quotients that batches see at η* when δ is in the leading mode: normal, with its second moment.
 
-    Of the law of δ the mode fixes the second moment; that it is normal is an assumption, which matters to the
-    two means of quotients and not to the two quotients of means' own definition ``descent``. Each of
-    ``draws`` takes a δ and a batch of its own; the errors are those of the mean. Raises ValueError as
+    The mode fixes the second moment of δ; that δ is normal is an assumption, which the two quotients of means
+    do not need. Each of ``draws`` takes a δ and a batch of its own. Raises ValueError as
     :func:`~.threshold.largest_step`, for a batch size that cannot be drawn, fewer than two draws or a
     negative seed.
     """
-    size = size_of(
-        checked(minimum), batch_size, _check.choice("sampling", sampling, ("fresh", "replacement"))
-    )
+    checked(minimum).factor(1, sampling)  # refuses a word it does not know
+    size = size_of(minimum, batch_size, sampling)
     draws = _check.integer("draws", draws, least=2, most=MOST)
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     mode = leading_mode(minimum, None, size, sampling)
@@ -82,6 +83,7 @@ def at_edge(
     kept = second > 0
     ratios = mode.eta / 2 * np.divide(third, second, where=kept, out=np.zeros_like(third))
     return AtEdge(
+        mode.eta,
         _quotient(ratios[kept], np.ones(kept.sum())),
         _quotient(first * ratios, first),
         _quotient(mode.eta / 2 * third, second),
@@ -111,13 +113,8 @@ def batch_sharpness(
     rng = np.random.default_rng(_check.integer("seed", seed, least=0))
     counts, weights = _batches(rng, n, size, sampling == "replacement", draws)
     chunks = np.cumsum([0, *_chunks(len(counts), e.size)])
-    _, squares, curved = np.concatenate(
-        [
-            _powers(minimum, e, counts[start:end] / size)
-            for start, end in zip(chunks[:-1], chunks[1:], strict=True)
-        ],
-        axis=1,
-    )
+    powers = [_powers(minimum, e, counts[start:end] / size) for start, end in pairwise(chunks)]
+    _, squares, curved = np.concatenate(powers, axis=1)
     kept = squares > 0
     if not kept.any():
         raise _check.refused("residuals", e, "such that some batch has a gradient")
