@@ -9,7 +9,7 @@ lies on the CPU. Memory: two products at least hold a few vectors of P numbers; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,12 +28,14 @@ __all__ = [
     "effective_dimension",
     "eigenpairs",
     "flatness",
+    "flatness_of",
     "frobenius_norm",
     "gauss_newton",
     "gauss_newton_spectrum",
     "gauss_newton_trace",
     "gram",
     "hessian",
+    "moments",
     "spectral_density",
     "trace",
 ]
@@ -389,6 +391,30 @@ def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0
     return Estimate(float(values.mean()), float(values.std()) / probes**0.5, probes, "random signs")
 
 
+def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate, Estimate]:
+    """Tr H, ‖H‖_F and the traces of the blocks of all parameters (in the order of ``here.names``) at once.
+
+    As :func:`trace` and :func:`frobenius_norm`, from the same ``probes`` products; raises as they do.
+    """
+    probes, seed = _random(probes, seed)
+    every, blocks = here.block(), [here.block(name) for name in here.names]
+    exact = _exact_diagonal(here.passed, every, probes)
+    if exact is not None:
+        parts = np.array([exact.value[block].sum() for block in blocks])
+        whole = Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
+        return whole, frobenius_norm(here, None, probes, seed), replace(whole, value=parts, error=0.0 * parts)
+    sums, squares = [], []
+    for z, product in _probe(here.passed, every, probes, seed):
+        shares = (z * product).double()
+        sums.append(torch.stack([shares[:, block].sum(1) for block in blocks], 1).cpu())
+        squares.append(product.double().square().sum(1).cpu())
+    sums = torch.cat(sums)
+    found = [(v.mean(0).numpy(), v.std(0).numpy() / probes**0.5) for v in (sums.sum(1), sums)]
+    (value, error), layers = found
+    whole = Estimate(float(value), float(error), probes, "random signs")
+    return whole, _root_mean(torch.cat(squares)), Estimate(*layers, probes, "random signs")
+
+
 def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     """Tr G = (1/n) Σ |Qᵢᵀ Jᵢ|² over samples, Q Qᵀ = ∂²ℓ/∂f².
 
@@ -460,12 +486,16 @@ def frobenius_norm(here, layer: int | str | None = None, probes: int = 100, seed
     if block.stop - block.start <= probes:
         return Estimate(float(_columns_of(passed, block, "hessian").double().norm()), 0.0, 0, _UNITS)
     drawn = _probe(passed, block, probes, seed)
-    squares = torch.cat([product.double().square().sum(1) for _, product in drawn])
-    mean, variance = float(squares.mean()), float(squares.var()) / probes
+    return _root_mean(torch.cat([product.double().square().sum(1) for _, product in drawn]))
+
+
+def _root_mean(squares: Tensor) -> Estimate:
+    """The root of the mean of independent numbers, its bias to first order taken off."""
+    mean, variance = float(squares.mean()), float(squares.var()) / len(squares)
     value = mean**0.5
     if value:
         value, variance = value * (1 + variance / (8 * mean**2)), variance / (4 * mean)
-    return Estimate(value, variance**0.5, probes, "random signs")
+    return Estimate(value, variance**0.5, len(squares), "random signs")
 
 
 def _affordable(passed: DensePass) -> bool:
@@ -632,15 +662,24 @@ def flatness(here, definition: str, layer: int | str | None = None, top: int = 1
         return Estimate(1 / found.value, found.error / found.value**2, found.n, found.method)
     top = top if definition in ("Y26", "Y23") else 1
     top = _check.integer("top", top, most=block.stop - block.start)
-    pairs = eigenpairs(here, top, layer, tolerance=1e-4)
+    return flatness_of(eigenpairs(here, top, layer, tolerance=1e-4), definition)
+
+
+def flatness_of(pairs: Eigenpairs, definition: str) -> Estimate:
+    """Flatness by eigenvalues, as :func:`flatness` defines it, from all of the largest ``pairs`` (one for
+    Y22 and M22); ValueError for another definition, and eigenvalues that are not positive."""
+    _check.choice("definition", definition, [name for name in _FLATNESS if not name.startswith("W22")])
     values, residuals = pairs.values.double().numpy(), pairs.residuals.double().numpy()
+    if definition in ("Y22", "M22"):
+        values, residuals = values[:1], residuals[:1]
     if not (values > residuals).all():
         bad = int(np.argmin(values > residuals))
         allowed = f"as many as there are positive eigenvalues; number {bad + 1} is {values[bad]:.3g}"
-        raise _check.refused("top", top, allowed)
+        raise _check.refused("top", len(values), allowed)
     power = 1.0 if definition in ("Y26", "M22") else 0.5
     value = float(np.exp(-power * np.log(values).mean()))
-    method = f"{top} largest eigenvalues, " + (f"{pairs.products} products" if pairs.products else "dense")
+    method = f"{len(values)} largest eigenvalues, "
+    method += f"{pairs.products} products" if pairs.products else "dense"
     return Estimate(value, value * power * float((residuals / values).mean()), 0, method)
 
 

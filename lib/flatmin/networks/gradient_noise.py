@@ -418,26 +418,24 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     chunk = integer("chunk", chunk, least=1)
     mapped = _map_of(executor)
     if here.samples <= chunk or not isinstance(here.loss_function.given, str):
-        shares = [_share(here.passed)]
+        pieces, shares = [], [_share(here.passed)]  # a loss that is no name may weigh a sample by all others
     else:
-        pieces = [(here.network, here.data.take(rows), here.loss_function, here.chunk) for rows in
-                  (slice(i, i + chunk) for i in range(0, here.samples, chunk))]  # fmt: skip
+        rows = [slice(start, start + chunk) for start in range(0, here.samples, chunk)]
+        pieces = [(here.network, here.data.take(part), here.loss_function, here.chunk) for part in rows]
         shares = list(mapped(_share_of, pieces))
     n, squares = here.samples, torch.cat([share[1] for share in shares])
     losses, gradient = (sum(share[i] for share in shares) / n for i in (0, 2))
     square = float(gradient.square().sum())
-    if len(shares) == 1:
-        slopes = [_slopes_along((here.passed, gradient))]
-    else:
-        slopes = list(mapped(_slopes_of, [(piece, gradient) for piece in pieces]))
+    found = mapped(_slopes_of, [(piece, gradient) for piece in pieces])
+    slopes = torch.cat(list(found) if pieces else [_slopes_along(here.passed, gradient)])
     value = float(squares.mean()) - square
     error, scale = float("inf"), None
     if n > 1:
-        pulls = squares - 2 * torch.cat(slopes)
+        pulls = squares - 2 * slopes
         error = float(pulls.std() / n**0.5)
         if square > 0:
             # 𝒩/|∇L|² = ⟨|∇ℓ|²⟩/|∇L|² − 1, and what one sample moves of it
-            moved = pulls - 2 * (value / square) * torch.cat(slopes)
+            moved = pulls - 2 * (value / square) * slopes
             scale = Estimate(
                 value / square, float(moved.std() / n**0.5) / square, n, "exact for these samples"
             )
@@ -463,29 +461,16 @@ def _share_of(piece):
     return _share(linearise(*piece))
 
 
-def _slopes_along(work):
+def _slopes_along(passed, vector):
     """∇ℓ_i·v, (n,), on the CPU."""
-    passed, vector = work[0], work[1].to(work[0].outputs)
+    vector = vector.to(passed.outputs)
     dense = isinstance(passed, DensePass)
     found = sample_slopes(passed, vector[None])[:, 0] if dense else passed.loss_slopes(vector)
     return found.double().cpu()
 
 
 def _slopes_of(work):
-    return _slopes_along((linearise(*work[0]), work[1]))
-
-
-def parts(here, chunk: int) -> Iterator:
-    """Yield passes over ``chunk`` samples after the other; the one pass there is if it holds no more.
-
-    Also for a loss that is no name: its weights may make a sample's share depend on all the others.
-    """
-    if here.samples <= chunk or not isinstance(here.loss_function.given, str):
-        yield here.passed
-        return
-    for start in range(0, here.samples, chunk):
-        rows = slice(start, min(start + chunk, here.samples))
-        yield linearise(here.network, here.data.take(rows), here.loss_function, here.chunk)
+    return _slopes_along(linearise(*work[0]), work[1])
 
 
 @dataclass(frozen=True)
