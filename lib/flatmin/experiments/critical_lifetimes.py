@@ -10,12 +10,15 @@ Decided before the run:
   0.04 and 0.012 ≤ Δ_S ≤ 0.05. Being exact but for its grid, it must also pass χ² over all points that have
   been predicted (at 99.73 %), the sampling errors alone in it.
 * That the rate does not depend on η at a Δ_S is rejected by χ² about the weighted mean over its step sizes.
+* "map" and "tail" hold the law alone: rates over the plane (η, Δ_S), and down to η = 10⁻⁹ with a run lost at
+  10⁴, where the exponent should near that of the scale-free tail.
 * The exponent d ln Γ/d ln η between neighbouring η (600 losses or more each) is compared with the law's.
 """
 
 import numpy as np
 
 from flatmin.experiments import Experiment, Grid, Scale
+from flatmin.theory.continuum.divergence import Lifetime
 from flatmin.theory.noise import RandomShift
 from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.valleys.transition import VALLEY
@@ -43,19 +46,35 @@ def lifetime(point, seed):
     return {"rate": lost / exposure, "error": np.sqrt(max(lost, 1)) / exposure, "lost": lost}
 
 
+def law(point, seed):
+    """The law's ``rate`` from (1, 0); ``point``: eta, delta_s, and ``bound`` and ``cells`` of the law."""
+    known = Lifetime(VALLEY.at(epsilon=0.001), **point)
+    return {"rate": known.rate((1.0, 0.0))}
+
+
 def _horizon(delta_s):
     """Four times a rough mean lifetime at Δ_S."""
     return 4 / (0.04 * (delta_s / 0.05) ** 3.7)
 
 
-def _scale(etas, smaller, deltas, trajectories, horizon=1.0, **texts):
-    """``smaller``: the step sizes of the crossover, at the largest three noise levels of ``deltas``."""
-    axes = {"lifetime": {"delta_s": deltas, "eta": etas}}
-    axes["crossover"] = {"delta_s": deltas[:-4:-1], "eta": smaller}
-    grids = {
-        part: Grid(lifetime, {"trajectories": number, "horizon": horizon}, axes[part], seed=23)
-        for part, number in zip(axes, trajectories, strict=True)
+def _scale(etas, smaller, deltas, trajectories, plane, tail, cells, horizon=1.0, **texts):
+    """``smaller``: the step sizes of the crossover, at the largest three noise levels of ``deltas``.
+
+    ``plane``: (η, Δ_S) of the map; ``tail``: those of the tail; ``cells``: of the law in either.
+    """
+    common = {part: {"horizon": horizon} for part in ("lifetime", "crossover")}
+    common |= {"map": {"bound": 50.0}, "tail": {"bound": 1e4}}
+    counts = {"trajectories": trajectories, "cells": cells}
+    axes = {
+        "lifetime": {"delta_s": deltas, "eta": etas},
+        "crossover": {"delta_s": deltas[:-4:-1], "eta": smaller},
+        "map": {"delta_s": plane[1], "eta": plane[0]},
+        "tail": {"delta_s": tail[1], "eta": tail[0]},
     }
+    grids = {}
+    for k, part in enumerate(axes):
+        name, function = ("trajectories", lifetime) if k < 2 else ("cells", law)
+        grids[part] = Grid(function, common[part] | {name: counts[name][k % 2]}, axes[part], seed=23)
     more = {f"{part}_{name}": values for part, each in axes.items() for name, values in each.items()}
     return Scale(grids, more, **texts)
 
@@ -69,11 +88,23 @@ EXPERIMENT = Experiment(
         (1.6e-4, 4e-5, 1e-5),
         DELTA_S,
         (1024, 704),
+        (np.geomspace(1e-5, 0.16, 8), np.geomspace(0.008, 0.5, 7)),
+        (np.geomspace(1e-2, 1e-9, 8), (0.05, 0.2)),
+        ((54, 60), (66, 72)),
         text=(
             "Y22's valley at ε = 0.001; 1024 runs at each of 4 step sizes and 5 noise levels, "
             "704 at each of 3 smaller steps and 3 noise levels"
         ),
     ),
-    quick=_scale((0.04, 0.01), (0.0025,), DELTA_S, (16, 16), horizon=0.02),
-    minutes=40,
+    quick=_scale(
+        (0.04, 0.01),
+        (0.0025,),
+        DELTA_S,
+        (16, 16),
+        ((0.01, 0.04), (0.02, 0.05)),
+        ((0.01,), (0.05,)),
+        ((16, 18), (16, 18)),
+        horizon=0.02,
+    ),
+    minutes=45,
 )
