@@ -32,19 +32,31 @@ def test_powers_of_other_models_are_at_the_levels_of_the_network():
     assert model.value == pytest.approx(2, abs=4 * model.error)
     assert model.window == network.window
     assert nothing is None
-    offset = passage_times.mean_offset([1.0, 2.0, 0.5], [network, None, model])
-    assert offset.value == pytest.approx((network.value - 1 + model.value - 0.5) / 2)
-    assert offset.n == 2
+
+
+def test_offsets_are_means_over_the_step_sizes_that_every_model_has():
+    network, model, late = passages(3), passages(2, seed=1), passages(3, scale=1e6)
+    window = (150, 3000)
+    own, other = passage_times.powers([network, model], LEVELS, [window])[0]
+    found = passage_times.mean_offset([(network, model), (late, model)], [1.0, 2.0], LEVELS, window)
+    assert found == pytest.approx([own.value - 1, other.value - 1])
+    both = passage_times.mean_offset([(network, model)] * 2, [1.0, 2.0], LEVELS, window)
+    assert both == pytest.approx([own.value - 1.5, other.value - 1.5])
+    assert passage_times.mean_offset([(late, model)], [1.0], LEVELS, window) is None
 
 
 def test_the_ratio_of_two_passage_times_is_taken_at_the_highest_level_all_reached():
     fast, slow = passages(2), passages(2, seed=1, scale=300.0)
     late = slow.copy()
     late[0, 8:] = -1
-    own, linear, error, used = passage_times.log_time_ratio([(slow, fast, late, fast)], LEVELS, 3.5)
-    assert used == [LEVELS[7]]
+    own, linear, used = passage_times.log_time_ratio((slow, fast, late, fast), LEVELS, 3.5)
+    assert used == LEVELS[7]
+    error = (2 / 200) ** 0.5  # of the ratio of two means of 200 exponentials
     assert own == pytest.approx(np.log(3), abs=4 * error)
     assert linear == pytest.approx(np.log(3), abs=4 * error)
+    assert passage_times.log_time_ratio((fast, slow, fast, fast), LEVELS, 1.2)[:2] == pytest.approx(
+        (-np.log(slow[:, 0].mean() / fast[:, 0].mean()), 0), abs=1e-12
+    )
 
 
 def test_the_loss_around_a_passage_ends_with_the_run():
@@ -55,24 +67,16 @@ def test_the_loss_around_a_passage_ends_with_the_run():
     np.testing.assert_array_equal(found[2], [np.nan, np.nan, 3, 1, 1])
 
 
-def test_snapshots_are_averaged_over_the_runs_that_have_them():
-    local = np.array([[[1.0, 2], [4, 5]], [[3, 4], [np.nan, np.nan]]])
-    (n, mean, error), (few, none, _) = passage_times.local_means(local)
-    assert (n, mean.tolist(), error.tolist()) == (2, [2, 3], [1, 1])
-    assert few == 1
-    assert np.isnan(none).all()
-
-
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda: passage_times.mean_times(np.ones((3, 2), int), LEVELS), "steps="),
         (lambda: passage_times.mean_times(np.ones((3, 12)), LEVELS), "steps="),
-        (lambda: passage_times.mean_offset([1.0], [None]), "slopes"),
-        (lambda: passage_times.log_time_ratio([(passages(1),) * 4], LEVELS, 1.0), "highest=1.0"),
+        (lambda: passage_times.mean_offset([(passages(1),)], [1.0, 2.0], LEVELS, (1, 9)), "places="),
+        (lambda: passage_times.log_time_ratio((passages(1),) * 4, LEVELS, 1.0), "highest=1.0"),
+        (lambda: passage_times.log_time_ratio((passages(1),) * 3, LEVELS, 2.0), "tables="),
         (lambda: passage_times.around([1, 2], 2, 2), "losses="),
         (lambda: passage_times.around([[1, 2]], 2, -1), "window=-1"),
-        (lambda: passage_times.local_means([1.0]), "local="),
     ],
 )
 def test_bad_arguments_are_named(call, said):

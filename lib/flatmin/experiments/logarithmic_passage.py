@@ -64,7 +64,8 @@ def _scale(dimensions, fewer, samples, runs, steps, sets, blocks, **texts):
     five = common | {"dimension": 5, "order": "independent", "runs": max(runs // 5, 2), "sets": 50}
     sizes = {"samples": (samples, 10 * samples)}
     grids["five"] = Grid(averaged, five, sizes, repeats=blocks, seed=33, names="five_{}")
-    return Scale(grids, {"ratios": RATIOS, "dimension": dimensions, "fewer": fewer}, **texts)
+    axes = {"ratios": RATIOS, "dimension": dimensions, "fewer": fewer} | sizes
+    return Scale(grids, axes, **texts)
 
 
 EXPERIMENT = Experiment(

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from flatmin import _check, fits
-from flatmin.estimate import Estimate
 
-__all__ = ["around", "local_means", "log_time_ratio", "mean_offset", "mean_times", "powers"]
+__all__ = ["around", "log_time_ratio", "mean_offset", "mean_times", "powers"]
 
 #: ranges of mean passage times in steps, in which powers of a network are judged
 WINDOWS = ((10, 100), (100, 1000))
@@ -45,41 +44,38 @@ def powers(tables: Sequence, levels, windows: Sequence[tuple]) -> list[list[fits
     return found
 
 
-def mean_offset(places, slopes: Sequence[fits.Slope | None]) -> Estimate:
-    """Return the mean of power − 1/T over the ``slopes`` that exist, ``places`` being 1/T of each."""
-    places = _check.array("places", places, shape=(len(slopes),))
-    kept = [(fit.value - place, fit.error) for place, fit in zip(places, slopes, strict=True) if fit]
-    if not kept:
-        raise ValueError("slopes: at least one must exist")
-    values, errors = np.array(kept).T
-    error = float(np.linalg.norm(errors)) / len(values)
-    return Estimate(float(values.mean()), error, len(values), "mean of powers less 1/T")
+def mean_offset(cases: Sequence, places, levels, window) -> np.ndarray | None:
+    """Return the mean of power − 1/T over step sizes, for a network and for other models, (models,).
 
-
-def log_time_ratio(groups: Sequence, levels, highest: float):
-    """Return the mean log of the ratio of two mean passage times, of networks and of their linearisations.
-
-    Each of ``groups`` is four tables: first, second, first linearised, second linearised; it is compared at
-    the highest of the ``levels`` up to ``highest`` that all its runs reached. The result is (log ratio, that
-    of the linearised, error of their difference, levels used). Raises ValueError when no such level was
-    reached by all runs of a group.
+    Each of ``cases`` is the ``tables`` of :func:`powers` at one of the ``places`` 1/T; a case without a power
+    of every table in the ``window`` does not count, and None is the result where none does.
     """
-    highest, logs, errors, used = _check.number("highest", highest), [], [], []
-    for tables in _sequence("groups", groups):
-        columns = [_table(steps, levels, "groups")[0] for steps in _sequence("groups", tables)]
-        if len(columns) != 4:
-            raise _check.refused("groups", groups, "a sequence of four tables each")
-        reached = np.all([(steps >= 0).all(axis=0) for steps in columns], axis=0)
-        places = np.flatnonzero(reached & (np.asarray(levels) <= highest))
-        if not places.size:
-            raise _check.refused("highest", highest, "at least a level that every run reached")
-        columns = [steps[:, places[-1]] for steps in columns]
-        means = np.log([column.mean() for column in columns])
-        logs.append(means[::2] - means[1::2])
-        errors += [column.std(ddof=1) / column.mean() / np.sqrt(len(column)) for column in columns]
-        used.append(float(levels[places[-1]]))
-    own, linear = np.mean(logs, axis=0)
-    return float(own), float(linear), float(np.linalg.norm(errors)) / len(groups), used
+    cases = _sequence("cases", cases)
+    places = _check.array("places", places, shape=(len(cases),))
+    offsets = []
+    for tables, place in zip(cases, places, strict=True):
+        (slopes,) = powers(tables, levels, [window])
+        if None not in slopes:
+            offsets.append([slope.value - place for slope in slopes])
+    return np.mean(offsets, axis=0) if offsets else None
+
+
+def log_time_ratio(tables: Sequence, levels, highest: float) -> tuple[float, float, float]:
+    """Return the log of the ratio of two mean passage times, that of their linearisations, and the level.
+
+    The four ``tables`` are first, second, first linearised, second linearised; the level is the highest up to
+    ``highest`` that all their runs reached. Raises ValueError when there is none.
+    """
+    highest = _check.number("highest", highest)
+    columns = [_table(table, levels, "tables")[0] for table in _sequence("tables", tables)]
+    if len(columns) != 4:
+        raise _check.refused("tables", tables, "four tables")
+    reached = np.all([(steps >= 0).all(axis=0) for steps in columns], axis=0)
+    places = np.flatnonzero(reached & (np.asarray(levels) <= highest))
+    if not places.size:
+        raise _check.refused("highest", highest, "at least a level that every run reached")
+    first, second, *linear = np.log([steps[:, places[-1]].mean() for steps in columns])
+    return float(first - second), float(linear[0] - linear[1]), float(levels[places[-1]])
 
 
 def around(losses, level: float, window: int) -> np.ndarray:
@@ -92,19 +88,6 @@ def around(losses, level: float, window: int) -> np.ndarray:
     for row, whole, above in zip(found, padded, losses > level, strict=True):
         if above.any():
             row[:] = whole[above.argmax() : above.argmax() + 2 * window + 1]
-    return found
-
-
-def local_means(local) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return for each snapshot of ``local`` (runs, snapshots, measures), NaN where a run has none, the number
-    of runs that have it, and mean and error of the measures over them; NaN for fewer than two."""
-    found = []
-    for values in np.moveaxis(_numbers("local", local, 3), 1, 0):
-        kept = values[np.isfinite(values).all(axis=1)]
-        if len(kept) > 1:
-            found.append((len(kept), kept.mean(axis=0), kept.std(axis=0, ddof=1) / np.sqrt(len(kept))))
-        else:
-            found.append((len(kept), *np.full((2, local.shape[-1]), np.nan)))
     return found
 
 

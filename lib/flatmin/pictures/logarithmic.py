@@ -18,7 +18,7 @@ __all__ = [
     "law_figure",
     "passage_figure",
     "passages_and_paths",
-    "passages_and_powers",
+    "passages_and_offsets",
     "rates_figure",
     "show_regression",
 ]
@@ -253,20 +253,33 @@ def _show_paths(ax, path, level, runs=3, around=30):
     ax.legend(fontsize=8)
 
 
-def _show_powers(ax, groups, ends, lines):
-    """Powers of c against 1/T = B/(ηh): fits as points, the formulas as lines."""
-    for label, kind, marker, places, slopes in groups:
-        kept = [(place, fit.value, fit.error) for place, fit in zip(places, slopes, strict=True) if fit]
-        plots.points(ax, *zip(*kept, strict=True), label, kind, marker=marker, markersize=5)
-    for label, kind, offset in lines:
-        plots.theory(ax, ends, np.asarray(ends) + offset, label, kind, linewidth=1.2)
-    ax.set(xlabel=r"$1/T=B/(\eta h)$", ylabel="power of c", ylim=(0, None))
+def _show_offsets(ax, offsets, nine, own):
+    """Power of c less 1/T of networks and of their linearisations, one column for each window."""
+    shift = np.linspace(-0.12, 0.12, len(own))
+    for place, found in enumerate(offsets.values()):
+        for side, (values, kind, marker, name) in enumerate(
+            zip(found.T, ("simulation", "theory"), "ox", ("network", "linearised, same batches"), strict=True)
+        ):
+            label = None if place else name
+            at = place + shift + (side - 0.5) * 0.36
+            ax.plot(at, values, marker, ms=5, color=plots.colour(kind), label=label)
+        ax.plot(
+            place + shift,
+            own,
+            "_",
+            ms=8,
+            color=plots.colour("exact"),
+            label=None if place else "as printed, n = 1/Σp²",
+        )
+    plots.printed(ax, (-0.5, len(offsets) - 0.5), (nine, nine), "as printed, n = 9")
+    ax.set_xticks(range(len(offsets)), [f"{low}–{high}" for low, high in offsets])
+    ax.set(xlabel="mean passage time in steps", ylabel=r"power of c less $B/(\eta h)$")
     ax.legend(fontsize=8)
 
 
 def passages_and_paths(levels, series, power, paths, level, title):
     """Left: first-passage times of several networks, with one printed ``power``. Right: the loss around
-    passages of ``level``; ``series`` and ``paths`` as in :func:`passages_and_powers` and of
+    passages of ``level``; ``series`` and ``paths`` as in :func:`passages_and_offsets` and of
     :func:`flatmin.networks.passage_times.around`."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.9))
     _show_times(left, levels, series, [power] * len(series), "as printed", every=3)
@@ -276,16 +289,16 @@ def passages_and_paths(levels, series, power, paths, level, title):
     return figure
 
 
-def passages_and_powers(levels, series, printed, groups, ends, formulas):
-    """Left: first-passage times of several networks. Right: fitted powers of c against 1/T.
+def passages_and_offsets(levels, series, printed, offsets, nine, own):
+    """Left: first-passage times of a network. Right: powers of c less 1/T of several.
 
     ``series`` is a list of (label, η, steps (R, C), steps of the tangent model (R', C), those of M22's model
-    with discrete steps or None), ``printed`` M22's power for each of them with n = 9. ``groups`` is a list of
-    (label, kind, marker, [1/T], slopes of :func:`flatmin.networks.passage_times.powers`), ``formulas`` one of
-    (label, kind, offset): power = 1/T + offset between the ``ends``.
+    with discrete steps or None), ``printed`` M22's power for each of them with n = 9. ``offsets`` maps
+    windows to (networks, 2), network and linearised; ``nine`` and ``own`` (networks,) are the printed offsets
+    for n = 9 and for each network's own n.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4))
     _show_times(left, levels, series, printed, "as printed, n = 9")
-    _show_powers(right, groups, ends, formulas)
+    _show_offsets(right, offsets, nine, own)
     plots.label_panels((left, right))
     return figure

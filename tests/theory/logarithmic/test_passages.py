@@ -1,10 +1,10 @@
-"""M22's model with its steps kept discrete, and the tail of SGD along one direction."""
+"""M22's model with its steps kept discrete."""
 
 import numpy as np
 import pytest
 from scipy.special import erfc
 
-from flatmin.theory.logarithmic.passages import decoupled_passages, kesten_tail
+from flatmin.theory.logarithmic.passages import decoupled_passages
 
 
 def test_decoupled_first_step_is_gaussian():
@@ -25,15 +25,6 @@ def test_decoupled_mean_loss_follows_its_recursion():
     assert (calm == -1).all()
 
 
-def test_tail_of_two_equal_chances():
-    # |1 − ηĥ| is 1/2 or √2: E = 1 at √2^κ = golden ratio
-    curvatures = np.array([0.5, 1 + np.sqrt(2)])
-    found = kesten_tail(curvatures, 1.0, 1, draws=400_000)
-    assert found == pytest.approx(np.log2((1 + np.sqrt(5)) / 2), abs=0.01)
-    assert kesten_tail(np.array([0.5, 1.5]), 1.0, 1) == np.inf
-    assert kesten_tail(np.array([2.5, 4.0]), 1.0, 1) == 0
-
-
 def test_a_diverging_run_passes_every_level():
     found = decoupled_passages([1.0], [2.0, 1e140], eta=1e3, batch_size=1, steps=400, runs=4)
     assert (found > 0).all()
@@ -44,5 +35,3 @@ def test_refusals():
         decoupled_passages([1.0, -1.0], [2.0], eta=0.1, batch_size=1, steps=1, runs=1)
     with pytest.raises(ValueError, match="levels"):
         decoupled_passages([1.0], [2.0, 1.5], eta=0.1, batch_size=1, steps=1, runs=1)
-    with pytest.raises(ValueError, match="curvatures"):
-        kesten_tail([-1.0], 0.1, 1)

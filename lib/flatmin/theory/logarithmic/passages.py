@@ -1,14 +1,12 @@
-"""First passages of a loss near a minimum: M22's model with discrete steps, and the tail of SGD itself."""
+"""First passages of a loss near a minimum, in M22's model with discrete steps."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
 
 from flatmin import _check
-from flatmin.theory.logarithmic.multiplicative import kesten_exponent
 
-__all__ = ["decoupled_passages", "kesten_tail"]
+__all__ = ["decoupled_passages"]
 
 #: numbers beyond this have squares that exceed a double
 _LARGE = 1e150
@@ -49,27 +47,3 @@ def decoupled_passages(
                 if not len(alive):
                     break
     return passed
-
-
-def kesten_tail(curvatures, eta: float, batch_size: int, draws: int = 200_000, seed: int = 0) -> float:
-    """x with P(L > c) ∝ c^−x, and t_p ∝ c^x, for the recursion δ ← (1 − ηĥ)δ + noise along one direction v.
-
-    ĥ, the mean over a batch drawn with replacement from the samples' ``curvatures`` (∇fᵢ·v)² ≥ 0, is the
-    batch's own curvature; expectations are taken over so many ``draws`` of it. Kesten's theorem: P(|δ| > s) ∝
-    s^−κ with E|1 − ηĥ|^κ = 1, and L − L* ∝ δ² gives x = κ/2. It is ∞ if no batch expands, 0 if E log|1 − ηĥ|
-    ≥ 0: then there is no stationary state. Raises ValueError for numbers out of range.
-    """
-    values = _check.array("curvatures", curvatures, ndim=1, least=0, most=_LARGE)
-    eta = _check.number("eta", eta, above=0, most=_LARGE)
-    batch_size = _check.integer("batch_size", batch_size, least=1, most=10**6)
-    draws = _check.integer("draws", draws, least=1, most=10**8)
-    rng = np.random.default_rng(_check.integer("seed", seed, least=0))
-    batch = np.zeros(draws)
-    for _ in range(batch_size):
-        batch += values[rng.integers(len(values), size=draws)]
-    logs = np.log(np.maximum(np.abs(1 - eta * batch / batch_size), 1e-300))
-    if logs.mean() >= 0:
-        return 0.0
-    if logs.max() <= 0:
-        return np.inf
-    return kesten_exponent(lambda kappa: logsumexp(kappa * logs) - np.log(draws)) / 2
