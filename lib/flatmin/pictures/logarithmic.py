@@ -17,8 +17,8 @@ __all__ = [
     "fitted_figure",
     "law_figure",
     "passage_figure",
-    "passages_and_paths",
     "passages_and_offsets",
+    "passages_and_paths",
     "rates_figure",
     "show_regression",
 ]
