@@ -93,7 +93,7 @@ def at_the_ridge(valley, delta_s, operator, simulated, theory, printed):
 
 
 def hop_rates(valley, valleys, constant, limit):
-    """Rates out of the sharp valley of a frozen slice in units of the inverse time to the ridge; error of A28.
+    """Rates out of the sharp valley of a slice in units of the inverse time to the ridge, and A28's error.
 
     The error, exact time in the denominator, is drawn against y for noise levels of Y26 Fig. 4c, with the
     freezing points of Eq. 11 (``constant``: its εΦ); ``limit`` is a level to compare it with.
@@ -116,14 +116,11 @@ def hop_rates(valley, valleys, constant, limit):
     ax.legend(fontsize=9)
     for level, colour in zip((1e-4, 6e-4, 4e-3), ("#0072b2", "#009e73", "#d55e00"), strict=True):
         frozen = float(printed.y26_eq11(valleys, level, constant))
-        for y, look in (
-            (np.geomspace(1, 30, 200), {"linestyle": "-"}),
-            (np.array([frozen]), {"marker": "o"}),
-        ):
+        label = f"$\\Delta_S={level:g}$"
+        for y, look in ((np.geomspace(1, 30, 200), {"label": label}), (np.array([frozen]), {"marker": "o"})):
             at = hopping.frozen(valleys, y)
             ratio = hopping.passage_time_erfi(at, "sharp", level) / hopping.passage_time(at, "sharp", level)
-            label = f"$\\Delta_S={level:g}$" if len(y) > 1 else None
-            right.plot(y, ratio - 1, color=colour, label=label, **look)
+            right.plot(y, ratio - 1, color=colour, linestyle="-", **look)
     right.axhline(limit, color=_GREY, linewidth=0.8, linestyle="--")
     right.set(xscale="log", yscale="log", ylim=(1e-4, 1.2), xlabel="$y$", ylabel="error of A28, relative")
     right.legend(fontsize=9)
