@@ -472,6 +472,20 @@ _LISTED = (
         "networks/test_curvature.py::test_the_norm_of_few_probes_has_no_bias",
     ),
     (
+        "weights-of-the-quotients",
+        "theory/stability/sharpness.py",
+        "_quotient(first * ratios, first)",
+        "_quotient(second * ratios, second)",
+        "theory/stability/test_sharpness.py",
+    ),
+    (
+        "curvature-of-the-batch",
+        "theory/stability/sharpness.py",
+        "(parts * seen).sum(axis=1)",
+        "(parts**2 * seen).sum(axis=1)",
+        "theory/stability/test_sharpness.py",
+    ),
+    (
         "sharpness-at-the-edge",
         "networks/stability.py",
         "value=found.value * eta / 2",

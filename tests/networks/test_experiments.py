@@ -11,6 +11,7 @@ from flatmin.experiments import (
     noise_square,
     noise_strength,
     parity_network,
+    stability_edge,
     stability_escape,
     stability_size,
     stability_training,
@@ -50,6 +51,12 @@ SHAPES = {
         "fcn_mu": (1, 2, 2, 4),
         "fcn_eta": (1,),
         "batch_sizes": (2,),
+    },
+    stability_edge: {
+        "outputs_1_exact": (2, 3, 1, 2, 5),
+        "outputs_1_sharpness": (2, 3, 1, 2, 5),
+        "outputs_1_typical": (2, 3, 1, 2),
+        "steps_1": (3, 5),
     },
     stability_size: {
         "fcn_frobenius": (2, 2, 2, 2),

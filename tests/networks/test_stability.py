@@ -344,6 +344,23 @@ def test_what_the_chapter_reads_from_the_edges():
     np.testing.assert_allclose(edges.recorded_edges(stored, "fcn", 0)[5], live, rtol=1e-6)
 
 
+def test_what_the_chapter_reads_from_the_edge_of_stochastic_stability():
+    """Late: steps 8 and 10 of 10. Fitting: a loss of 0.005 to 0.05; the last run diverged."""
+    loss = np.array([[0.6, 0.04, 0.02, 1e-3], [0.6, 0.3, 0.2, 0.1], [np.inf] * 4])
+    exact = np.array([[0.0, 1, 2, 4], [0.0, 3, 5, 7], [np.inf] * 4])
+    stored = types.SimpleNamespace(
+        arrays={
+            "outputs_1_loss": loss[None, None],
+            "outputs_1_exact": exact[None, None],
+            "steps_1": np.array([[0, 5, 8, 10]]),
+            "labels": np.array(["true"]),
+        },
+        batch_sizes=[5],
+    )
+    np.testing.assert_allclose(edges.phase_means(stored, 1, "exact")["true", 5], [3, 6])
+    np.testing.assert_allclose(edges.phase_means(stored, 1, "exact", "fitting")["true", 5], [1.5])
+
+
 def test_what_the_chapter_reads_from_the_sizes():
     size = np.array([[10, 10], [100, 100], [1000, 1000]])
     values = np.stack([np.ones((3, 2)), 3 * size**0.5 * [1.0, 2.0]], -1)

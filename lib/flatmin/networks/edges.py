@@ -60,6 +60,30 @@ def recorded_edges(result, kind: str, which: int) -> dict[int, np.ndarray]:
     }
 
 
+def phase_means(result, outputs: int, name: str, phase: str = "late") -> dict[tuple[str, int], np.ndarray]:
+    """{(labels, B): each run's mean of a recorded ratio over the checkpoints of a phase, (runs,)}.
+
+    ``result`` of the experiment stability-edge, ``name`` one of its ratios; ``phase`` "late" or "fitting"
+    (:data:`LATE`, :data:`FITTING`; the loss at outputs 0 is ½). Runs that diverged, or have no such
+    checkpoint, are left out. Raises ValueError for what was not recorded.
+    """
+    kind = f"outputs_{_check.integer('outputs', outputs, least=1)}"
+    phase = _check.choice("phase", phase, ("late", "fitting"))
+    values, losses = (_get(result, kind, each) for each in (name, "loss"))
+    low, high = (0.5 * share for share in FITTING)
+    found = {}
+    for place in np.ndindex(values.shape[:2]):
+        steps = result.arrays[f"steps_{outputs}"][place[1]]
+        rows, loss = (a[place].reshape(-1, len(steps)) for a in (values, losses))
+        used = np.broadcast_to(steps >= LATE * steps[-1], loss.shape)
+        if phase == "fitting":
+            used = (loss >= low) & (loss <= high)
+        kept = used.any(1) & np.isfinite(loss).all(1)
+        means = [row[each].mean() for row, each in zip(rows[kept], used[kept], strict=True)]
+        found[str(result.arrays["labels"][place[0]]), int(result.batch_sizes[place[1]])] = np.array(means)
+    return found
+
+
 def at_end(result, kind: str, name: str, which: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """P and a value at the end of training, (sizes, runs), for the sizes at which no run diverged.
 
