@@ -68,6 +68,8 @@ def phase_means(result, outputs: int, name: str, phase: str = "late") -> dict[tu
     checkpoint, are left out. Raises ValueError for what was not recorded.
     """
     kind = f"outputs_{_check.integer('outputs', outputs, least=1)}"
+    if f"{kind}_loss" not in result.arrays:
+        raise _check.refused("outputs", outputs, "a number of outputs that was recorded")
     phase = _check.choice("phase", phase, ("late", "fitting"))
     values, losses = (_get(result, kind, each) for each in (name, "loss"))
     low, high = (0.5 * share for share in FITTING)
