@@ -21,6 +21,7 @@ __all__ = [
     "noise_directions",
     "paths_and_rates",
     "planes",
+    "ratios_along",
     "tightness",
 ]
 
@@ -213,6 +214,31 @@ def edges_along(panels):
         ax.set(xscale="log", ylim=(0, 2.5), xlabel="step", title=title)
     axes[0].set_ylabel("η over the largest stable η")
     axes[-1].legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def ratios_along(panels):
+    """Batch sharpness beside the exact edge and other ratios along training, each 1 at its edge.
+
+    ``panels``: (title, steps (T,), {"exact", "sharpness", "descent", "trace": (runs, T)}), three in a row.
+    Points are means over runs, bars their standard deviation.
+    """
+    rows = len(panels) // 3
+    figure, axes = plt.subplots(rows, 3, figsize=(8.6, 3 * rows), sharey=True, squeeze=False)
+    for ax, (title, steps, ratios) in zip(axes.flat, panels, strict=True):
+        thousands = np.asarray(steps) / 1000
+        for name, kind, label in (("descent", "gd", r"$\eta\lambda_1/2$"), ("trace", "gld", "trace rule")):
+            plots.theory(ax, thousands, ratios[name].mean(0), label, kind, linewidth=1.2)
+        for name, kind, label in (("exact", "theory", "exact"), ("sharpness", "sgd", "batch sharpness")):
+            look = {"marker": "s" if kind == "theory" else "o", "ms": 4, "linestyle": "-", "lw": 0.8}
+            plots.points(ax, thousands, ratios[name].mean(0), ratios[name].std(0, ddof=1), label, kind, **look)
+        ax.axhline(1, color="0.6", lw=1, ls="-")
+        ax.set(title=title, ylim=(0, 1.6))
+    for ax in axes[-1]:
+        ax.set_xlabel("step / 1000")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("ratio, 1 at its edge")
+    axes[0, 0].legend(fontsize=8, loc="upper right")
     return figure
 
 
