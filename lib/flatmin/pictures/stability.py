@@ -231,7 +231,8 @@ def ratios_along(panels):
             plots.theory(ax, thousands, ratios[name].mean(0), label, kind, linewidth=1.2)
         for name, kind, label in (("exact", "theory", "exact"), ("sharpness", "sgd", "batch sharpness")):
             look = {"marker": "s" if kind == "theory" else "o", "ms": 4, "linestyle": "-", "lw": 0.8}
-            plots.points(ax, thousands, ratios[name].mean(0), ratios[name].std(0, ddof=1), label, kind, **look)
+            mean, spread = ratios[name].mean(0), ratios[name].std(0, ddof=1)
+            plots.points(ax, thousands, mean, spread, label, kind, **look)
         ax.axhline(1, color="0.6", lw=1, ls="-")
         ax.set(title=title, ylim=(0, 1.6))
     for ax in axes[-1]:
