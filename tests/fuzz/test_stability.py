@@ -53,7 +53,11 @@ CASES = [
     Case(bounds.decoupled_step, {"eigenvalues": [2.0, 1.0], "noise": [1.0, 3.0], "batch_size": 2}),
     Case(bracket.step_bracket, {**DRAWN, "directions": 3}),
     Case(paths.mean_losses, {**STEP, "steps": 3, "residuals": ERRORS}),
-    Case(paths.log_losses, {**STEP, "steps": 3, "trajectories": 2, "seed": 1}),
+    Case(
+        paths.log_losses,
+        {**STEP, "steps": 3, "trajectories": 2, "seed": 1, "moment": np.eye(7)},
+        leave={"moment": {"None": "errors of length 1"}},
+    ),
     Case(paths.typical_growth, {"log_losses": np.cumsum(np.ones((3, 9)), axis=1), "discard": 2}),
     Case(paths.typical_edge, {**DRAWN, "steps": 20, "trajectories": 4}),
     Case(sharpness.at_edge, {**DRAWN, "draws": 5}),

@@ -82,6 +82,20 @@ def test_the_typical_edge_lies_beyond_that_of_the_mean(sampling):
         assert abs(rate.value) < 4 * np.hypot(rate.error, slope * found.error)
 
 
+def test_directions_that_hardly_move_do_not_hide_the_typical_edge():
+    rows = np.random.default_rng(5).normal(size=(30, 20)) * 10.0 ** -np.linspace(0, 5, 20)
+    found = typical_edge(Minimum.from_gradients(rows), 1)
+    assert found.value == pytest.approx(typical_edge(Minimum.from_gradients(rows[:, :8]), 1).value, rel=0.02)
+    assert found.value > largest_step(Minimum.from_gradients(rows), 1)
+
+
+def test_paths_start_in_the_moment_they_are_given():
+    minimum, moment = random_minimum(), np.diag([0.0, 3.0, 0.0, 0.0])
+    moment[1, 2] = moment[2, 1] = 1e-9
+    logs = log_losses(minimum, 0.1, 1, 0, 20_000, 0, moment=moment)[:, 0]
+    assert np.exp(logs).mean() == pytest.approx(1.5 * minimum.eigenvalues[1], rel=4 * 2**0.5 / 20_000**0.5)
+
+
 def test_the_typical_edge_of_the_whole_set_is_that_of_descent():
     minimum = random_minimum()
     found = typical_edge(minimum, 5)

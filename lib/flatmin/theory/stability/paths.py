@@ -19,7 +19,7 @@ from flatmin.estimate import Estimate
 from flatmin.sampling import Sampling
 from flatmin.theory.stability.bounds import trace_sufficient_step
 from flatmin.theory.stability.minimum import Minimum, checked
-from flatmin.theory.stability.threshold import step_of
+from flatmin.theory.stability.threshold import leading_mode, step_of
 
 __all__ = ["epoch_growth", "log_losses", "mean_losses", "typical_edge", "typical_growth"]
 
@@ -74,11 +74,13 @@ def log_losses(
     trajectories: int,
     seed: int,
     sampling: str = "fresh",
+    moment=None,
 ) -> np.ndarray:
     """Simulate linearised SGD and return ln L, (trajectories, steps + 1); −inf where L is exactly 0.
 
-    The errors are standard normal at the start (those that the model can make). The length of δ is kept
-    apart, so that no path overflows or underflows. Raises ValueError for an unknown ``sampling``, a batch
+    The errors are standard normal at the start (those that the model can make), or δ is Gaussian with the
+    second ``moment`` (r, r), in the eigenbasis of H. The length of δ is kept apart, so that no path overflows
+    or underflows. Raises ValueError for an unknown ``sampling``, a batch
     size that is no integer in 1…n (or does not divide the n samples of an epoch), η ≤ 0, or steps,
     trajectories or a seed that are no counts.
     """
@@ -88,7 +90,14 @@ def log_losses(
     batch_size = size_of(minimum, batch_size, sampling)
     batches = batches_of(rng, minimum.samples, batch_size, trajectories, sampling)
     lam, roots = minimum.eigenvalues, minimum.roots
-    delta = rng.standard_normal((trajectories, minimum.rank)) / np.sqrt(lam * minimum.samples)
+    delta = rng.standard_normal((trajectories, minimum.rank))
+    if moment is None:
+        delta /= np.sqrt(lam * minimum.samples)
+    else:
+        values, axes = np.linalg.eigh(_check.array("moment", moment, shape=(minimum.rank, minimum.rank)))
+        if not values[-1] > 0:
+            raise _check.refused("moment", moment, "a second moment, not 0")
+        delta = delta * np.sqrt(np.maximum(values, 0)) @ axes.T
     length, logs = np.zeros(trajectories), np.empty((trajectories, steps + 1))
     with np.errstate(divide="ignore"):  # the logarithm of a loss that is 0
         for step in range(steps + 1):
@@ -157,9 +166,8 @@ def typical_edge(
     """The learning rate at which a typical path turns from falling to growing: Lyapunov exponent 0.
 
     Root of the mean rate of ln L of simulated paths, with the same batches at every η; never below η* in the
-    limit, as λ ≤ ½ ln ρ. The first quarter of the steps, in which a path turns into its fastest direction, is
-    left out. Where slow directions let the loss fall by less than the error, the root is that of the fast
-    ones. For ``sampling="epoch"`` the steps are rounded up to whole epochs. The error is that of the rate
+    limit, as λ ≤ ½ ln ρ. The paths start in the second moment that η* keeps (:func:`~.threshold.leading_mode`)
+    and not in directions so slow that nothing happens there; the first quarter of the steps is left out. For ``sampling="epoch"`` the steps are rounded up to whole epochs. The error is that of the rate
     over its slope in η. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2
     trajectories.
     """
@@ -168,8 +176,11 @@ def typical_edge(
     quarter = unit * math.ceil(_check.integer("steps", steps, least=8, most=MOST) / 4 / unit)
     trajectories = _check.integer("trajectories", trajectories, least=2, most=MOST)
 
+    how = "replacement" if sampling == "replacement" else "fresh"
+    moment = leading_mode(minimum, None, size, how).moment
+
     def rates(eta):
-        logs = log_losses(minimum, eta, size, 4 * quarter, trajectories, seed, sampling)
+        logs = log_losses(minimum, eta, size, 4 * quarter, trajectories, seed, sampling, moment)
         moved = logs[:, -1] - np.maximum(logs[:, quarter], -1e6)  # a loss that has vanished stays 0
         return np.maximum(moved, -1e6) / (3 * quarter)
 
