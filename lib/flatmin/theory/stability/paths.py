@@ -166,10 +166,11 @@ def typical_edge(
     """The learning rate at which a typical path turns from falling to growing: Lyapunov exponent 0.
 
     Root of the mean rate of ln L of simulated paths, with the same batches at every η; never below η* in the
-    limit, as λ ≤ ½ ln ρ. The paths start in the second moment that η* keeps (:func:`~.threshold.leading_mode`)
-    and not in directions so slow that nothing happens there; the first quarter of the steps is left out. For ``sampling="epoch"`` the steps are rounded up to whole epochs. The error is that of the rate
-    over its slope in η. Raises ValueError as :func:`log_losses`, and for fewer than 8 steps or 2
-    trajectories.
+    limit, as λ ≤ ½ ln ρ. The paths start in the second moment that η* keeps
+    (:func:`~.threshold.leading_mode`) and not in directions so slow that nothing happens there; the first
+    quarter of the steps is left out. For ``sampling="epoch"`` the steps are rounded up to whole epochs. The
+    error is that of the rate over its slope in η. Raises ValueError as :func:`log_losses`, and for fewer than
+    8 steps or 2 trajectories.
     """
     size = size_of(minimum, batch_size, sampling)
     unit = minimum.samples // size if sampling == "epoch" else 1
