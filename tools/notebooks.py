@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 import api
-from flatmin.ledger import claims, scoreboard
+from flatmin.ledger import claims, errata, scoreboard
 from flatmin.ledger.files import write_bytes
 from rules import ENVIRONMENT
 
@@ -253,6 +253,7 @@ def write_ledger():
     made = [path for path in map(notebook_path, chapter_names()) if path.exists()]
     claims.write_verdicts(claims.collect(made))
     scoreboard.write_pages()
+    errata.write_page()
     api.main([])
 
 

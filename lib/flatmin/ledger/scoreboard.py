@@ -114,7 +114,7 @@ def _row(claim, entry):
     doubted = " <em>(doubted)</em>" if claim.doubtful else ""
     statement = _typeset(claim.statement) + doubted
     parts = entry["parts"] if entry else []
-    found = "".join(f"<div>{_finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
+    found = "".join(f"<div>{finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
     if claim.open:
         planned = f" (planned: {_chapter_name(claim.chapter)})" if claim.chapter and not parts else ""
         found += f"<div><em>{_line(claim.open + planned)}</em></div>"
@@ -137,7 +137,7 @@ def _typeset(statement):
     return re.sub(r"\^\{([^}]+)\}", r"<sup>\1</sup>", text)
 
 
-def _finding(id, part, several):
+def finding(id, part, several):
     """Return the HTML of one check: its link, its numbers, and its own badge where there are several."""
     verdict = Verdict.from_dict(part | {"id": id})
     chapter = part["chapter"]
