@@ -132,8 +132,8 @@ class Lifetime:
         if core is None:
             core = 0.5, 0.5 * np.sqrt(delta_s * landscape.function(landscape.hessian[1, 1])(0.0, 0.0))
         self.core = _check.array("core", core, above=0, shape=(2,))
-        # the outermost node stands on the bound's inside: T is 0 from one spacing further on
-        self._spacing = np.arcsinh(self.bound / self.core) / self.cells
+        # the outermost node stands on the bound, where T falls to 0 at once
+        self._spacing = np.arcsinh(self.bound / self.core) / (self.cells - 1)
         with np.errstate(all="ignore"):
             self._factors = self._factorised()
             self._times = lu_solve(self._factors, np.full(self.cells.prod(), self.eta))
@@ -187,11 +187,9 @@ class Lifetime:
         parts = []
         for c, h, n, q in zip(self.core, self._spacing, self.cells, points, strict=True):
             place = np.arcsinh(q / c) / h
-            nearest = np.minimum(np.rint(place), n).astype(int)
-            offset = place - nearest
-            columns = np.abs(nearest[:, None] + _STENCIL)  # even: mirrored at 0
-            weights = _lagrange(offset) * (columns < n) * (place <= n)[:, None]  # outside T = 0
-            parts.append((np.minimum(columns, n - 1), weights))
+            middle = np.clip(np.rint(place), 0, n - 3).astype(int)
+            inside = (place < n - 1 + 1e-9)[:, None]
+            parts.append((np.abs(middle[:, None] + _STENCIL), _lagrange(place - middle) * inside))
         (i, u), (j, v) = parts
         columns = i[:, :, None] * self.cells[1] + j[:, None, :]
         return columns.reshape(len(i), -1), (u[:, :, None] * v[:, None, :]).reshape(len(i), -1)
