@@ -58,7 +58,7 @@ def _horizon(delta_s):
 
 
 def _scale(etas, smaller, deltas, trajectories, plane, tail, cells, horizon=1.0, **texts):
-    """``smaller``: the step sizes of the crossover, at the largest three noise levels of ``deltas``.
+    """``smaller``: the step sizes of the crossover, at the largest two noise levels of ``deltas``.
 
     ``plane``: (η, Δ_S) of the map; ``tail``: those of the tail; ``cells``: of the law in either.
     """
@@ -67,7 +67,7 @@ def _scale(etas, smaller, deltas, trajectories, plane, tail, cells, horizon=1.0,
     counts = {"trajectories": trajectories, "cells": cells}
     axes = {
         "lifetime": {"delta_s": deltas, "eta": etas},
-        "crossover": {"delta_s": deltas[:-4:-1], "eta": smaller},
+        "crossover": {"delta_s": deltas[:-3:-1], "eta": smaller},
         "map": {"delta_s": plane[1], "eta": plane[0]},
         "tail": {"delta_s": tail[1], "eta": tail[0]},
     }
@@ -93,7 +93,7 @@ EXPERIMENT = Experiment(
         ((54, 60), (66, 72)),
         text=(
             "Y22's valley at ε = 0.001; 1024 runs at each of 4 step sizes and 5 noise levels, "
-            "704 at each of 3 smaller steps and 3 noise levels"
+            "704 at each of 3 smaller steps and 2 noise levels"
         ),
     ),
     quick=_scale(
