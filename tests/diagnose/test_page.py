@@ -5,33 +5,30 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flatmin.diagnosis import page
+from flatmin.diagnosis.report import Line, Plan, Report, Step
 from flatmin.estimate import Estimate
 
 EVIL = '<script>alert("1")</script> & $x_1$ {0}'
 
 
-def line(name, section, value=None, error=0.0, *, reason="", at=None, claim=None, link=None):
-    """One line of a report, as flatmin.diagnosis makes them."""
+def line(name, section, value=None, error=0.0, *, reason="", at=None, claim=None, link=None, words=""):
+    """One line of a report, as flatmin.diagnose makes them."""
     estimate = None if value is None else Estimate(value, error, 100 * bool(np.any(error)), f"way of {name}")
-    method = None if estimate is None else estimate.method
-    samples = None if estimate is None else estimate.n
-    return SimpleNamespace(
-        name=name, section=section, symbol=name[:6], words=f"words about {name}", estimate=estimate,
-        reason=reason, method=method, samples=samples, claim=claim, link=link, at=at,
-    )  # fmt: skip
+    return Line(name, section, name[:6], words or f"words about {name}", estimate, reason, claim, link, at)
 
 
-def report(*lines, **facts):
+def report(*lines, notes=(), **facts):
     """A report of these lines."""
-    sections = {one.section: tuple(x for x in lines if x.section == one.section) for one in lines}
-    facts = {"model": "Sequential", "parameters": 610, "eta": 0.1, "batch_size": 32, "seconds": 1.25} | facts
-    return SimpleNamespace(lines=lines, sections=sections, facts=facts, plan="done: all\ndropped: nothing")
+    known = {"model": "Sequential", "parameters": 610, "loss": "square", "samples": 100, "of_samples": 200}
+    known |= {"outputs": 1, "eta": 0.1, "batch_size": 32, "sampling": "epoch", "momentum": 0.0, "seed": 0}
+    known |= {"weight_decay": 0.0, "device": "cpu", "dtype": "float32", "memory": 2**20, "peak": 2**28}
+    steps = Step("trace", 1.0, 0.5, "done"), Step("typical edge", 9.0, None, "dropped", "would take ≈ 9.0 s")
+    return Report(lines, known | {"seconds": 1.25} | facts, Plan(60.0, steps, tuple(notes)))
 
 
 GRID = np.linspace(-1, 30, 200)
@@ -104,29 +101,38 @@ def test_numbers_stand_after_the_sign_with_their_error():
     html = page.html(FULL)
     assert "≈ 1.500(10)" in html
     assert "0.weight ≈ 3.00, 2.weight ≈ 4.50" in html
-    assert "a curve from ≈ -1.00 to ≈ 30.0" in html.replace("−", "-")
-    assert "seconds ≈ 1.25" in html
+    assert "200 values, from ≈ -1.00 to ≈ 30.0" in html.replace("−", "-")
+    assert "(chapter 11, w22-cifar-flatness)" in html
+    assert "would take ≈ 9.0 s" in html
     assert "svg" not in html  # a notebook keeps the tables only
-    many = report(line("layers", "curvature", np.arange(12.0), 0.0))
-    assert page.html(many).count("≈") == 11  # ten, and the seconds
     Reader(html)
+    names = tuple(f"layer{i}" for i in range(12))
+    many = page.html(report(line("layers", "curvature", np.arange(12.0), 0.0, at=names)))
+    assert "layer9 ≈ 9.00, …" in many
+    assert "layer10" not in many
+    assert "Stability" not in many
 
 
 def test_what_comes_from_the_reader_is_escaped():
-    bad = report(
-        line("lambda_1", EVIL, 2.0, 0.1, link="https://example.org/?a=1&b=\"2"),
+    lines = (
+        line("lambda_1", "curvature", 2.0, 0.1, words=EVIL),
         line("trace_by_layer", "curvature", np.ones(1), 0.0, at=(EVIL,)),
         line("mu", "noise", reason=EVIL, claim=EVIL, link="javascript:alert(1)"),
-        model=EVIL,
-    )  # fmt: skip
-    bad.plan = EVIL
+        line("descent", "stability", 1.0),
+    )
+    bad = report(*lines, model=EVIL, notes=(EVIL,))
     for text in (page.page(bad), page.html(bad)):
         assert "<script" not in text
         read = Reader(text)
-        assert " ".join(read.text).count(EVIL.replace("{0}", "")) >= 4
-        outside = [address for address in read.addresses if not address.startswith("#")]
-        assert outside == ['https://example.org/?a=1&b="2']
-    page.plot(bad)
+        assert " ".join(read.text).count(EVIL) >= 6
+        assert all(address.startswith("#") for address in read.addresses)
+    page.plot(bad).canvas.draw()
+
+
+def test_only_a_report_is_shown():
+    for function in (page.html, page.page, page.plot, lambda one: page.save(one, "x.html")):
+        with pytest.raises(ValueError, match="report=3: must be"):
+            function(3)
 
 
 def test_the_figure_shows_what_there_is():

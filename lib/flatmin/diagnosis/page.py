@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from flatmin import _check
+from flatmin.diagnosis.report import Report
 from flatmin.ledger import plots
 from flatmin.ledger.claims import approx
 from flatmin.ledger.files import write_bytes
 
 __all__ = ["EDGES", "html", "page", "plot", "save"]
 
-#: numbers of an array that are shown
+#: entries of an array that are shown
 _SHOWN = 10
 
 _LEADS = {
@@ -80,13 +81,18 @@ figcaption { font-size: 0.85em; opacity: 0.8; }
 
 
 def html(report) -> str:
-    """The tables of ``report`` as HTML for a notebook, in the colours of the page around them."""
+    """The tables of ``report`` as HTML for a notebook, in the colours of the page around them.
+
+    Here and below ``report`` is what :func:`flatmin.diagnose` returns; ValueError for anything else.
+    """
+    _check.instance("report", report, Report)
     return f'<div class="flatmin-report"><style>{_STYLE}</style>{_tables(report)}</div>'
 
 
 def page(report) -> str:
     """``report`` as one HTML file: facts, figures, tables, and what the numbers do not say."""
-    title = f"{report.facts.get('model', 'Network')}: what SGD sees"
+    _check.instance("report", report, Report)
+    title = f"{report.facts['model']}: what SGD sees"
     drawn = "".join(
         f"<figure>{_svg(name, draw, words)}<figcaption>{escape(words)}</figcaption></figure>"
         for name, (draw, words) in _panels(report).items()
@@ -103,6 +109,7 @@ def page(report) -> str:
 
 def save(report, path) -> Path:
     """Write :func:`page` to ``path`` and return it; ValueError for no path, or a folder that is not there."""
+    _check.instance("report", report, Report)
     target = Path(_check.instance("path", path, (str, Path)))
     if not target.name or target.is_dir() or not target.parent.is_dir():
         raise _check.refused("path", str(path), "the name of a file in a folder that exists")
@@ -116,7 +123,7 @@ def plot(report) -> Figure:
     The figure belongs to no window: a notebook shows it, ``savefig`` keeps it. Raises ValueError for a report
     that holds none of the three.
     """
-    panels = _panels(report)
+    panels = _panels(_check.instance("report", report, Report))
     if not panels:
         raise ValueError("report: must hold curvature, noise or stability, there is nothing to draw")
     with matplotlib.rc_context():
@@ -135,60 +142,51 @@ def plot(report) -> Figure:
 def _tables(report, facts=True) -> str:
     parts = [_facts(report)] if facts else []
     for name, lines in report.sections.items():
-        lead = f'<p class="lead">{_LEADS[name]}</p>' if name in _LEADS else ""
-        rows = "".join(map(_row, lines))
-        parts.append(f"<section><h2>{escape(name.capitalize())}</h2>{lead}<table>{rows}</table></section>\n")
-    plan = escape(str(report.plan)).replace("\n", "<br>")
-    parts.append(f'<section><h2>Plan</h2><p class="how">{plan}</p></section>\n')
-    return "".join(parts)
+        if lines:
+            rows = "".join(map(_row, lines))
+            head = f'<h2>{name.capitalize()}</h2><p class="lead">{_LEADS[name]}</p>'
+            parts.append(f"<section>{head}<table>{rows}</table></section>\n")
+    plan = "".join(
+        f'<tr><th scope="row">{escape(step.name)}</th><td class="words">{escape(step.state)}</td>'
+        f'<td class="value">{"—" if step.took is None else approx(step.took, digits=2) + " s"}</td>'
+        f'<td class="how">{escape(step.note)}</td></tr>\n'
+        for step in report.plan.steps
+    )
+    notes = "".join(f'<p class="lead">{escape(note)}</p>' for note in report.plan.notes)
+    return "".join(parts) + f"<section><h2>Plan</h2>{notes}<table>{plan}</table></section>\n"
 
 
 def _facts(report) -> str:
     """What was measured on what: one short paragraph."""
-    facts = (f"{name} {_fact(name, value)}" for name, value in report.facts.items() if value is not None)
-    return f'<p class="facts">{escape(" · ".join(facts))}</p>'
-
-
-def _fact(name, value) -> str:
-    """A fact as text: what the machine took after ≈, what was asked for as it was given."""
-    if name in ("memory", "peak"):
-        return f"{approx(value / 2**20)} MiB"
-    return approx(value) if name == "seconds" else f"{value:g}" if isinstance(value, float) else str(value)
+    return f'<p class="facts">{escape(report.head)}</p>'
 
 
 def _row(line) -> str:
     """One line of the report as a row; what is not defined says why."""
     found = line.estimate is not None
-    how = "; ".join(str(part) for part in (line.method, line.samples) if part) if found else line.reason
-    cells = ("words", line.words), ("value", _value(line) if found else "—")
-    shown = "".join(f'<td class="{name}">{escape(str(text))}</td>' for name, text in cells)
+    how = line.method if found else line.reason
+    cells = ("words", line.words), ("value", _value(line))
+    shown = "".join(f'<td class="{name}">{escape(text)}</td>' for name, text in cells)
     head = f'<tr class="{"found" if found else "none"}"><th scope="row">{escape(line.symbol)}</th>'
-    return f'{head}{shown}<td class="how">{escape(str(how or ""))}{_where(line)}</td></tr>\n'
+    return f'{head}{shown}<td class="how">{escape(how)}{_where(line)}</td></tr>\n'
 
 
 def _where(line) -> str:
-    """Claim and chapter of a line; a link where it is an address."""
-    text = escape(" ".join(filter(None, (line.claim, line.link if not _address(line.link) else ""))))
-    if _address(line.link):
-        text = f'<a href="{escape(line.link)}">{text or "in the book"}</a>'
-    return f" <small>({text})</small>" if text else ""
-
-
-def _address(link) -> bool:
-    return bool(re.match(r"https?://", link or ""))
+    """The chapter that tests a line, and its claim."""
+    chapter = f"chapter {int(line.link[:2])}" if re.match(r"\d\d_", line.link or "") else line.link
+    text = ", ".join(filter(None, (chapter, line.claim)))
+    return f" <small>({escape(text)})</small>" if text else ""
 
 
 def _value(line) -> str:
-    """The estimate of a line as text: ``≈ 12.3(4)``; an array by ten of its numbers, a curve by its ends."""
-    number, error = line.estimate.value, line.estimate.error
-    if not np.ndim(number):
-        return approx(number, error or None, digits=4)
-    if line.name == "density":
-        return f"a curve from {approx(line.at[0])} to {approx(line.at[-1])}"
-    named = line.at is not None and isinstance(line.at[0], str)
-    names = [f"{name} " if named else "" for name in line.at or [""] * len(number)]
-    shown = [f"{name}{approx(one)}" for name, one in zip(names, number, strict=True)]
-    return ", ".join(shown[:_SHOWN] + ["…"] * (len(shown) > _SHOWN))
+    """The estimate of a line as text; of an array along names ten of its numbers, of a curve its ends."""
+    if line.estimate is None or line.at is None:
+        return line.number
+    if isinstance(line.at[0], str):
+        pairs = zip(line.at[:_SHOWN], line.estimate.value, strict=False)
+        shown = ", ".join(f"{name} {approx(number)}" for name, number in pairs)
+        return shown + ", …" * (len(line.at) > _SHOWN)
+    return f"{line.number}, from {approx(line.at[0])} to {approx(line.at[-1])}"
 
 
 # --- figures
@@ -200,7 +198,7 @@ def _panels(report) -> dict:
     values = [float(line.estimate) for name, line in found.items() if re.fullmatch(r"lambda_\d+", name)]
     edges = [found[name] for name in EDGES if name in found]
     if values or "density" in found:
-        eta = report.facts.get("eta")
+        eta = report.facts["eta"]
         panels["spectrum"] = lambda ax: _spectrum(ax, np.array(values), found.get("density"), eta), _SPECTRUM
     if edges:
         panels["edges"] = lambda ax: _edges(ax, edges), _EDGES
@@ -210,10 +208,10 @@ def _panels(report) -> dict:
 
 
 #: the lines that are a ratio to an edge of stability
-EDGES = ("descent", "exact", "typical", "sharpness", "bound", "trace")
+EDGES = ("descent", "exact", "necessary", "typical", "sharpness", "bound", "trace")
 _SPECTRUM = "Spectrum of the Hessian, the largest eigenvalues as ticks; dashed, 2/η, where descent leaves."
 _EDGES = "η over each edge of stability: right of the line, SGD leaves a minimum as sharp as this."
-_NOISE = "Noise of one sample's gradient along the leading eigenvectors of H against their curvature."
+_NOISE = "Noise of a batch along the leading eigenvectors of H against their curvature; dashed, a power."
 
 
 def _spectrum(ax, values, density, eta):
