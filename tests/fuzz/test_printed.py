@@ -12,6 +12,8 @@ FREEZING = {"landscape": FORK, "delta_s": 1e-3, "eps_phi": 4e-4}
 NAN = {name: {"another shape": "NaN outside the regime, as documented"} for name in ("delta_s", "eps_phi")}
 AT_X = {"curvature": 7.0, "slope": -1.0, "second": -3.0, "tilt": 0.1, "delta_s": 0.01}
 
+NOISE = {"delta_s": 0.01}
+AT_PAPER = {"epsilon": 0.01, "lambda_0": 8.0, "lambda_1": -2.0, "lambda_2": 1.0}
 CASES = [
     Case(printed.y22_s4, {"sigma": 0.1, "curvature": 2.0}),
     Case(
@@ -25,10 +27,8 @@ CASES = [
     Case(printed.y22_s30, {"x": 0.1, **AT_X}),
     Case(printed.y22_s35, {"epsilon": 0.1, "lambda_1": -2.0}),
     Case(printed.y22_s39, {"eta": 0.1, "curvature": 7.0, "lambda_1": -2.0}),
-    Case(
-        printed.y22_s42,
-        {"delta_s": 0.01, "epsilon": 0.01, "lambda_0": 8.0, "lambda_1": -2.0, "lambda_2": 1.0},
-    ),
+    Case(printed.y22_s42, NOISE | AT_PAPER),
+    Case(printed.y22_s43, NOISE | AT_PAPER),
     Case(printed.m22_eq6, {"loss": 0.1, "hessian": 2.0, "batch_size": 5}),
     Case(printed.m22_eq17, {"eta": 0.1, "batch_size": 5, "curvature": 2.0}),
     Case(printed.w22_isotropic, {"size": 10, "batch_size": 5, "eta": 0.1}),

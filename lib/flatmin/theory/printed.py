@@ -47,6 +47,7 @@ __all__ = [
     "y22_s35",
     "y22_s39",
     "y22_s42",
+    "y22_s43",
     "y23_eq6",
     "y23_eq15",
     "y23_eq16",
@@ -189,6 +190,12 @@ def y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
     return -lambda_0 * lambda_1 / (delta_s * (lambda_1**2 + 2 * lambda_0 * lambda_2)) * (
         delta_s + epsilon / lambda_1
     )  # fmt: skip
+
+
+@_checked
+def y22_s43(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
+    """F(x_ss) − F(0) = −(Aλ₁/2B√λ₀³)(Δ_S − Δ_S*), A/B of S42, λ₁ < 0 (Y22 S43); negative below Δ_S*."""
+    return -lambda_1 / (2 * lambda_0**1.5) * y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2)
 
 
 @_checked

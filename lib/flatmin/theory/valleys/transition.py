@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, student
 from flatmin.theory.continuum.critical import critical_law
 from flatmin.theory.continuum.fokker_planck import Equation, Region
 from flatmin.theory.continuum.reduction import Reduction
@@ -184,6 +184,7 @@ def _steps(eta, tau) -> tuple[float, int]:
 
 
 def _jackknife(left_out, axis):
+    """Error of a statistic from its values with one group left out, by Student's t."""
     groups = left_out.shape[axis]
     spread = ((left_out - left_out.mean(axis=axis, keepdims=True)) ** 2).sum(axis=axis)
-    return np.sqrt((groups - 1) / groups * spread)
+    return student(1.0, groups - 1) * np.sqrt((groups - 1) / groups * spread)
