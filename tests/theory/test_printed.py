@@ -100,7 +100,7 @@ def test_numbers_as_the_papers_state_them():
     )
     assert printed.Y22_FIG_S4 == {"α": 0.85, "β above": 0.48, "β below": 0.56}
     assert printed.Y22_FIG_S4_SIGMA == 0.0105
-    assert (printed.M22_H, printed.M22_EQ44, printed.M22_FIG3C) == (95.6, 12.7, 9)
+    assert (printed.M22_H, printed.M22_EQ44, printed.M22_FIG3C, printed.M22_LOSS) == (95.6, 12.7, 9, 0.035)
     assert (printed.M22_STRENGTH, printed.M22_STRENGTH_XENT) == (1, {"middle": 1, "small": 2})
     assert printed.W22_PROP25 == -1
     assert printed.Y26_TIMES == {"across": 0.32, "along": 41.8, "ratio": 0.0076}

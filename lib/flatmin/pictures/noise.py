@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 
+from flatmin.estimate import independent_mean
 from flatmin.ledger import plots
 
 __all__ = [
@@ -45,28 +46,28 @@ def spectrum_and_noise(basis):
     return figure
 
 
-def exponents_along(steps, windows, entropy, square):
-    """Exponent of C against H along training: ``entropy`` (fits: steps, windows), ``square`` (step, fit)."""
+def exponents_along(windows, entropy, square):
+    """Exponent of C against H along training in several windows of λ/λ₁, for cross-entropy and square loss.
 
-    def draw(at, fits, label, kind, **look):
-        values, errors = [fit.value for fit in fits], [fit.error for fit in fits]
-        ax.errorbar(at, values, errors, color=plots.colour(kind), label=label, **look)
-
+    ``entropy`` and ``square``: steps, and for each of them slopes (networks, windows).
+    """
     figure, ax = plt.subplots()
-    for k, (window, marker, style) in enumerate(zip(windows, "os^", ("-", "--", ":"), strict=True)):
-        label = rf"cross-entropy, $\lambda\geq${window:.0e}$\,\lambda_1$"
-        look = {"marker": marker, "ls": style}
-        draw(np.maximum(steps, 10), [row[k] for row in entropy], label, "sgd", **look)
-    label = rf"square, $\lambda\geq${windows[1]:.0e}$\,\lambda_1$"
-    draw(*zip(*square, strict=True), label, "gd", marker="D")
+    looks = list(zip(windows, "os^", ("-", "--", ":"), strict=True))
+    for kind, name, (steps, slopes) in (("sgd", "cross-entropy", entropy), ("gd", "square", square)):
+        for k, ((low, high), marker, style) in enumerate(looks):
+            found = [independent_mean(each[:, k]) for each in slopes]
+            values, errors = zip(*found, strict=True)
+            label = rf"{name}, $\lambda/\lambda_1$ in {low:.0e}…{high:.0e}"
+            look = {"marker": marker, "ls": style, "color": plots.colour(kind), "label": label}
+            ax.errorbar(np.maximum(steps, 10) * 1.03**k, values, errors, **look)
     for power, style, text in (
         (1, "-", "M22, Y26: $C\\propto H$"),
         (2, "--", "Y22, Y23: $C\\propto H^2$"),
     ):
         ax.axhline(power, color=plots.colour("theory"), ls=style, lw=1, label=text)
     xlabel, ylabel = "step (the start at 10)", "exponent of C against H"
-    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0.6, 2.15))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0.4, 2.15))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 
 

@@ -73,6 +73,8 @@ Y22_FIG_S4, Y22_FIG_S4_SIGMA = {"α": 0.85, "β above": 0.48, "β below": 0.56},
 Y22_S43, Y22_S46 = 1.0, 0.5
 #: M22 App. E and §5.3: the largest eigenvalue h*, the n of Eq. 44, and the n that Fig. 3c takes
 M22_H, M22_EQ44, M22_FIG3C = 95.6, 12.7, 9
+#: M22 §5.3: the loss of that network after pre-training
+M22_LOSS = 0.035
 #: M22 §5.2 and App. D: power of L in 𝒩 for the square loss; for cross-entropy, at which losses
 M22_STRENGTH, M22_STRENGTH_XENT = 1.0, {"middle": 1.0, "small": 2.0}
 #: W22 Prop. 2.5: power of d in the lower bound of μ
