@@ -19,6 +19,7 @@ from flatmin.ledger.scoreboard import PAPER_NAMES, finding
 from flatmin.ledger.verdicts import badge
 
 CONSEQUENCES = {"none": "nothing", "number": "a number", "conclusion": "the conclusion"}
+_COLOURS = {"none": "", "number": "flatmin-corrected", "conclusion": "flatmin-not-reproduced"}
 #: verdicts that an entry explains
 DIFFERENT = ("corrected", "not reproduced")
 
@@ -40,8 +41,9 @@ measured, and what becomes of the paper's conclusion:
 - *a number*: what the paper says stays, with another value, factor or range;
 - *the conclusion*: what the paper concludes from it does not hold, at least not at the scale tried here.
 
-The measured values are those of the [scoreboard](scoreboard); an entry without any is proved by algebra. We
-read the papers as text; where a slip may be one of that copy, the entry says so.
+The measured values are those of the [scoreboard](scoreboard); an entry without any is proved by algebra. The
+tests named here are in `tests/ledger/test_errata.py`. We read the papers as text; where a slip may be one of
+that copy, the entry says so.
 
 """
 
@@ -51,8 +53,8 @@ _STYLE = """\
 .flatmin-errata th, .flatmin-errata td { text-align: left; padding: 0.25em 0.8em 0.25em 0; }
 .flatmin-measured { margin: 0 0 1em 1.2em; font-size: 0.9em; overflow-wrap: anywhere; }
 .flatmin-changes { border: 1px solid; border-radius: 1em; padding: 0 0.6em; white-space: nowrap; }
-.flatmin-number { color: #9a6a00; }
-.flatmin-conclusion { color: #b3261e; }
+.flatmin-changes { color: var(--flatmin-verdict, inherit); }
+.flatmin-test { overflow-wrap: anywhere; white-space: normal; }
 mjx-container { max-width: 100%; overflow-x: auto; overflow-y: hidden; }
 </style>
 
@@ -183,14 +185,15 @@ def _entry(erratum, verdicts):
     measured = "".join(f"<div>{_measured(claim, verdicts)}</div>" for claim in erratum.claims)
     found = f'<div class="flatmin-measured">{measured}</div>\n\n' if measured else ""
     changed = CONSEQUENCES[erratum.consequence]
-    changes = f'<span class="flatmin-changes flatmin-{erratum.consequence}">changes {changed}</span>'
-    return f"(erratum-{erratum.id})=\n### {erratum.where}\n\n{listed}\n\n{found}{changes} {erratum.says}\n\n"
+    changes = f'<span class="flatmin-changes {_COLOURS[erratum.consequence]}">changes {changed}</span>'
+    head = f"(erratum-{erratum.id})=\n### {erratum.where[0].upper()}{erratum.where[1:]}"
+    return f"{head}\n\n{listed}\n\n{found}{changes} {erratum.says}\n\n"
 
 
 def _proof(proof):
     """Return a link to a chapter, or to an equation in it, or the name of the test."""
     if proof.startswith("test_"):
-        return f"`tests/ledger/test_errata.py`, `{proof}`"
+        return f'<code class="flatmin-test">{proof}</code>'
     chapter, _, label = proof.partition("#")
     target = f"{chapter}.html" + (f"#equation-{label}" if label else "")
     what = "an equation of " if label else ""
