@@ -33,7 +33,7 @@ _MEANING = """\
 # Errata
 
 Where the five papers print something else than holds: slips in formulas, statements that reach further than
-what they are derived from, readings of figures that more data do not confirm. Most slips change nothing, and
+what they are derived from, readings of figures that more data do not confirm. Some slips change nothing, and
 that is said as well. Each entry gives the printed form, the one that holds, where it is proved, what was
 measured, and what becomes of the paper's conclusion:
 
