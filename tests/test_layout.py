@@ -12,6 +12,7 @@ LIBRARY = ROOT / "lib" / "flatmin"
 BELOW = {
     "theory": set(),
     "networks": {"theory"},
+    "diagnosis": {"theory", "networks"},
     "pictures": {"theory", "networks"},
     "experiments": {"theory", "networks"},
     "ledger": set(),

@@ -679,7 +679,7 @@ def flatness_of(pairs: Eigenpairs, definition: str) -> Estimate:
     power = 1.0 if definition in ("Y26", "M22") else 0.5
     value = float(np.exp(-power * np.log(values).mean()))
     method = f"{len(values)} largest eigenvalues, "
-    method += f"{pairs.products} products" if pairs.products else "dense"
+    method += f"≈ {pairs.products} products" if pairs.products else "dense"
     return Estimate(value, value * power * float((residuals / values).mean()), 0, method)
 
 

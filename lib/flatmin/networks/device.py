@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from torch import nn
 from flatmin.networks.data.sets import Data
 from flatmin.networks.parameters import trainable
 
-__all__ = ["ENVIRONMENT", "choose", "describe", "place"]
+__all__ = ["ENVIRONMENT", "choose", "describe", "peak_memory", "place"]
 
 #: the environment variable that names the device
 ENVIRONMENT = "FLATMIN_DEVICE"
@@ -65,3 +66,18 @@ def describe(device: str | torch.device | None = None) -> str | None:
     """Return the name of the accelerator that :func:`choose` chooses, for a provenance; None for the CPU."""
     chosen = choose(device)
     return None if chosen.type == "cpu" else torch.cuda.get_device_name(chosen)
+
+
+def peak_memory(device: str | torch.device | None = None) -> int:
+    """Return the most bytes taken so far: by tensors on a CUDA ``device``, else by the whole process.
+
+    0 where the system does not say.
+    """
+    if choose(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(choose(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used

@@ -416,7 +416,7 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     which would share torch's global switches.
     """
     chunk = integer("chunk", chunk, least=1)
-    mapped = _map_of(executor)
+    mapped = map_of(executor)
     if here.samples <= chunk or not isinstance(here.loss_function.given, str):
         pieces, shares = [], [_share(here.passed)]  # a loss that is no name may weigh a sample by all others
     else:
@@ -442,7 +442,7 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     return NoiseStrength(value, error, n, "exact for these samples", losses, square, scale)
 
 
-def _map_of(executor):
+def map_of(executor):
     """The ``map`` that work goes to; ValueError for what is no executor, or one of threads."""
     if executor is None:
         return map

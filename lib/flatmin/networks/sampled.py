@@ -148,7 +148,7 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
     if (samples * (probes + 1)) ** 2 > _ENTRIES:
         raise _check.refused("samples", samples, f"at most {int(_ENTRIES**0.5) // (probes + 1)}")
     chosen = np.sort(np.random.default_rng(seed).permutation(here.samples)[:samples])
-    few = here.passed if samples == here.samples else _only(here, torch.from_numpy(chosen))
+    few = here.passed if samples == here.samples else only(here, torch.from_numpy(chosen))
     products = _centred_products(here.passed, few, _signs(few.outputs, probes, seed))
     found = _summed(products, here.samples, probes == few.outputs.shape[1])
     if not (here.loss > 0 and all(found[0] > 0)):
@@ -157,7 +157,7 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
     return SampledAlignment(here.loss, samples, here.samples, *found)
 
 
-def _only(here, chosen):
+def only(here, chosen):
     """A pass over some of the samples; a loss that is no name may weigh a sample by all the others."""
     if not isinstance(here.loss_function.given, str):
         raise ValueError(
@@ -262,7 +262,7 @@ def batch_sharpness(
     product = {"hessian": "hessian_product", "gauss-newton": "gauss_newton_product"}
     product, found = product[_check.choice("matrix", matrix, product)], []
     for positions in _drawn(how, here.samples, size, seed, batches):
-        passed = _only(here, torch.from_numpy(positions))
+        passed = only(here, torch.from_numpy(positions))
         gradient = passed.gradient()
         square = float(gradient.square().sum())
         if square > 0:

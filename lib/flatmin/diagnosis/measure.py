@@ -1,0 +1,241 @@
+"""Measure a network of the reader's own as the five theories ask, within a budget."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from flatmin import _check
+from flatmin.diagnosis.lines import LINES, WITH_STEP, line_of, names_of
+from flatmin.diagnosis.plan import Clock, seconds
+from flatmin.diagnosis.report import SECTIONS, Report
+from flatmin.diagnosis.steps import Steps
+from flatmin.ledger.decimals import approx
+from flatmin.networks import eigen, gradient_noise
+from flatmin.networks.data.samples import samples_of
+from flatmin.networks.device import peak_memory
+from flatmin.networks.point import Point, at
+from flatmin.sampling import Sampling
+
+__all__ = ["diagnose"]
+
+#: samples that the first product is timed on, products that a diagnosis wants at least
+_TIMED, _PRODUCTS = 64, 120
+
+
+def diagnose(
+    model: nn.Module,
+    loss,
+    data,
+    *,
+    eta: float | None = None,
+    batch_size: int | None = None,
+    what: str | Iterable[str] = "all",
+    samples: int | None = None,
+    chunk: int | None = None,
+    k: int = 10,
+    layers: str | Iterable[str] | None = None,
+    budget: str | float = "60s",
+    seed: int = 0,
+    device=None,
+    dtype=None,
+    mode: str = "eval",
+    forward: Callable | None = None,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    sampling: str = "epoch",
+    progress: bool = True,
+    executor=None,
+) -> Report:
+    """Measure curvature, flatness, noise and stability of ``model`` where it stands, and what follows.
+
+    The model is copied and never touched. One product with the Hessian and one pass over single samples are
+    timed; what fits into the ``budget`` is measured, in order of value. Ctrl-C ends it with what there is.
+
+    Parameters
+    ----------
+    model, loss, data, device, dtype, mode, forward, chunk
+        As for :func:`flatmin.at`.
+    eta, batch_size : float, int
+        η and B of SGD; may be left out where ``what`` holds neither "stability" nor "theories".
+    what : str or list of str
+        "all", or names of sections and lines of the report.
+    samples : int, optional
+        Draw so many of the samples at random (of a loader: take its first). By default all, or as many as
+        the budget allows. The numbers are those of the loss on these samples.
+    k : int
+        Leading eigenvalues wanted.
+    layers : str or list of str, optional
+        Patterns ("head.*", "*.weight") of the parameters whose own blocks are measured too.
+    budget : str or float
+        "60s", "5m" or seconds. It decides how many products are taken, so numbers with errors depend on the
+        speed of the machine; ``math.inf`` takes all at full size, and the same each time.
+    seed : int
+        Of the samples, probes, batches.
+    momentum, weight_decay : float
+        Of ``torch.optim.SGD``. The edge of full-batch descent counts them in, η* the decay; what the papers
+        say without them is left out.
+    sampling : "epoch", "fresh" or "replacement"
+        How batches are drawn. The thresholds for "epoch" are those of fresh batches: the same covariance.
+    progress : bool
+        Show a bar, on a terminal.
+    executor : optional
+        Processes (``concurrent.futures``, Dask) that take the samples chunk by chunk where each counts alone.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        Naming what does not fit and what to do: see :mod:`flatmin.networks.trust`; what is not defined for
+        this loss only drops its line, with the reason.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train, test = fm.datasets.digits()
+    >>> model = fm.models.mlp((64, 8, 10))
+    >>> report = fm.diagnose(model, "cross-entropy", train, eta=0.1, batch_size=50, what="curvature", k=2)
+    >>> round(float(report["lambda_1"].estimate), 1), report["trace_H"].method
+    (14.1, 'exact, layer by layer')
+    """
+    clock = Clock(seconds(budget))
+    how = _settings(eta, batch_size, momentum, weight_decay, sampling)
+    k = _check.integer("k", k, least=1)
+    seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS - 10)
+    _check.flag("progress", progress)
+    gradient_noise.map_of(executor)  # refused before anything is measured
+    read, of = _drawn(data, samples, seed)
+    if how["batch_size"] is not None:
+        _check.integer("batch_size", batch_size, least=1, most=None if sampling == "replacement" else of)
+    here = at(model, loss, read, device=device, dtype=dtype, mode=mode, forward=forward, chunk=chunk)
+    names = _wanted(what, min(k, here.parameters), _layers(layers, here.names), how)
+    product, single = _timed(here)
+    if samples is None:
+        here = _fitting(here, clock, product, seed)
+    steps = Steps(here, how, of, clock, min(k, here.parameters), seed, (product, single), executor)
+    clock.work(steps.tasks(names), steps.failed, progress)
+    facts = {
+        "model": type(model).__name__,
+        "loss": here.loss_function.name,
+        "parameters": here.parameters,
+        "samples": here.samples,
+        "of_samples": of,
+        "outputs": here.passed.outputs.shape[1],
+        **how,
+        "device": str(here.device),
+        "dtype": str(here.dtype).removeprefix("torch."),
+        "memory": here.memory,
+        "peak": peak_memory(here.device),
+        "seconds": clock.spent,
+        "seed": seed,
+    }
+    checks = tuple((each.name, each.found, each.allowed) for each in here.checks)
+    return Report(steps.lines(names), facts, clock.plan(), checks)
+
+
+def _settings(eta, batch_size, momentum, weight_decay, sampling) -> dict:
+    """The settings of SGD, checked; η and B may be None."""
+    return {
+        "eta": None if eta is None else _check.number("eta", eta, above=0, most=1e10),
+        "batch_size": None if batch_size is None else _check.integer("batch_size", batch_size, least=1),
+        "sampling": str(Sampling.of(sampling)),
+        "momentum": _check.number("momentum", momentum, least=0, below=1),
+        "weight_decay": _check.number("weight_decay", weight_decay, least=0, most=1e10),
+    }
+
+
+def _drawn(data, samples, seed):
+    """The data, or ``samples`` of them at random; and how many there are."""
+    if samples is None or isinstance(data, (DataLoader, IterableDataset)):
+        read = samples_of(data, samples)
+        return read, len(read)
+    samples, rng = _check.integer("samples", samples, least=1), np.random.default_rng(seed)
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):  # the others are not even read
+        of = len(data)
+        rows = np.sort(rng.permutation(of)[:samples])
+        return samples_of(Subset(data, rows.tolist())), of
+    read = samples_of(data)
+    rows = np.sort(rng.permutation(len(read))[:samples])
+    return read.take(torch.from_numpy(rows)), len(read)
+
+
+def _layers(layers, names) -> tuple[str, ...]:
+    """The parameters that the patterns name; ValueError where one names none."""
+    if layers is None:
+        return ()
+    found: list[str] = []
+    for pattern in [layers] if isinstance(layers, str) else _check.instance("layers", layers, Iterable):
+        fitting = fnmatch.filter(names, _check.instance("layers", pattern, str))
+        if not fitting:
+            raise _check.refused("layers", pattern, f"a pattern of some parameter's name: {', '.join(names)}")
+        found += fitting
+    return tuple(dict.fromkeys(found))
+
+
+def _wanted(what, k, layers, how) -> list[str]:
+    """The names of the lines asked for, in order; ValueError for a name of nothing, or without η and B."""
+    every = names_of(k, layers)
+    parts = [what] if isinstance(what, str) else list(_check.instance("what", what, Iterable))
+    if not parts:
+        raise _check.refused("what", what, "'all', or names of sections and lines, at least one")
+    chosen: set[str] = set()
+    for part in parts:
+        part = _check.choice("what", part, ["all", *SECTIONS, *every])
+        chosen |= {name for name in every if part in ("all", name, line_of(name).section)}
+        if part in ("curvature", "all"):
+            chosen |= {name for name in every if name not in LINES}
+    names = [name for name in every if name in chosen]
+    late = [name for name in names if line_of(name).section in WITH_STEP]
+    for name in ("eta", "batch_size") if late else ():
+        if how[name] is None:
+            raise _check.refused(
+                name, None, f"given for {late[0]!r}, or what= without stability and theories"
+            )
+    return names
+
+
+def _timed(here) -> tuple[float, float]:
+    """Seconds of a product with the Hessian over all samples, and of a pass over single samples."""
+    some = here.first(min(_TIMED, here.samples))
+    scale, passed = here.samples / some.samples, some.passed
+    vector = torch.ones(1, here.parameters, dtype=here.dtype, device=here.device)
+    passed.hessian_product(vector)
+    return tuple(
+        scale * _seconds(here, work)
+        for work in (
+            lambda: passed.hessian_product(vector),
+            lambda: passed.pulled_squares(passed.output_gradients),
+        )
+    )
+
+
+def _seconds(here, work):
+    began = time.perf_counter()
+    work()
+    if here.device.type == "cuda":
+        torch.cuda.synchronize(here.device)
+    return time.perf_counter() - began
+
+
+def _fitting(here, clock, product, seed):
+    """The point on as many of its samples, drawn at random, as leave time for enough products."""
+    fitting = clock.share(0.5, product * _PRODUCTS / here.samples, min(_TIMED, here.samples), here.samples)
+    if fitting == here.samples or not isinstance(here.loss_function.given, str):
+        return here
+    whole = approx(product * _PRODUCTS, digits=2)
+    clock.notes.append(
+        f"{approx(fitting)} of {here.samples} samples, drawn at random: {_PRODUCTS} products over all would "
+        f"take {whole} s. All numbers are of the loss on these; samples={here.samples} takes all."
+    )
+    rows = np.sort(np.random.default_rng(seed).permutation(here.samples)[:fitting])
+    read = here.data.take(torch.from_numpy(rows))
+    return Point(here.network, here.loss_function, read, here.chunk, here.checks)

@@ -1,0 +1,80 @@
+"""What each theory predicts at this η and B, from what was measured; None where its premise does not hold."""
+
+from __future__ import annotations
+
+from flatmin.estimate import Estimate
+from flatmin.ledger.decimals import approx
+
+__all__ = ["fill"]
+
+#: conditions that SGD breaks when it leaves
+_NECESSARY = ("descent", "trace", "bound", "necessary")
+
+
+def fill(steps) -> None:
+    """Put the lines of the theories, and the condition that binds, from what ``steps`` has found."""
+    known = {name: estimate for name, (estimate, _, _) in steps.found.items() if estimate is not None}
+    ratios = {name: known[name] for name in _NECESSARY if name in known}
+    if ratios:
+        name = max(ratios, key=lambda name: ratios[name].value)
+        steps.put("binding", Estimate(*ratios[name], ratios[name].n, f"{name!r} of {', '.join(ratios)}"))
+    else:
+        steps.put("binding", None, "none of them was measured")
+    for name, make in (("Y22", _valley), ("W22", _stability), ("M22", _logarithmic), ("Y26", _freezing)):
+        steps.tried(f"theory_{name}", lambda make=make: make(steps, known))
+
+
+def _needed(known, *names):
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"needs {', '.join(missing)}, which has no number here")
+    return [known[name] for name in names]
+
+
+def _power(known, wanted, papers):
+    """Raise unless the exponent of C against H is the ``wanted`` one within three errors."""
+    (x,) = _needed(known, "exponent")
+    if abs(x.value - wanted) > 3 * x.error:
+        raise ValueError(
+            f"{papers}: premise C ∝ H^{wanted}; along the leading eigenvectors the exponent is "
+            f"{approx(x.value, x.error)}"
+        )
+
+
+def _valley(steps, known):
+    """V_y = η C₁₁/2λ₁ (Y22 S26: Δ_S λ with C = 2σλ², Δ_S = ησ)."""
+    steps.plain()
+    _power(known, 2, "Y22 and Y23")
+    first, noise = _needed(known, "lambda_1", "noise_along")
+    if first.value <= 0:
+        raise ValueError("no positive curvature, no valley")
+    value = steps.eta * float(noise.value[0]) / (2 * first.value)
+    return Estimate(value, value * float(noise.error[0] / noise.value[0]), noise.n, "η C₁₁/2λ₁, small steps")
+
+
+def _stability(steps, known):
+    """γ₀ = (η‖G‖)² μ/B (W22 Theorem 3.5, with the μ of the present residuals)."""
+    (bound,) = _needed(known, "bound")
+    value = bound.value**2
+    says = "above 1: it leaves" if value > 1 else "below 1: the theorem says nothing"
+    return Estimate(value, 2 * bound.value * bound.error, bound.n, f"{says}; μ of the present residuals")
+
+
+def _logarithmic(steps, known):
+    """φ = 1 + B/(ηh*) (M22 Eq. 17, h* along the sharpest direction)."""
+    steps.plain()
+    if not steps.square:
+        raise ValueError("M22 derives noise ∝ loss for the square loss")
+    (first,) = _needed(known, "lambda_1")
+    if first.value <= 0:
+        raise ValueError("no positive curvature, no minimum")
+    value = steps.size / (steps.eta * first.value)
+    return Estimate(1 + value, value * first.error / first.value, 0, "of one direction, the sharpest")
+
+
+def _freezing(steps, known):
+    _power(known, 1, "Y26")
+    raise ValueError(
+        "its premise C ∝ H holds along the leading eigenvectors; when the choice freezes hangs on the ridge "
+        "between two valleys, which one point does not show"
+    )
