@@ -10,7 +10,7 @@ Decided before the run:
   0.04 and 0.012 ≤ Δ_S ≤ 0.05. Being exact but for its grid, it must also pass χ² over all points that have
   been predicted (at 99.73 %), the sampling errors alone in it.
 * That the rate does not depend on η at a Δ_S is rejected by χ² about the weighted mean over its step sizes.
-* "map" and "tail" hold the law alone: rates over the plane (η, Δ_S), and down to η = 10⁻⁹ with a run lost at
+* "law", "map" and "tail" hold the law: at the runs' points, over the plane (η, Δ_S), and down to η = 10⁻⁹ with a run lost at
   10⁴, where the exponent should near that of the scale-free tail.
 * The exponent d ln Γ/d ln η between neighbouring η is compared with the law's, from 600 losses or more a
   point ("high" began with 704 runs, of which too few were lost in the time given; it has 1024).
@@ -61,18 +61,19 @@ def _horizon(delta_s):
 def _scale(etas, smaller, deltas, trajectories, plane, tail, cells, horizon=1.0, **texts):
     """``smaller``: the step sizes of "low" and "high", the crossover at the last two of ``deltas``.
 
-    ``trajectories`` belong to the three grids of runs; ``plane`` and ``tail``: (η, Δ_S) of the map and of the
-    tail, ``cells`` those of the law in either.
+    ``trajectories`` belong to the three grids of runs; "law" is the law at all their points, ``plane`` and
+    ``tail`` are (η, Δ_S) of the map and of the tail, ``cells`` those of the law up to 50 and up to 10⁴.
     """
     axes = {
         "lifetime": {"delta_s": deltas, "eta": etas},
         "low": {"delta_s": deltas[-2:-1], "eta": smaller},
         "high": {"delta_s": deltas[-1:], "eta": smaller},
+        "law": {"delta_s": deltas, "eta": (*etas, *smaller)},
         "map": {"delta_s": plane[1], "eta": plane[0]},
         "tail": {"delta_s": tail[1], "eta": tail[0]},
     }
     runs = [(lifetime, {"trajectories": number, "horizon": horizon}) for number in trajectories]
-    laws = [(law, {"cells": c, "bound": bound}) for c, bound in zip(cells, (50.0, 1e4), strict=True)]
+    laws = [(law, {"cells": cells[bound > 50], "bound": bound}) for bound in (50.0, 50.0, 1e4)]
     grids = {
         part: Grid(function, common, axes[part], seed=23)
         for part, (function, common) in zip(axes, runs + laws, strict=True)
