@@ -10,8 +10,8 @@ Decided before the run:
   0.04 and 0.012 ≤ Δ_S ≤ 0.05. Being exact but for its grid, it must also pass χ² over all points that have
   been predicted (at 99.73 %), the sampling errors alone in it.
 * That the rate does not depend on η at a Δ_S is rejected by χ² about the weighted mean over its step sizes.
-* "law", "map" and "tail" hold the law: at the runs' points, over the plane (η, Δ_S), and down to η = 10⁻⁹ with a run lost at
-  10⁴, where the exponent should near that of the scale-free tail.
+* "law", "map" and "tail" hold the law: at the runs' points, over the plane (η, Δ_S), and down to η = 10⁻⁹
+  with a run lost at 10⁴, where the exponent should near that of the scale-free tail.
 * The exponent d ln Γ/d ln η between neighbouring η is compared with the law's, from 600 losses or more a
   point ("high" began with 704 runs, of which too few were lost in the time given; it has 1024).
 """
