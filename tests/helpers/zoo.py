@@ -136,6 +136,19 @@ class VisionTransformer(nn.Module):
         return self.head((z + self.attention(q, q, q, need_weights=False)[0])[:, 0])
 
 
+class LayerNormResNet(nn.Module):
+    """Residual blocks with layer norm before each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Linear(6, 5), nn.LayerNorm(5)
+        self.inner, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + torch.tanh(self.inner(self.norm(x))))
+
+
 class Packed(nn.Module):
     """A GRU over sequences of different lengths."""
 
@@ -330,6 +343,8 @@ XENT = nn.CrossEntropyLoss()
 NETWORKS = {
     "mlp": (lambda: mlp(nn.ReLU(), nn.ReLU()), _vectors, _labels, "cross-entropy", XENT),
     "mlp, smooth": (lambda: mlp(nn.GELU(), nn.SiLU()), _vectors, _values, "square", _square),
+    "tanh regression": (lambda: mlp(nn.Tanh(), nn.Tanh()), _vectors, _values, "square", _square),
+    "layernorm resnet": (LayerNormResNet, _vectors, _labels, "cross-entropy", XENT),
     "softplus, Huber": (lambda: mlp(nn.Softplus()), _vectors, _values, nn.HuberLoss(), nn.HuberLoss()),
     "lenet": (LeNet, _images, _labels, "cross-entropy", XENT),
     "groupnorm resnet": (GroupNormResNet, _images, _labels, XENT, XENT),
@@ -426,6 +441,31 @@ def reference(model, inputs, targets, plain):
             flat(torch.autograd.grad(share(i), tensors, materialize_grads=True)) for i in range(len(targets))
         ]
     return mean.detach(), gradient.detach(), torch.stack(samples), torch.stack(rows)
+
+
+def output_rows(model, inputs, targets, plain, samples):
+    """Rows R_i of the first samples, R_iᵀR_i = J_iᵀ(∂²ℓ_i/∂f²)J_i, by plain backward passes."""
+    twin = _twin(model).eval()
+    tensors = [p for p in twin.parameters() if p.requires_grad]
+
+    def flat(parts):
+        return torch.cat([p.reshape(-1) for p in parts])
+
+    def pulled(number, sources):
+        return torch.autograd.grad(number, sources, retain_graph=True, materialize_grads=True)
+
+    some = {k: v[:samples] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:samples]
+    rows = []
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        outputs = call(twin, some)
+        f = outputs.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(plain(f, targets[:samples]) * samples, f, create_graph=True)
+        for i in range(samples):
+            jacobian = torch.stack([flat(pulled(one, tensors)) for one in outputs[i].reshape(-1)])
+            bent = torch.stack([pulled(one, f)[0][i].reshape(-1) for one in slope[i].reshape(-1)])
+            values, basis = torch.linalg.eigh((bent + bent.T) / 2)
+            rows.append(values.clamp(min=0).sqrt()[:, None] * (basis.T @ jacobian))
+    return torch.stack(rows).detach()
 
 
 def _twin(model):

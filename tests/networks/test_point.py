@@ -49,31 +49,6 @@ def derivatives(name):
     return model, inputs, targets, loss, zoo.reference(model, inputs, targets, plain)
 
 
-def output_rows(model, inputs, targets, plain, samples):
-    """Rows R_i of the first samples, R_iᵀR_i = J_iᵀ(∂²ℓ_i/∂f²)J_i, by plain backward passes."""
-    twin = zoo._twin(model).eval()
-    tensors = [p for p in twin.parameters() if p.requires_grad]
-
-    def flat(parts):
-        return torch.cat([p.reshape(-1) for p in parts])
-
-    def pulled(number, sources):
-        return torch.autograd.grad(number, sources, retain_graph=True, materialize_grads=True)
-
-    some = {k: v[:samples] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:samples]
-    rows = []
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        outputs = zoo.call(twin, some)
-        f = outputs.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(plain(f, targets[:samples]) * samples, f, create_graph=True)
-        for i in range(samples):
-            jacobian = torch.stack([flat(pulled(one, tensors)) for one in outputs[i].reshape(-1)])
-            bent = torch.stack([pulled(one, f)[0][i].reshape(-1) for one in slope[i].reshape(-1)])
-            values, basis = torch.linalg.eigh((bent + bent.T) / 2)
-            rows.append(values.clamp(min=0).sqrt()[:, None] * (basis.T @ jacobian))
-    return torch.stack(rows).detach()
-
-
 MEASURED = [
     "mlp", "mlp, smooth", "lenet", "groupnorm resnet", "transformer", "lstm", "tied autoencoder", "pruned",
     "frozen", "dict inputs", "vision transformer", "packed gru", "weight norm", "padding", "several labels",
@@ -133,7 +108,7 @@ def test_the_edge_is_that_of_dense_rows(name):
     """The exact operator on rows by plain autograd, of any root of ∂²ℓ/∂f²."""
     model, inputs, targets, loss, plain = zoo.problem(name)
     few = 4
-    rows = output_rows(model, inputs, targets, plain, few)
+    rows = zoo.output_rows(model, inputs, targets, plain, few)
     gauss_newton = rows.flatten(0, 1).T @ rows.flatten(0, 1) / few
     here = at(model, loss, (inputs, targets)).first(few)
     close(here.gauss_newton(), gauss_newton)

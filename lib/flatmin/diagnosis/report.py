@@ -74,7 +74,7 @@ class Line:
         if np.ndim(self.estimate.value):
             return f"{len(self.at)} values"
         value, error = float(self.estimate.value), float(self.estimate.error)
-        return approx(value, error or None, digits=4)
+        return approx(value, error if error > 1e-8 * abs(value) else None, digits=4)
 
 
 @dataclass(frozen=True)

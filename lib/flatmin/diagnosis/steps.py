@@ -104,7 +104,7 @@ class Steps:
         pairs = self._lanczos(30 + 6 * self.pairs_wanted)
         leading = [f"lambda_{i}" for i in range(1, self.k + 1)]
         operator = 6e-8 * rows * rank**2 * (8 if self.how["weight_decay"] else 1) + 2 * self.single
-        walk = 1.5e-8 * np.prod(_PATHS) * (self.size or 1) * rows / n * rank
+        walk = 2.5e-7 * np.prod(_PATHS) * (self.size or 1) * rows / n * rank
         flat = [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
         table = [
             ("loss", self._loss, 2 * t, "loss gradient_norm gain"),
@@ -123,10 +123,10 @@ class Steps:
              "decoupling_samples decoupling_outputs"),
             *((f"block of {one}", lambda one=one: self._block(one), pairs, [f"lambda_1[{one}]",
                f"flatness_Y26[{one}]"]) for one in {n[9:-1] for n in names if n.startswith("lambda_1[")}),
-            ("density", self._density, 12 * self.nodes * t, "density"),
-            ("typical edge", self._typical, walk, "typical"),
             ("theories", lambda: theories.fill(self), 0.0,
              "binding theory_Y22 theory_W22 theory_M22 theory_Y26"),
+            ("density", self._density, 12 * self.nodes * t, "density"),
+            ("typical edge", self._typical, walk, "typical"),
         ]  # fmt: skip
         made = []
         for name, run, forecast, gives in table:
