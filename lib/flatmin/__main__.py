@@ -1,4 +1,4 @@
-"""The command line: ``python -m flatmin experiments list | run NAME ... | status``."""
+"""The command line: ``python -m flatmin experiments list | run NAME ... | status`` and ``diagnose MAKE``."""
 
 import argparse
 import difflib
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from flatmin.diagnosis import command
 from flatmin.experiments import discover, status
 from flatmin.ledger import paths
 from flatmin.ledger.record import RecordError, SweepError
@@ -26,6 +27,8 @@ def main(arguments=None):
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        if options.wing == "diagnose":
+            return command.run(options)
         folder = options.folder
         if folder is None:
             folder = paths.results(to_write=options.action == "run")
@@ -41,7 +44,8 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m flatmin", description="Why SGD finds flat minima")
-    wings = parser.add_subparsers(required=True, metavar="experiments")
+    wings = parser.add_subparsers(required=True, dest="wing", metavar="diagnose|experiments")
+    command.arguments(wings.add_parser("diagnose", help="a network of your own, measured: one page"))
     actions = wings.add_parser("experiments", help="the measurements at the papers' scale").add_subparsers(
         required=True, dest="action", metavar="list|run|status"
     )
