@@ -183,6 +183,27 @@ _LISTED = (
         "theory/sgd/test_simulate.py::test_each_trajectory_has_the_step_and_length_of_its_grid_point",
     ),
     (
+        "lifetime-amplitude",
+        "theory/continuum/divergence.py",
+        "root = np.sqrt(2 * self.eta * self.delta_s) * root",
+        "root = np.sqrt(self.eta * self.delta_s) * root",
+        "theory/continuum/test_divergence.py::test_the_lifetime_in_the_valley_is_that_of_simulated_runs_and_of_the_finer_grid",
+    ),
+    (
+        "typical-growth-constant",
+        "theory/continuum/divergence.py",
+        "inner = -(np.euler_gamma + np.log(2)) / 2 + integral",
+        "inner = -(np.euler_gamma - np.log(2)) / 2 + integral",
+        "theory/continuum/test_divergence.py::test_typical_growth_of_a_pure_kick",
+    ),
+    (
+        "tail-exponent-cross-term",
+        "theory/continuum/divergence.py",
+        "a, c = 36 * u**4 + 16 * u**2, 24 * u**3 + 4 * u",
+        "a, c = 36 * u**4 + 16 * u**2, 24 * u**3 + 8 * u",
+        "theory/continuum/test_divergence.py::test_the_tail_exponent_solves_the_difference_equation",
+    ),
+    (
         "p-bifurcation",
         "theory/continuum/critical.py",
         "sp.solve(self.linear - 2 * self.multiplicative, W)",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from flatmin.theory.continuum import critical, escape, fokker_planck, reduction, slow
+from flatmin.theory.continuum import critical, divergence, escape, fokker_planck, reduction, slow
 from flatmin.theory.continuum.critical import critical_law
 from flatmin.theory.continuum.fokker_planck import Equation, Region, convention_drift, noise_root, stationary
 from flatmin.theory.continuum.reduction import Reduction
@@ -23,6 +23,7 @@ DENSITY = EQUATION.stationary(0.012)
 WELL = SlowEquation(X, X - X**3, sp.Float(0.1), "ito")
 REDUCTION = Reduction(VALLEY)
 LAW = critical_law(VALLEY)
+LIFE = divergence.Lifetime(VALLEY, 0.04, 0.05, cells=(12, 12))
 LINE = np.linspace(-1, 1, 41)
 POINTS = np.array([0.0, 0.3, 0.5])
 
@@ -83,6 +84,17 @@ CASES = [
     Case(REDUCTION.marginal, {"x": LINE, "delta_s": 0.012}),
     Case(REDUCTION.effective_loss, {"x": POINTS, "density": np.ones(3), "delta_s": 0.1}),
     Case(critical_law, {"landscape": VALLEY}),
+    Case(divergence.typical_growth, {"shrink": 0.3, "kick": 0.5}),
+    Case(divergence.edges, {"landscape": VALLEY, "eta": 0.04, "delta_s": 0.05}),
+    Case(divergence.tail_exponent),
+    Case(
+        divergence.Lifetime,
+        {"landscape": VALLEY, "eta": 0.04, "delta_s": 0.05, "cells": (12, 12)},
+        then=lambda life: life.time((1.0, 0.0)),
+    ),
+    Case(LIFE.time, {"start": (1.0, 0.0)}),
+    Case(LIFE.rate, {"start": (1.0, 0.0)}),
+    Case(LIFE.average, {"expression": "x**2", "start": (1.0, 0.0)}),
     Case(LAW.delta_s, {"w": 1.0}),
     Case(LAW.w, {"delta_s": 0.01}),
     Case(LAW.density, {"xi": POINTS, "w": 1.0}),
@@ -90,6 +102,7 @@ CASES = [
 SKIP = {
     "Density": "made by Equation.stationary",
     "CriticalLaw": "made by critical_law",
+    "CONFINING": "numbers",
 }
 
 
@@ -99,4 +112,4 @@ def test_bad_values_are_refused_by_name(case):
 
 
 def test_every_public_name_has_a_case():
-    assert not uncovered(CASES, critical, escape, fokker_planck, reduction, slow, skip=SKIP)
+    assert not uncovered(CASES, critical, divergence, escape, fokker_planck, reduction, slow, skip=SKIP)

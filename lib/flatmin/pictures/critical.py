@@ -92,20 +92,31 @@ def exponents(gap, sides, papers):
     return figure
 
 
-def divergence(delta_s, etas, rates, errors, half_life, s39, s40):
-    """Rate of divergence (etas, Δ_S) against 1/Δ_S, and the Δ_S at which half are lost against η."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6))
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(etas)))
-    for rate, error, eta, shade in zip(rates, errors, etas, shades, strict=True):
-        look = {"color": shade, "linestyle": "-", "linewidth": 0.8}
-        plots.points(left, 1 / delta_s, rate, error, label=f"η = {eta:g}", **look)
-    left.set(xlabel="$1/Δ_S$", ylabel="rate of divergence per unit of τ", yscale="log")
-    left.legend(fontsize=8)
-    plots.points(right, etas, half_life, label="half lost by τ = 1000")
-    plots.printed(right, etas, s39, "$Δ_m$, S39")
-    plots.printed(right, etas, s40, "$Δ_m$, S40 as in the main text", linestyle=":")
-    right.set(xlabel="η", ylabel="$Δ_S$", xscale="log", yscale="log")
-    right.legend(fontsize=8)
+def divergence(eta, delta_s, law, grids, s39):
+    """Rate of loss against η at each noise level, and contours of the lifetime over (η, Δ_S).
+
+    ``law``: (Δ_S, η) → rate, of arrays; ``grids``: (Δ_S, η, rates, errors), measured; ``s39`` at ``eta``, the
+    step sizes of the lines; ``delta_s`` spans the plane.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.9), layout="constrained")
+    levels = np.unique(np.concatenate([np.ravel(grid[0]) for grid in grids]))
+    shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.75, 0, len(levels))), strict=True))
+    for level, shade in shades.items():
+        plots.theory(left, eta, law(level, eta), color=shade, linewidth=1.2)
+        left.annotate(f"$Δ_S$ = {level:g}", (eta[0], law(level, eta[0])), (2, 3), color=shade, fontsize=8,
+                      textcoords="offset points")  # fmt: skip
+    for deltas, steps, rates, errors in grids:
+        for level, rate, error in zip(deltas, rates, errors, strict=True):
+            plots.points(left, steps, rate, error, color=shades[level], markersize=4)
+    left.set(xlabel="learning rate η", ylabel="losses per unit of τ", xscale="log", yscale="log")
+    plane = 1 / law(delta_s[:, None], eta)
+    lines = right.contour(eta, delta_s, plane, 10.0 ** np.arange(-1, 8), cmap="viridis_r", norm="log")
+    right.clabel(lines, fmt=lambda value: f"$10^{{{np.log10(value):.0f}}}$", fontsize=8)
+    plots.printed(right, eta, s39, "$Δ_m$, S39")
+    right.set(xlabel="learning rate η", ylabel="noise level $Δ_S$", xscale="log", yscale="log")
+    right.set(ylim=(delta_s[0], 1.5), title="mean lifetime τ")
+    right.legend(fontsize=8, loc="upper left")
+    plots.label_panels([left, right])
     return figure
 
 

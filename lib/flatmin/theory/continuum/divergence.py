@@ -56,10 +56,11 @@ def edges(landscape: Landscape, eta: float, delta_s: float) -> tuple[float, floa
     """The x > 0 beyond which one step's factor 1 − a + bz of y makes ⟨y²⟩ grow, and beyond which ln|y| does.
 
     The first is where (1 − a)² + b² = 1, Y22 S9 at frozen x; the second, further out, where
-    :func:`typical_growth` vanishes. Both are the outermost such x below 10⁴, ∞ where there is none. Raises
-    ValueError for a landscape without numbers or not of two coordinates, or numbers that are not positive.
+    :func:`typical_growth` vanishes. Both are the outermost such x below 10⁴; ∞ if there is growth nowhere out
+    there, 0 if everywhere. Raises ValueError for a landscape without numbers or not of two coordinates, or
+    η and Δ_S not between 0 and 10¹⁰⁰.
     """
-    eta, delta_s = _check.numbers(eta=eta, delta_s=delta_s, above=0)
+    eta, delta_s = _check.numbers(eta=eta, delta_s=delta_s, above=0, most=1e100)
     curvature = _plane(landscape).hessian[1, 1]
     value, slope = (landscape.function(e) for e in (curvature, sp.diff(curvature, landscape.coordinates[0])))
 
@@ -75,9 +76,10 @@ def edges(landscape: Landscape, eta: float, delta_s: float) -> tuple[float, floa
     found = []
     for growth in (square, lambda x: typical_growth(*factor(x))):
         inside = np.flatnonzero(growth(line) < 0)
-        last = inside[-1] if len(inside) else -1
-        crossing = 0 <= last < len(line) - 1
-        found.append(float(brentq(growth, line[last], line[last + 1])) if crossing else np.inf)
+        if not len(inside) or inside[-1] == len(line) - 1:
+            found.append(np.inf if len(inside) else 0.0)
+        else:
+            found.append(float(brentq(growth, *line[inside[-1] : inside[-1] + 2])))
     return tuple(found)
 
 
@@ -102,9 +104,9 @@ class Lifetime:
     landscape : Landscape
         With numbers and two coordinates, even in each.
     eta, delta_s : float
-        Step size and noise level Δ_S = ησ, both positive.
+        Step size and noise level Δ_S = ησ, above 0, at most 10¹⁰⁰.
     bound : float or (float, float)
-        A run is lost when |x| or |y| exceeds it.
+        A run is lost when |x| or |y| exceeds it; at most 10³⁰.
     cells : (int, int)
         Nodes between 0 and the bound along each coordinate, 8 to 400, at most 8000 in all.
     core : (float, float), optional
@@ -121,8 +123,8 @@ class Lifetime:
         for q in landscape.coordinates:
             if sp.expand(landscape.loss - landscape.loss.subs(q, -q)) != 0:
                 raise _check.refused("landscape", landscape.name, f"even in {q}")
-        self.eta, self.delta_s = _check.numbers(eta=eta, delta_s=delta_s, above=0)
-        bound = _check.array("bound", bound, above=0)
+        self.eta, self.delta_s = _check.numbers(eta=eta, delta_s=delta_s, above=0, most=1e100)
+        bound = _check.array("bound", bound, above=0, most=1e30)
         if bound.shape not in ((), (2,)):
             raise _check.refused("bound", bound, "one number or two")
         self.bound = np.broadcast_to(bound, (2,))
