@@ -91,7 +91,7 @@ EXPERIMENT = Experiment(
         (1.6e-4, 4e-5, 1e-5),
         DELTA_S,
         (1024, 704, 1024),
-        (np.geomspace(1e-5, 0.16, 8), np.geomspace(0.008, 0.5, 7)),
+        (np.sort([*np.geomspace(1e-5, 0.16, 8), 0.02, 0.08]), np.geomspace(0.008, 0.5, 7)),
         (np.geomspace(1e-2, 1e-9, 8), (0.05, 0.2)),
         ((54, 60), (66, 72)),
         text=(

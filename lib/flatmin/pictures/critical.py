@@ -103,18 +103,21 @@ def divergence(eta, delta_s, law, grids, s39):
     shades = dict(zip(levels, plt.get_cmap("viridis")(np.linspace(0.75, 0, len(levels))), strict=True))
     for level, shade in shades.items():
         plots.theory(left, eta, law(level, eta), color=shade, linewidth=1.2)
-        left.annotate(f"$Δ_S$ = {level:g}", (eta[0], law(level, eta[0])), (2, 3), color=shade, fontsize=8,
-                      textcoords="offset points")  # fmt: skip
+        left.annotate(
+            f"$Δ_S$ = {level:g}", (eta[-1], law(level, eta[-1])), (4, -3), color=shade, fontsize=8,
+            textcoords="offset points",
+        )  # fmt: skip
     for deltas, steps, rates, errors in grids:
         for level, rate, error in zip(deltas, rates, errors, strict=True):
             plots.points(left, steps, rate, error, color=shades[level], markersize=4)
     left.set(xlabel="learning rate η", ylabel="losses per unit of τ", xscale="log", yscale="log")
-    plane = 1 / law(delta_s[:, None], eta)
-    lines = right.contour(eta, delta_s, plane, 10.0 ** np.arange(-1, 8), cmap="viridis_r", norm="log")
-    right.clabel(lines, fmt=lambda value: f"$10^{{{np.log10(value):.0f}}}$", fontsize=8)
-    plots.printed(right, eta, s39, "$Δ_m$, S39")
+    left.set_xlim(None, 5)
     right.set(xlabel="learning rate η", ylabel="noise level $Δ_S$", xscale="log", yscale="log")
-    right.set(ylim=(delta_s[0], 1.5), title="mean lifetime τ")
+    right.set(xlim=(eta[0], eta[-1]), ylim=(delta_s[0], 1.5), title="mean lifetime τ")
+    plane, decades = 1 / law(delta_s[:, None], eta), np.arange(-1, 8)
+    lines = right.contour(eta, delta_s, plane, 10.0**decades, cmap="viridis_r", norm="log")
+    right.clabel(lines, fmt={10.0**k: f"$10^{{{k}}}$" for k in decades}, fontsize=8)
+    plots.printed(right, eta, s39, "$Δ_m$, S39")
     right.legend(fontsize=8, loc="upper left")
     plots.label_panels([left, right])
     return figure
