@@ -18,7 +18,6 @@ STEP = {"minimum": HERE, "eta": 0.1, "batch_size": 2, "sampling": "fresh"}
 EMPTY = {"mu_0": dict.fromkeys(("0", "-1", "-0.5"), "c μ ≤ 0: the theorem says nothing")}
 EMPTY_1 = {"mu_1": EMPTY["mu_0"]}
 NO_NOISE = {"batch_size": {"True": "B = 1"}}
-FLAT = np.cov(np.random.default_rng(1).normal(size=(7, 20)))
 
 CASES = [
     Case(Minimum.from_gradients, {"gradients": ROWS}),
@@ -34,7 +33,6 @@ CASES = [
     Case(threshold.leading_mode, STEP, right={"eta": {"None": "the threshold itself"}}),
     Case(threshold.largest_step, DRAWN),
     Case(threshold.second_moment_step, {**STEP, "moment": np.eye(7)}),
-    Case(threshold.stationary_moment, {**STEP, "noise": FLAT}),
     Case(
         threshold.smallest_batch,
         {"minimum": HERE, "eta": 0.1},

@@ -17,7 +17,6 @@ from flatmin.theory.stability.threshold import (
     leading_mode,
     second_moment_step,
     smallest_batch,
-    stationary_moment,
 )
 
 EPS = np.finfo(float).eps
@@ -255,45 +254,6 @@ def test_epochs_average_over_all_orders():
         total.append(np.kron(product, product))
     top = np.linalg.eigvals(np.mean(total, axis=0)).real.max()
     assert epoch_growth(here, eta, 2) == pytest.approx(top, rel=1e-11, abs=0)
-
-
-def quadratic_samples(samples, outputs, parameters):
-    """A minimum that its samples do not share: they pull with b_i (n, r), Σ b_i = 0."""
-    roots = roots_of("square", samples, outputs, parameters)
-    here = Minimum.from_gradients(roots)
-    pulls = np.random.default_rng(5).normal(size=(samples, here.rank))
-    return here, pulls - pulls.mean(axis=0)
-
-
-def test_stationary_moment_stays_and_is_the_variance_of_a_simulation():
-    here, pulls = quadratic_samples(5, 2, 4)
-    noise, eta = pulls.T @ pulls / 5, 0.6 * largest_step(here, 2)
-    found = stationary_moment(here, noise, eta, 2)
-    after = second_moment_step(here, found, eta, 2) + eta**2 * here.factor(2) * noise
-    # conjugate gradients stop at 1e-13 of the source, and 1 − T is no smaller than 1 − ρ
-    slack = 1e-12 / (1 - growth(here, eta, 2))
-    assert np.abs(after - found).max() <= slack * np.abs(found).max()
-    rng, runs, roots = np.random.default_rng(0), 20_000, here.roots
-    delta = np.zeros((runs, here.rank))
-    for _ in range(200):
-        batch = rng.permuted(np.tile(np.arange(5), (runs, 1)), axis=1)[:, :2]
-        chosen = roots[batch].reshape(runs, -1, here.rank)
-        errors = np.matmul(chosen, delta[:, :, None])
-        pull = np.matmul(errors.transpose(0, 2, 1), chosen)[:, 0] + pulls[batch].sum(axis=1)
-        delta = delta - eta / 2 * pull
-    squares = np.einsum("ta,tb->tab", delta, delta)
-    error = squares.std(axis=0, ddof=1) / np.sqrt(runs)
-    assert np.all(np.abs(squares.mean(axis=0) - found) < 4.5 * error)
-
-
-def test_nothing_is_stationary_beyond_the_threshold():
-    here, pulls = quadratic_samples(5, 2, 4)
-    noise = pulls.T @ pulls / 5
-    with pytest.raises(ValueError, match=r"eta=.*below the threshold"):
-        stationary_moment(here, noise, 1.01 * largest_step(here, 2), 2)
-    assert not stationary_moment(here, noise, 0.1, 5).any()  # the whole set is no noise
-    with pytest.raises(ValueError, match="noise"):
-        stationary_moment(here, noise + np.triu(noise, 1), 0.1, 2)
 
 
 def test_bracket_encloses_the_threshold_and_closes():

@@ -21,8 +21,7 @@ size of P is formed, and the Lanczos method needs some ten to a hundred products
 (r, r). Beyond rank 2500 (2 GB) it is refused; :func:`~.bracket.step_bracket` then encloses the threshold.
 
 Away from a minimum the gradients do not vanish together, but the distance of two runs that see the same
-batches obeys the same δ ← (I − ηH_batch)δ: ρ then says whether they meet again. How far one run strays from
-the minimum of its quadratic model is another matter: :func:`~.threshold.stationary_moment`.
+batches obeys the same δ ← (I − ηH_batch)δ: ρ then says whether they meet again.
 """
 
 from __future__ import annotations

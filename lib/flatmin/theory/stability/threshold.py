@@ -24,7 +24,6 @@ __all__ = [
     "leading_mode",
     "second_moment_step",
     "smallest_batch",
-    "stationary_moment",
 ]
 
 #: largest rank r of the exact operator: Lanczos keeps up to 40 matrices (r, r), 2 GB
@@ -102,39 +101,6 @@ def second_moment_step(
     moment = _check.array("moment", moment, shape=(minimum.rank, minimum.rank))
     after = _step(minimum, moment, eta, c)
     return (after + after.T) / 2  # an antisymmetric part, of rounding, would grow on its own
-
-
-def stationary_moment(
-    minimum: Minimum, noise, eta: float, batch_size: float, sampling: str = "fresh"
-) -> np.ndarray:
-    """S∞ = T S∞ + η² c Σ: the stationary second moment about the minimum of a quadratic model, (r, r).
-
-    For samples that do not share their minimum: sample i pulls with b_i + H_i δ, Σ b_i = 0. ``noise`` is Σ =
-    (1/n) Σ b_i b_iᵀ, symmetric, in the eigenbasis of H. Raises ValueError also for η ≥ η*, where nothing is
-    stationary.
-    """
-    eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
-    noise = _check.array("noise", noise, shape=(minimum.rank, minimum.rank))
-    if not np.allclose(noise, noise.T, rtol=1e-6, atol=1e-6 * np.abs(noise).max()):
-        raise _check.refused("noise", noise, "symmetric")
-    edge = _edge(minimum, c)[0]
-    if not eta < edge:
-        raise _check.refused("eta", eta, f"below the threshold {edge:.6g} for a stationary state")
-    lam = minimum.eigenvalues
-    flat = 1 / (eta * (lam[:, None] + lam) - eta**2 * np.multiply.outer(lam, lam))  # 1 − T at c = 0
-    source = eta**2 * c * noise
-    found, rest = np.zeros_like(source), source.copy()
-    along = flat * rest
-    size, start = np.sum(rest * along), np.sqrt(np.sum(source * flat * source))
-    for _ in range(20 * minimum.rank + 200):  # conjugate gradients: 1 − T is positive definite below η*
-        if np.sqrt(size) <= 1e-13 * start:
-            return found
-        image = along - _step(minimum, along, eta, c)
-        length = size / np.sum(along * image)
-        found, rest = found + length * along, rest - length * image
-        before, size = size, np.sum(rest * flat * rest)
-        along = flat * rest + size / before * along
-    raise RuntimeError(f"eta={eta!r} is too near the threshold {edge!r} for the stationary state to settle")
 
 
 def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> float:
