@@ -31,7 +31,7 @@ SHAPES = {
         "loss": (1, 3, 3),
         "unit_values": (1, 5, 30),
         "unit_dimension": (1, 5),
-        "standard_loss": (1, 5),
+        "standard_loss": (1, 3),
     },
     noise_strength: {
         "fcn_square_loss": (2, 15),
