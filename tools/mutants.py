@@ -239,6 +239,13 @@ _LISTED = (
         "theory/test_printed.py::test_s9_is_the_mean_square_of_the_multiplier",
     ),
     (
+        "flatness-gained-power",
+        "theory/printed.py",
+        "(2 * lambda_0**1.5) * y22_s42(",
+        "(2 * lambda_0**0.5) * y22_s42(",
+        "theory/test_printed.py::test_by_hand",
+    ),
+    (
         "noise-induced-drift-sign",
         "theory/continuum/slow.py",
         "change = convention_power(convention) - convention_power(self.convention)",
