@@ -35,6 +35,12 @@ CASES = [
     case(curvature.trace, {"layer": 1, "probes": 5}, layer=LAYER, probes={"10**30": "exact"}),
     case(curvature.frobenius_norm, {"layer": 1, "probes": 5}, layer=LAYER, probes={"10**30": "exact"}),
     case(curvature.eigenpairs, {"k": 3, "layer": 1, "tolerance": 1e-3, "steps": 100}, layer=LAYER),
+    case(curvature.moments, {"probes": 5}, probes={"10**30": "exact"}),
+    Case(
+        curvature.flatness_of,
+        {"pairs": HERE.eigenpairs(2), "definition": "Y26"},
+        leave={"pairs": "made by eigenpairs"},
+    ),
     case(curvature.spectral_density, {"steps": 4, "probes": 2}, leave={"probes": "each costs time"}),
     case(curvature.flatness, {"definition": "Y26", "layer": 2, "top": 2}),
     Case(curvature.effective_dimension, {"values": np.array([2.0, 1.0, 0.5])}),

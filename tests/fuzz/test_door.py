@@ -35,7 +35,23 @@ CASES = [
     ),
     Case(gradient_noise.exponent, {"here": HERE}, leave=PLACE),
     Case(gradient_noise.alignment, {"here": HERE}, leave=PLACE, then=lambda a: a.mu),
-    Case(gradient_noise.noise_strength, {"here": HERE}, leave=PLACE),
+    Case(
+        gradient_noise.noise_strength,
+        {"here": HERE},
+        leave=PLACE,
+        right={"executor": {"None": "without one"}},
+    ),
+    Case(
+        gradient_noise.along,
+        {"here": HERE, "vectors": torch.eye(HERE.parameters, dtype=torch.float64)[:, :3]},
+        leave=PLACE,
+    ),
+    Case(
+        stability.compressed,
+        {"here": HERE, "directions": torch.eye(HERE.parameters, dtype=torch.float64)[:, :3]},
+        leave=PLACE,
+        then=lambda minimum: minimum.trace,
+    ),
     Case(
         sampled.sampled_alignment, {"here": HERE, "samples": 8}, leave=PLACE, right=MANY, then=lambda a: a.mu
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import time
 from collections.abc import Callable, Iterable
@@ -172,11 +173,15 @@ def _layers(layers, names) -> tuple[str, ...]:
     """The parameters that the patterns name; ValueError where one names none."""
     if layers is None:
         return ()
+    patterns = [layers] if isinstance(layers, str) else list(_check.instance("layers", layers, Iterable))
+    some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    if not patterns:
+        raise _check.refused("layers", layers, f"patterns of names such as {some}, at least one")
     found: list[str] = []
-    for pattern in [layers] if isinstance(layers, str) else _check.instance("layers", layers, Iterable):
+    for pattern in patterns:
         fitting = fnmatch.filter(names, _check.instance("layers", pattern, str))
         if not fitting:
-            raise _check.refused("layers", pattern, f"a pattern of some parameter's name: {', '.join(names)}")
+            raise _check.refused("layers", pattern, f"a pattern of some parameter's name, such as {some}")
         found += fitting
     return tuple(dict.fromkeys(found))
 
@@ -189,7 +194,9 @@ def _wanted(what, k, layers, how) -> list[str]:
         raise _check.refused("what", what, "'all', or names of sections and lines, at least one")
     chosen: set[str] = set()
     for part in parts:
-        part = _check.choice("what", part, ["all", *SECTIONS, *every])
+        if not isinstance(part, str) or part not in every:  # a short list in the message
+            near = difflib.get_close_matches(part, every, n=1) if isinstance(part, str) else []
+            part = _check.choice("what", part, ["all", *SECTIONS, *near, *([] if near else ["lambda_1"])])
         chosen |= {name for name in every if part in ("all", name, line_of(name).section)}
         if part in ("curvature", "all"):
             chosen |= {name for name in every if name not in LINES}
@@ -229,7 +236,7 @@ def _seconds(here, work):
 def _fitting(here, clock, product, seed):
     """The point on as many of its samples, drawn at random, as leave time for enough products."""
     fitting = clock.share(0.5, product * _PRODUCTS / here.samples, min(_TIMED, here.samples), here.samples)
-    if fitting == here.samples or not isinstance(here.loss_function.given, str):
+    if fitting == here.samples or not here.loss_function.apart(here.data.targets):
         return here
     whole = approx(product * _PRODUCTS, digits=2)
     clock.notes.append(

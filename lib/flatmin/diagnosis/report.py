@@ -133,6 +133,16 @@ class Report:
     plan : Plan
     checks : tuple
         (name, difference found, difference allowed) of what was tested before the first number.
+
+    Examples
+    --------
+    >>> import flatmin as fm
+    >>> train, test = fm.datasets.digits()
+    >>> report = fm.diagnose(fm.models.mlp((64, 8, 10)), "cross-entropy", train, what="loss")
+    >>> report["loss"].words, round(float(report["loss"].estimate), 2)
+    ('mean loss', 2.51)
+    >>> fm.Report.from_json(report.to_json()).compare(report)["loss"]
+    0.0
     """
 
     lines: tuple[Line, ...]

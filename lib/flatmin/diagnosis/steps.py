@@ -179,8 +179,8 @@ class Steps:
         """α, β, μ, from some samples or exactly."""
 
         def make():
-            named = isinstance(self.here.loss_function.given, str)
-            m = min(self.here.samples, _ALIGNED) if named else self.here.samples
+            apart = self.here.loss_function.apart(self.here.data.targets)
+            m = min(self.here.samples, _ALIGNED) if apart else self.here.samples
             outputs = self.here.passed.outputs.shape[1]
             probes = outputs if m == self.here.samples and outputs <= 10 else 2
             return sampled.sampled_alignment(self.here, m, max(2, probes), self.seed)
@@ -256,17 +256,20 @@ class Steps:
     def _noise(self):
         found = self.strength
         self.put("noise_strength", found)
-        if found.scale is None:
-            self.put("noise_scale", None, "the gradient vanishes, or there is one sample")
-            self.put("signal", None, "the gradient vanishes, or there is one sample")
+        n, square, factor = self.here.samples, found.gradient_square, self._factor()
+        # the mean of |∇L|² over draws of n samples lies above that of all of them by this
+        own = found.value * (1 / n - 1 / self.of) * n / max(n - 1, 1)
+        if square <= 10 * own:
+            why = (
+                "the gradient vanishes" if not square else f"most of |∇L|² is the noise of these {n} samples"
+            )
+            self.put("noise_scale", None, why)
+            self.put("signal", None, why)
             return
-        self.put("noise_scale", found.scale)
-        factor = self._factor()
+        how = "exact for these samples" + (f", {approx(100 * own / square, digits=1)} % low" if own else "")
+        self.put("noise_scale", Estimate(found.value / square, 0.0, 0, how))
         if factor and found.value > 0:
-            scale = found.scale
-            inverse = 1 / (factor * scale.value)
-            error = scale.error / scale.value * inverse
-            self.put("signal", Estimate(inverse, error, scale.n, scale.method))
+            self.put("signal", Estimate(square / (factor * found.value), 0.0, 0, how.replace("low", "high")))
         else:
             self.put("signal", None, "there is no noise (B = n, or samples all alike), or no B")
 
@@ -318,13 +321,10 @@ class Steps:
         """Of the samples with the most curvature, the direction in which each has most, (P, 1) each."""
         here, outputs = self.here, self.here.passed.outputs
         count = min(_SHARP, here.samples, _MEMORY // (8 * here.parameters * outputs.shape[1]))
-        if not isinstance(here.loss_function.given, str) or count < 1:
-            return
         signs = curvature.signs_like(outputs, outputs.shape, torch.Generator("cpu").manual_seed(self.seed))
         tops = here.passed.loss_function.root_product(outputs, slice(None), signs[:, None])[:, 0]
-        rows = here.passed.pulled_squares(tops).argsort(descending=True)[:count].sort().values
-        few = sampled.only(here, rows.cpu())
-        for roots in few.sample_roots(slice(0, count)):
+        for row in here.passed.pulled_squares(tops).argsort(descending=True)[:count].tolist():
+            roots = here.passed.sample_roots(slice(row, row + 1))[0]
             if roots.any():
                 yield torch.linalg.svd(roots.double(), full_matrices=False)[2][:1].T.to(here.dtype).cpu()
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flatmin import _check
-from flatmin.estimate import Estimate
+from flatmin.estimate import Estimate, student
 from flatmin.networks import eigen
 from flatmin.networks.eigen import Eigenpairs
 from flatmin.networks.passes.dense import DensePass
@@ -409,10 +409,12 @@ def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate,
         sums.append(torch.stack([shares[:, block].sum(1) for block in blocks], 1).cpu())
         squares.append(product.double().square().sum(1).cpu())
     sums = torch.cat(sums)
-    found = [(v.mean(0).numpy(), v.std(0).numpy() / probes**0.5) for v in (sums.sum(1), sums)]
+    wider = student(1.0, probes - 1) / probes**0.5
+    found = [(v.mean(0).numpy(), v.std(0).numpy() * wider) for v in (sums.sum(1), sums)]
     (value, error), layers = found
-    whole = Estimate(float(value), float(error), probes, "random signs")
-    return whole, _root_mean(torch.cat(squares)), Estimate(*layers, probes, "random signs")
+    how, norm = "random signs, Student's t", _root_mean(torch.cat(squares))
+    norm = replace(norm, error=student(norm.error, probes - 1), method=how)
+    return Estimate(float(value), float(error), probes, how), norm, Estimate(*layers, probes, how)
 
 
 def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
@@ -443,6 +445,15 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     else:
         error = float(shares.std()) / n**0.5 if n > 1 else float(shares.mean()) * 2**0.5
     return Estimate(float(shares.mean()), error, n * probes, "random signs for each sample")
+
+
+def columns_of(here, name: str, vectors) -> Tensor:
+    """``vectors`` if they are a finite tensor (P, k) at the point ``here``; ValueError otherwise."""
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != here.parameters:
+        raise _check.refused(name, vectors, f"a tensor of shape ({here.parameters}, k)")
+    if not vectors.numel() or not vectors.is_floating_point() or not torch.isfinite(vectors).all():
+        raise _check.refused(name, vectors, "finite real numbers, at least one column")
+    return vectors
 
 
 def signs_like(outputs: Tensor, shape, generator: torch.Generator) -> Tensor:
@@ -566,12 +577,15 @@ class Density:
     """Spectral density as weighted points, from several random vectors.
 
     ``nodes`` and ``weights`` (m,): eigenvalues and weights, of sum 1; ``probe`` (m,): number of the random
-    vector, 0 … probes − 1, that a point comes from.
+    vector, 0 … probes − 1, that a point comes from; ``parameters`` P. A random direction sees f(H) with the
+    variance 2(⟨f²⟩ − ⟨f⟩²)/(P + 2), means over all eigenvalues: that is where the errors come from, as the
+    scatter among a few vectors is too rough where one eigenvalue counts.
     """
 
     nodes: np.ndarray
     weights: np.ndarray
     probe: np.ndarray
+    parameters: int
 
     def moment(self, power: int) -> Estimate:
         """Tr H^power / P; unbiased for powers below twice the steps."""
@@ -585,11 +599,10 @@ class Density:
         return self._mean(np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / width)
 
     def _mean(self, values):
-        """Mean of values (m, …) at the nodes, with the standard error over the probes."""
+        """Mean of values (m, …) at the nodes, with the standard error."""
         count = int(self.probe.max()) + 1
-        each = [self.weights[self.probe == i] @ values[self.probe == i] for i in range(count)]
-        each = np.array(each) * count
-        found, error = each.mean(0), each.std(0, ddof=1) / np.sqrt(count)
+        found, square = self.weights @ values, self.weights @ np.square(values)
+        error = np.sqrt(2 * np.maximum(square - found**2, 0) / ((self.parameters + 2) * count))
         if not np.ndim(found):
             found, error = float(found), float(error)
         return Estimate(found, error, count, "Lanczos quadrature")
@@ -598,9 +611,8 @@ class Density:
 def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> Density:
     """Spectral density of the Hessian by stochastic Lanczos quadrature.
 
-    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each; the errors of what is read off it come from the
-    scatter between the vectors. Raises ValueError for fewer than one step or two probes. Memory: ``steps``
-    vectors of P numbers.
+    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each. Raises ValueError for fewer than one step or two
+    probes. Memory: ``steps`` vectors of P numbers.
     """
     steps, passed = _check.integer("steps", steps, least=1), here.passed
     probes, seed = _random(probes, seed)
@@ -611,7 +623,7 @@ def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> 
         nodes.append(one_nodes)
         weights.append(one_weights / probes)
         probe.append(np.full(len(one_nodes), number))
-    return Density(*map(np.concatenate, (nodes, weights, probe)))
+    return Density(*map(np.concatenate, (nodes, weights, probe)), passed.parameters)
 
 
 _FLATNESS = ("Y26", "Y23", "Y22", "W22-frobenius", "W22-trace", "M22")

@@ -242,8 +242,9 @@ def along(here, vectors: Tensor) -> Estimate:
     """vᵀΣv along the columns of ``vectors`` (P, k), as numpy (k,), with the errors of the samples, as a draw.
 
     One derivative of the outputs for each; :class:`HessianBasis` has them for B samples, dense. Raises
-    ValueError for fewer than two samples.
+    ValueError for fewer than two samples, and vectors that are no finite (P, k) tensor.
     """
+    vectors = curvature.columns_of(here, "vectors", vectors)
     if here.samples < 2:
         raise ValueError("data: 1 sample has no scatter: must be at least two")
     slopes = sample_slopes(here.passed, vectors.T.to(here.device, here.dtype)).double()
@@ -396,13 +397,11 @@ def _generic_gram_rows(passed):
 class NoiseStrength(Estimate):
     """𝒩 = (1/n) Σ |∇ℓ_i|² − |∇L|² = Tr Σ (M22 §5.2), with ``loss`` L and ``gradient_square`` |∇L|².
 
-    The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set, and
-    so is that of ``scale`` = 𝒩/|∇L|², the batch whose noise is as large as the gradient.
+    The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set.
     """
 
     loss: float = 0.0
     gradient_square: float = 0.0
-    scale: Estimate | None = None
 
 
 def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
@@ -417,8 +416,8 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     """
     chunk = integer("chunk", chunk, least=1)
     mapped = map_of(executor)
-    if here.samples <= chunk or not isinstance(here.loss_function.given, str):
-        pieces, shares = [], [_share(here.passed)]  # a loss that is no name may weigh a sample by all others
+    if here.samples <= chunk or not here.loss_function.apart(here.data.targets):
+        pieces, shares = [], [_share(here.passed)]  # or a sample is weighed by all others
     else:
         rows = [slice(start, start + chunk) for start in range(0, here.samples, chunk)]
         pieces = [(here.network, here.data.take(part), here.loss_function, here.chunk) for part in rows]
@@ -429,17 +428,8 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     found = mapped(_slopes_of, [(piece, gradient) for piece in pieces])
     slopes = torch.cat(list(found) if pieces else [_slopes_along(here.passed, gradient)])
     value = float(squares.mean()) - square
-    error, scale = float("inf"), None
-    if n > 1:
-        pulls = squares - 2 * slopes
-        error = float(pulls.std() / n**0.5)
-        if square > 0:
-            # 𝒩/|∇L|² = ⟨|∇ℓ|²⟩/|∇L|² − 1, and what one sample moves of it
-            moved = pulls - 2 * (value / square) * slopes
-            scale = Estimate(
-                value / square, float(moved.std() / n**0.5) / square, n, "exact for these samples"
-            )
-    return NoiseStrength(value, error, n, "exact for these samples", losses, square, scale)
+    error = float((squares - 2 * slopes).std() / n**0.5) if n > 1 else float("inf")
+    return NoiseStrength(value, error, n, "exact for these samples", losses, square)
 
 
 def map_of(executor):

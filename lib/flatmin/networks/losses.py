@@ -106,6 +106,18 @@ class Loss:
         bound.verify(outputs.reshape(bound.samples, bound.columns))
         return bound
 
+    def apart(self, targets) -> bool:
+        """Whether a sample's share of L is a loss of its own, whatever the other ``targets``.
+
+        Torch's cross-entropy divides by the weight of all labels that count: there it is not where labels
+        have weights, or some are ignored.
+        """
+        if self._kind is not _CrossEntropy or isinstance(self.given, str):
+            return True
+        if getattr(self.given, "weight", None) is not None:
+            return False
+        return not (isinstance(targets, Tensor) and bool((targets == _ignored(self.given)).any()))
+
     def total(self, outputs: Tensor, targets) -> Tensor:
         """B L of a batch of outputs (B, *s), differentiable: what training steps along."""
         if self.closed(outputs.shape[1:]):

@@ -260,6 +260,9 @@ def _require_module(model):
         raise ValueError("model has parameters or buffers on the device 'meta': must hold numbers")
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         raise ValueError("model has lazy parameters without a shape: must have seen an input first")
+    for name, p in model.named_parameters():
+        if p.is_complex() or p.layout != torch.strided:
+            raise ValueError(f"model: parameter {name} of {p.dtype}, {p.layout}: must be dense and real")
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -333,8 +336,6 @@ def unfit(part) -> str:
 def _require_parameters(module: nn.Module):
     kinds = set()
     for name, p in module.named_parameters():
-        if p.is_complex() or p.layout != torch.strided:
-            raise ValueError(f"model: parameter {name} of {p.dtype}, {p.layout}: must be dense and real")
         if not torch.isfinite(p).all():
             raise ValueError(f"model: parameter {name} holds NaN or ∞: must be finite")
         if p.requires_grad:

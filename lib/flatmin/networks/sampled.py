@@ -137,8 +137,8 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
     ------
     ValueError
         For arguments out of range, a point of fewer than 8 samples, a loss without a positive semi-definite
-        second derivative in the outputs, one that is no name where it is not asked for all samples, and where
-        L, Σ or G vanishes.
+        second derivative in the outputs, for some of the samples one that
+        weighs or ignores labels, and where L, Σ or G vanishes.
     """
     samples = min(_check.integer("samples", samples, least=_FEWEST), here.samples)
     probes = min(_check.integer("probes", probes, least=2), here.passed.outputs.shape[1])
@@ -158,11 +158,11 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
 
 
 def only(here, chosen):
-    """A pass over some of the samples; a loss that is no name may weigh a sample by all the others."""
-    if not isinstance(here.loss_function.given, str):
+    """A pass over some of the samples; ValueError where the loss weighs a sample by all the others."""
+    if not here.loss_function.apart(here.data.targets):
         raise ValueError(
-            f"loss={here.loss_function.name}: must be 'square' or 'cross-entropy' for a part of the samples; "
-            f"take all (samples={here.samples})"
+            f"loss={here.loss_function.name}: must not weigh or ignore labels for a part of the samples; "
+            f"take all, samples={here.samples}"
         )
     return linearise(here.network, here.data.take(chosen), here.loss_function, here.chunk)
 
@@ -254,7 +254,7 @@ def batch_sharpness(
     Raises
     ------
     ValueError
-        For arguments out of range, a loss that is no name, and where no batch has a gradient.
+        For arguments out of range, a loss that weighs or ignores labels, and where no batch has a gradient.
     """
     size = _check.integer("batch_size", batch_size, least=1, most=here.samples)
     batches = _check.integer("batches", batches, least=2, most=10**6)

@@ -211,8 +211,7 @@ def compressed(here, directions: torch.Tensor) -> Minimum:
     Raises ValueError for directions that are no (P, q) tensor or move no output, and for a loss without a
     positive semi-definite second derivative in the outputs.
     """
-    if not isinstance(directions, torch.Tensor) or directions.ndim != 2 or len(directions) != here.parameters:
-        raise _check.refused("directions", directions, f"a tensor of shape ({here.parameters}, q)")
+    directions = curvature.columns_of(here, "directions", directions)
     basis = torch.linalg.qr(directions.double())[0].T.to(here.device, here.dtype)
     passed, rows = here.passed, []
     step = max(1, _ENTRIES // passed.outputs.numel())
