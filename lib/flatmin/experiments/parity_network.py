@@ -21,8 +21,8 @@ no ‖A − B‖ had):
 * m22-hessian-outliers. The paper has one network and no word on its pixels. So its λ₁ = 95.6 and n = 12.7 are
   compared, as one network more, with the scatter over networks: the error is that of a prediction, by
   Student's t. They are judged for pixels in [0, 1], which three earlier networks pointed to, on new ones (20
-  were planned, time allowed 10); the other scalings stand beside. λ₁ alone cannot fail for most values; n can,
-  as the value that the regression of n on λ₁ over the networks has at λ₁ = 95.6.
+  were planned, time allowed 10); the other scalings stand beside. λ₁ alone cannot fail for most values; n
+  can, as the value that the regression of n on λ₁ over the networks has at λ₁ = 95.6.
 """
 
 import numpy as np
