@@ -254,27 +254,26 @@ def _show_paths(ax, path, level, runs=3, around=30):
 
 
 def _show_offsets(ax, offsets, nine, own):
-    """Power of c less 1/T of networks and of their linearisations, one column for each window."""
+    """Power of c less 1/T of networks and of their linearisations, joined, one column for each window."""
     shift = np.linspace(-0.12, 0.12, len(own))
     for place, found in enumerate(offsets.values()):
-        for side, (values, kind, marker, name) in enumerate(
-            zip(found.T, ("simulation", "theory"), "ox", ("network", "linearised, same batches"), strict=True)
+        sides = place + shift + np.array([[-0.2], [0.2]])  # network on the left, linearised on the right
+        ax.plot(sides, found.T, "-", lw=0.7, color="0.7", zorder=0)
+        for at, values, kind, marker, name in zip(
+            sides,
+            found.T,
+            ("simulation", "theory"),
+            "ox",
+            ("network", "linearised, same batches"),
+            strict=True,
         ):
-            label = None if place else name
-            at = place + shift + (side - 0.5) * 0.36
-            ax.plot(at, values, marker, ms=5, color=plots.colour(kind), label=label)
-        ax.plot(
-            place + shift,
-            own,
-            "_",
-            ms=8,
-            color=plots.colour("exact"),
-            label=None if place else "as printed, n = 1/Σp²",
-        )
+            ax.plot(at, values, marker, ms=5, color=plots.colour(kind), label=None if place else name)
+        label = None if place else "as printed, its own n = 1/Σp²"
+        ax.plot(place + shift, own, "_", ms=9, mew=2, color=plots.colour("exact"), label=label)
     plots.printed(ax, (-0.5, len(offsets) - 0.5), (nine, nine), "as printed, n = 9")
     ax.set_xticks(range(len(offsets)), [f"{low}–{high}" for low, high in offsets])
-    ax.set(xlabel="mean passage time in steps", ylabel=r"power of c less $B/(\eta h)$")
-    ax.legend(fontsize=8)
+    ax.set(xlabel="mean passage time in steps", ylabel=r"power of c less $B/(\eta h)$", ylim=(None, 0.5))
+    ax.legend(fontsize=8, loc="upper left")
 
 
 def passages_and_paths(levels, series, power, paths, level, title):
