@@ -26,8 +26,8 @@ from flatmin.sampling import Sampling
 
 __all__ = ["diagnose"]
 
-#: samples that the first product is timed on, products that a diagnosis wants at least
-_TIMED, _PRODUCTS = 64, 120
+#: samples that work is timed on, and that are taken at least; products that a diagnosis wants
+_TIMED, _LEAST, _PRODUCTS = 16, 64, 120
 
 
 def diagnose(
@@ -119,10 +119,11 @@ def diagnose(
         _check.integer("batch_size", batch_size, least=1, most=None if sampling == "replacement" else of)
     here = at(model, loss, read, device=device, dtype=dtype, mode=mode, forward=forward, chunk=chunk)
     names = _wanted(what, min(k, here.parameters), _layers(layers, here.names), how)
-    product, single = _timed(here)
+    timed, n = _timed(here), here.samples
     if samples is None:
-        here = _fitting(here, clock, product, seed)
-    steps = Steps(here, how, of, clock, min(k, here.parameters), seed, (product, single), executor)
+        here = _fitting(here, clock, timed[0], seed)
+    timed = [each * here.samples / n for each in timed]
+    steps = Steps(here, how, of, clock, min(k, here.parameters), seed, timed, executor)
     clock.work(steps.tasks(names), steps.failed, progress)
     facts = {
         "model": type(model).__name__,
@@ -216,6 +217,7 @@ def _timed(here) -> tuple[float, float]:
     scale, passed = here.samples / some.samples, some.passed
     vector = torch.ones(1, here.parameters, dtype=here.dtype, device=here.device)
     passed.hessian_product(vector)
+    passed.pulled_squares(passed.output_gradients)
     return tuple(
         scale * _seconds(here, work)
         for work in (
@@ -235,7 +237,7 @@ def _seconds(here, work):
 
 def _fitting(here, clock, product, seed):
     """The point on as many of its samples, drawn at random, as leave time for enough products."""
-    fitting = clock.share(0.5, product * _PRODUCTS / here.samples, min(_TIMED, here.samples), here.samples)
+    fitting = clock.share(0.5, product * _PRODUCTS / here.samples, min(_LEAST, here.samples), here.samples)
     if fitting == here.samples or not here.loss_function.apart(here.data.targets):
         return here
     whole = approx(product * _PRODUCTS, digits=2)

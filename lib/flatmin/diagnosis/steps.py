@@ -101,16 +101,19 @@ class Steps:
         t, n, rows = self.product, self.here.samples, self.rows
         rank = min(rows, self.here.parameters)
         aligned = min(n, _ALIGNED) / n
-        pairs = self._lanczos(30 + 6 * self.pairs_wanted)
+        pairs = self._lanczos((20 if self.affordable < 150 else 30) + 6 * self.pairs_wanted)
         leading = [f"lambda_{i}" for i in range(1, self.k + 1)]
-        operator = 6e-8 * rows * rank**2 * (8 if self.how["weight_decay"] else 1) + 2 * self.single
-        walk = 2.5e-7 * np.prod(_PATHS) * (self.size or 1) * rows / n * rank
+        fits = rows <= stability.MOST_ROWS and rank <= threshold.MOST_RANK  # else it says so at once
+        operator = (
+            6e-8 * fits * rows * rank**2 * (8 if self.how["weight_decay"] else 1) + 2 * fits * self.single
+        )
+        walk = 2.5e-7 * fits * np.prod(_PATHS) * (self.size or 1) * rows / n * rank
         flat = [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
         table = [
             ("loss", self._loss, 2 * t, "loss gradient_norm gain"),
             ("eigenvalues", self._eigenvalues, pairs, [*leading, *flat, "descent_step", "descent"]),
             ("noise", self._noise, 2 * self.single, "noise_strength noise_scale signal"),
-            ("smallest eigenvalue", self._smallest, self._lanczos(55), "lambda_min"),
+            ("smallest eigenvalue", self._smallest, self._lanczos(25 if self.affordable < 150 else 55), "lambda_min"),
             ("exact edge", self._exact, operator, "largest_step exact growth smallest_batch"),
             ("bound on the edge", self._bounded, 2 * t * (self.k + _SHARP), "step_bound necessary"),
             ("trace", self._moments, t * self.probes, "trace_H frobenius trace_by_layer"
@@ -152,7 +155,7 @@ class Steps:
 
     def _eigenpairs(self, k, which, layer=None):
         left = min(max(self.clock.left, 0.3 * self.clock.budget), 1e9)
-        steps = int(min(5000, self.most, max(60, 0.7 * left / max(self.product, 1e-9))))
+        steps = int(min(5000, self.most, max(20, 0.7 * left / max(self.product, 1e-9))))
         short = self.affordable < 150  # neither proof of multiplicity nor the last digits
         how = {"tolerance": 1e-2 if short else 1e-3, "missed": 1.0 if short else 0.01}
         return self.here.eigenpairs(k, layer, which=which, steps=steps, seed=self.seed, **how)

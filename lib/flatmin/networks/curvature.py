@@ -611,8 +611,8 @@ class Density:
 def spectral_density(here, steps: int = 80, probes: int = 10, seed: int = 0) -> Density:
     """Spectral density of the Hessian by stochastic Lanczos quadrature.
 
-    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each. Raises ValueError for fewer than one step or two
-    probes. Memory: ``steps`` vectors of P numbers.
+    ``probes`` Gaussian vectors, ``steps`` Lanczos steps each. Raises ValueError for fewer than one step or
+    two probes. Memory: ``steps`` vectors of P numbers.
     """
     steps, passed = _check.integer("steps", steps, least=1), here.passed
     probes, seed = _random(probes, seed)

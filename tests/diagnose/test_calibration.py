@@ -1,0 +1,101 @@
+"""Error bars: over 100 seeds the misses, in units of the error, have standard deviation 1 ± 0.2."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import flatmin as fm
+from flatmin.networks import curvature, gradient_noise
+from flatmin.networks.point import Point, at
+
+torch.set_num_threads(1)
+SEEDS, WHOLE = range(100), 3000
+
+
+class Wrapped(nn.Module):
+    """The same network in a form the fast path does not read."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@functools.cache
+def trained():
+    """A trained network and 3000 samples with labels that it does not fit."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(WHOLE, 6, generator=generator, dtype=torch.float64)
+    teacher = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    noise = 0.7 * torch.randn(WHOLE, 3, generator=generator, dtype=torch.float64)
+    data = inputs, (1.5 * torch.tanh(inputs @ teacher) + noise).argmax(1)
+    model = fm.models.mlp((6, 12, 12, 3), 1, activation="tanh", dtype=torch.float64)
+    runs = fm.train(model, "cross-entropy", data, eta=0.2, batch_size=50, steps=300, seed=0, keep=300)
+    return runs.model_at(0, -1), data
+
+
+def first(samples, wrapped=False):
+    model, (inputs, targets) = trained()
+    model = Wrapped(model) if wrapped else model
+    return at(model, "cross-entropy", (inputs[:samples], targets[:samples]))
+
+
+def calibrated(name, misses):
+    spread = np.std(misses, ddof=1)
+    assert 0.8 < spread < 1.2, f"{name}: {spread:.2f}"
+    assert abs(np.mean(misses)) < 0.6, f"{name}: {np.mean(misses):.2f} off on average"
+
+
+@pytest.mark.parametrize("probes", [12, 60])
+def test_trace_and_norm(probes):
+    here = first(40, wrapped=True)
+    values = np.linalg.eigvalsh(here.hessian().numpy())
+    found = [curvature.moments(here, probes, seed)[:2] for seed in SEEDS]
+    for index, expected in enumerate((values.sum(), np.linalg.norm(values))):
+        calibrated(index, [(each[index].value - expected) / each[index].error for each in found])
+
+
+def test_density():
+    here = first(40)
+    values = np.linalg.eigvalsh(here.hessian().numpy())
+    width = (values[-1] - values[0]) / 20
+    grid = np.array([0.0, values[-1] / 2, values[-1]])  # where all are, where few are, where one is
+    expected = np.exp(-0.5 * ((values[:, None] - grid) / width) ** 2).mean(0) / np.sqrt(2 * np.pi) / width
+    found = [curvature.spectral_density(here, 25, 12, seed).on(grid, width) for seed in SEEDS]
+    misses = np.array([(each.value - expected) / each.error for each in found])
+    for index, place in enumerate(("bulk", "few", "edge")):
+        calibrated(place, misses[:, index])
+
+
+def test_alignment():
+    here = first(600)
+    exact = gradient_noise.alignment(here)
+    found = [here.noise.sampled_alignment(256, 2, seed) for seed in SEEDS]
+    for name in ("mu", "alpha", "beta"):
+        each = [getattr(one, name) for one in found]
+        calibrated(name, [(one.value - getattr(exact, name)) / one.error for one in each])
+
+
+def test_strength_and_exponent():
+    """200 samples of 3000 with eigenvectors of their own, against all."""
+    whole = first(WHOLE)
+    pairs = whole.eigenpairs(10)
+    window = 0.999 * float(pairs.values[-1] / pairs.values[0])
+    expected = whole.noise.strength().value, gradient_noise.exponent(whole, window, pairs=pairs).value
+    misses = []
+    for seed in SEEDS:
+        rows = torch.from_numpy(np.random.default_rng(seed).permutation(WHOLE)[:200])
+        part = Point(whole.network, whole.loss_function, whole.data.take(rows))
+        own = part.eigenpairs(10)
+        window = 0.999 * float(own.values[-1] / own.values[0])
+        found = part.noise.strength(), gradient_noise.exponent(part, window, pairs=own)
+        misses.append(
+            [(each.value - truth) / each.error for each, truth in zip(found, expected, strict=True)]
+        )
+    for name, each in zip(("strength", "exponent"), np.array(misses).T, strict=True):
+        calibrated(name, each)
