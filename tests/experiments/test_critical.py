@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.experiments import critical_point
+from flatmin.experiments import critical_lifetimes, critical_point
 
 
 def test_every_search_from_afar_arrives():
@@ -13,9 +13,11 @@ def test_every_search_from_afar_arrives():
     assert np.all(search["error"] < 0.2 * search["mean"])
 
 
-def test_divergence_counts_losses_over_time_at_risk():
-    point = {"epsilon": 0.001, "eta": 0.04, "delta_s": [0.001, 0.05], "tau": 60, "trajectories": 64}
-    found = critical_point.divergence(point, seed=1)
-    assert found["rate"][0] == 0
-    assert found["fraction"][1] > 0.9
-    assert found["rate"][1] == pytest.approx(0.085, rel=0.5)
+def test_a_lifetime_is_time_at_risk_over_losses_and_the_law_gives_the_same():
+    point = {"eta": 0.04, "delta_s": 0.05, "trajectories": 512, "horizon": 1.0}
+    found = critical_lifetimes.lifetime(point, seed=1)
+    law = critical_lifetimes.law({"eta": 0.04, "delta_s": 0.05, "cells": (36, 40), "bound": 50.0}, seed=1)
+    assert found["lost"] > 500
+    assert found["error"] == pytest.approx(found["rate"] / found["lost"] ** 0.5)
+    assert abs(found["rate"] - law["rate"]) < 4 * found["error"]
+    assert critical_lifetimes.lifetime({**point, "horizon": 2e-3}, seed=1)["lost"] == 0

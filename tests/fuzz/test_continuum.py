@@ -94,7 +94,6 @@ CASES = [
     ),
     Case(LIFE.time, {"start": (1.0, 0.0)}),
     Case(LIFE.rate, {"start": (1.0, 0.0)}),
-    Case(LIFE.average, {"expression": "x**2", "start": (1.0, 0.0)}),
     Case(LAW.delta_s, {"w": 1.0}),
     Case(LAW.w, {"delta_s": 0.01}),
     Case(LAW.density, {"xi": POINTS, "w": 1.0}),

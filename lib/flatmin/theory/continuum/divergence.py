@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 from scipy.integrate import solve_ivp
-from scipy.linalg import lu_factor, lu_solve
+from scipy.linalg import solve
 from scipy.optimize import brentq
 from scipy.special import dawsn
 
@@ -137,8 +137,7 @@ class Lifetime:
         # the outermost node stands on the bound, where T falls to 0 at once
         self._spacing = np.arcsinh(self.bound / self.core) / (self.cells - 1)
         with np.errstate(all="ignore"):
-            self._factors = self._factorised()
-            self._times = lu_solve(self._factors, np.full(self.cells.prod(), self.eta))
+            self._times = solve(self._matrix(), np.full(self.cells.prod(), self.eta), check_finite=False)
         if not (np.isfinite(self._times).all() and self._times[0] > 0):
             raise ValueError(
                 f"cells={cells}: must be more for eta={eta:g}, delta_s={delta_s:g}, bound={bound.tolist()}"
@@ -163,17 +162,6 @@ class Lifetime:
         """1/T(start), per unit of τ; ValueError as :meth:`time`."""
         return 1 / float(self.time(_check.array("start", start, shape=(2,))))
 
-    def average(self, expression, start) -> float:
-        """Mean of an expression in the coordinates over a run's whole life, from ``start`` to its loss.
-
-        Raises ValueError for an unknown expression or a start outside of the bound.
-        """
-        columns, weights = self._at(_check.array("start", start, shape=(2,)))
-        begin = np.bincount(columns.ravel(), weights.ravel(), minlength=len(self._times))
-        visits = lu_solve(self._factors, begin, trans=1)
-        values = self.landscape.function(expression)(*self.nodes)
-        return float(_check.finite(visits @ values / visits.sum(), expression=expression))
-
     def _at(self, start):
         """Columns and weights that read T at points (2, …)."""
         points = _check.array("start", start)
@@ -196,8 +184,8 @@ class Lifetime:
         columns = i[:, :, None] * self.cells[1] + j[:, None, :]
         return columns.reshape(len(i), -1), (u[:, :, None] * v[:, None, :]).reshape(len(i), -1)
 
-    def _factorised(self):
-        """Factors of 1 − P, P the mean over one step."""
+    def _matrix(self):
+        """1 − P, P the mean over one step."""
         nodes, total = self.nodes, self.cells.prod()
         gradient = np.moveaxis(self.landscape.function(self.landscape.gradient)(*nodes), -1, 0)
         root = np.moveaxis(self.landscape.function(self.landscape.hessian)(*nodes), 0, -1)
@@ -212,7 +200,7 @@ class Lifetime:
             for some in (rows[i : i + step] for i in range(0, len(rows), step)):
                 matrix[some] -= self._step(mean[:, some], root[:, :, some], order)
             low = high
-        return lu_factor(matrix, overwrite_a=True, check_finite=False)
+        return matrix
 
     def _step(self, mean, root, order):
         """Rows of P (n, nodes): the mean over the order² draws of a step from n nodes."""
