@@ -234,7 +234,7 @@ def ratios_along(panels):
             mean, spread = ratios[name].mean(0), ratios[name].std(0, ddof=1)
             plots.points(ax, thousands, mean, spread, label, kind, **look)
         ax.axhline(1, color="0.6", lw=1, ls="-")
-        ax.set(title=title, ylim=(0, 1.6))
+        ax.set(title=title, ylim=(0, 1.4))
     for ax in axes[-1]:
         ax.set_xlabel("step / 1000")
     for ax in axes[:, 0]:
