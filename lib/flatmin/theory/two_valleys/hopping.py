@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.polynomial.legendre import leggauss
 from scipy.sparse.linalg import splu
-from scipy.special import dawsn, erf, erfcx
+from scipy.special import dawsn, erf, erfcx, expit
 
 from flatmin import _check
 from flatmin.theory.conventions import convention_power
@@ -123,7 +123,7 @@ def stationary_flat(at: Slice, delta_s, convention: str = "ito", power: int = 1)
     for side in SIDES:
         d, z = at.diffusion(side, delta_s, power), at.reduced_barrier(side, delta_s, power)
         log_weight[side] = (c - 0.5) * np.log(d) + 0.5 * np.log(at.f[side]) + z**2 + np.log1p(erf(z))
-    return _sigmoid(log_weight["flat"] - log_weight["sharp"])
+    return expit(log_weight["flat"] - log_weight["sharp"])
 
 
 def stationary_density(at: Slice, x, delta_s: float, convention: str = "ito", power: int = 1):
@@ -478,11 +478,6 @@ def _integral(integrand, upper):
     # the integrand may hold ``upper`` itself: keep its axis in front
     values = np.moveaxis(np.asarray([integrand(np.moveaxis(u, -1, 0)[k]) for k in range(80)]), 0, -1)
     return (values * weights).sum(axis=-1) * upper / 2
-
-
-def _sigmoid(log_ratio):
-    """r/(1 + r) from ln r, without overflow."""
-    return 0.5 * (1 + np.tanh(np.asarray(log_ratio) / 2))
 
 
 def _known(side: str) -> str:

@@ -72,7 +72,7 @@ def boundary(values: Mapping[str, float], eta) -> np.ndarray:
     """
     bounds = {"epsilon": {"above": 0}, "lambda_0": {"above": 0}, "lambda_1": {}}
     _check.instance("values", values, Mapping)
-    missing = [name for name in bounds if name not in _check.instance("values", values, Mapping)]
+    missing = [name for name in bounds if name not in values]
     if missing:
         raise _check.refused("values", dict(values), f"with {', '.join(missing)}")
     epsilon, flat, bend = (_check.number(name, values[name], **limits) for name, limits in bounds.items())
