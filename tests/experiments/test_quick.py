@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flatmin.experiments import (
+    critical_lifetimes,
     critical_marginals,
     critical_point,
     high_dimensional,
@@ -17,6 +18,7 @@ from flatmin.experiments import (
 from flatmin.ledger import record
 
 MODULES = (
+    critical_lifetimes,
     critical_marginals,
     critical_point,
     high_dimensional,

@@ -109,5 +109,5 @@ EXPERIMENT = Experiment(
         ((16, 18), (16, 18)),
         horizon=0.02,
     ),
-    minutes=45,
+    minutes=40,
 )
