@@ -51,7 +51,7 @@ class Steps:
         self.batches = share(0.08, self._batch, 10, 100)
         self.nodes = share(0.2, 12 * self.product, 8, 40)
         self.affordable = min(share(0.35, self.product, 12, 5000), self.most)
-        self.pairs_wanted = max(1, min(k, (self.affordable - 30) // 6 if self.affordable < 150 else k))
+        self.pairs_wanted = min(k, max(1, (self.affordable - 30) // 6))
 
     @property
     def _batch(self):
@@ -98,45 +98,69 @@ class Steps:
 
     def tasks(self, names: list[str]) -> list[Task]:
         """The tasks that give some of these names, in order of value."""
-        t, n, rows = self.product, self.here.samples, self.rows
-        rank = min(rows, self.here.parameters)
-        aligned = min(n, _ALIGNED) / n
-        pairs = self._lanczos((20 if self.affordable < 150 else 30) + 6 * self.pairs_wanted)
-        leading = [f"lambda_{i}" for i in range(1, self.k + 1)]
-        fits = rows <= stability.MOST_ROWS and rank <= threshold.MOST_RANK  # else it says so at once
-        operator = (
-            6e-8 * fits * rows * rank**2 * (8 if self.how["weight_decay"] else 1) + 2 * fits * self.single
-        )
-        walk = 2.5e-7 * fits * np.prod(_PATHS) * (self.size or 1) * rows / n * rank
-        flat = [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
-        table = [
-            ("loss", self._loss, 2 * t, "loss gradient_norm gain"),
-            ("eigenvalues", self._eigenvalues, pairs, [*leading, *flat, "descent_step", "descent"]),
-            ("noise", self._noise, 2 * self.single, "noise_strength noise_scale signal"),
-            ("smallest eigenvalue", self._smallest, self._lanczos(25 if self.affordable < 150 else 55), "lambda_min"),
-            ("exact edge", self._exact, operator, "largest_step exact growth smallest_batch"),
-            ("bound on the edge", self._bounded, 2 * t * (self.k + _SHARP), "step_bound necessary"),
-            ("trace", self._moments, t * self.probes, "trace_H frobenius trace_by_layer"
-             " flatness_W22_frobenius flatness_W22_trace"),
-            ("Gauss-Newton", self._gauss_newton, 4 * self.single, "trace_G noise_ratio trace"),
-            ("alignment", self._alignment, 2 * t + 12 * self.single * aligned, "alpha beta mu bound"),
-            ("exponent", self._exponent, 4 * t * self.pairs_wanted, "exponent noise_along"),
-            ("batch sharpness", self._sharpness, self.batches * self._batch, "batch_sharpness sharpness"),
-            ("decoupling", self._decoupling, self.single * (rows // n + 2),
-             "decoupling_samples decoupling_outputs"),
-            *((f"block of {one}", lambda one=one: self._block(one), pairs, [f"lambda_1[{one}]",
-               f"flatness_Y26[{one}]"]) for one in {n[9:-1] for n in names if n.startswith("lambda_1[")}),
-            ("theories", lambda: theories.fill(self), 0.0,
-             "binding theory_Y22 theory_W22 theory_M22 theory_Y26"),
-            ("density", self._density, 12 * self.nodes * t, "density"),
-            ("typical edge", self._typical, walk, "typical"),
-        ]  # fmt: skip
         made = []
-        for name, run, forecast, gives in table:
+        for name, run, forecast, gives in (*self._first(), *self._blocks(names), *self._last()):
             gives = tuple(gives.split() if isinstance(gives, str) else gives)
             if set(gives) & set(names):
                 made.append(Task(name, run, float(forecast), gives))
         return made
+
+    def _first(self):
+        """(name, function, forecast in seconds, names of lines) of what every network is asked."""
+        t, n, single = self.product, self.here.samples, self.single
+        leading = [f"lambda_{i}" for i in range(1, self.k + 1)]
+        leading += [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
+        other_end, aligned = self._lanczos((55, 25, 12)[self._shortage]), min(n, _ALIGNED) / n
+        trace = "trace_H frobenius trace_by_layer flatness_W22_frobenius flatness_W22_trace"
+        decoupling = "decoupling_samples decoupling_outputs"
+        return [
+            ("loss", self._loss, 2 * t, "loss gradient_norm gain"),
+            ("eigenvalues", self._eigenvalues, self._leading, [*leading, "descent_step", "descent"]),
+            ("noise", self._noise, 2 * single, "noise_strength noise_scale signal"),
+            ("smallest eigenvalue", self._smallest, other_end, "lambda_min"),
+            ("exact edge", self._exact, self._operator[0], "largest_step exact growth smallest_batch"),
+            ("bound on the edge", self._bounded, 2 * t * (self.pairs_wanted + 2), "step_bound necessary"),
+            ("trace", self._moments, t * self.probes, trace),
+            ("Gauss-Newton", self._gauss_newton, 4 * single, "trace_G noise_ratio trace"),
+            ("alignment", self._alignment, 2 * t + 12 * single * aligned, "alpha beta mu bound"),
+            ("exponent", self._exponent, 4 * t * self.pairs_wanted, "exponent noise_along"),
+            ("batch sharpness", self._sharpness, self.batches * self._batch, "batch_sharpness sharpness"),
+            ("decoupling", self._decoupling, single * (self.rows // n + 2), decoupling),
+        ]
+
+    def _blocks(self, names):
+        for layer in dict.fromkeys(name[:-1].split("[", 1)[1] for name in names if name.endswith("]")):
+            gives = [f"lambda_1[{layer}]", f"flatness_Y26[{layer}]"]
+            yield f"block of {layer}", lambda layer=layer: self._block(layer), self._leading, gives
+
+    def _last(self):
+        theory = "binding theory_Y22 theory_W22 theory_M22 theory_Y26"
+        return [
+            ("theories", lambda: theories.fill(self), 0.0, theory),
+            ("density", self._density, 12 * self.nodes * self.product, "density"),
+            ("typical edge", self._typical, self._operator[1], "typical"),
+        ]
+
+    @property
+    def _leading(self):
+        """Forecast of the leading eigenvalues."""
+        return self._lanczos((30, 20, 10)[self._shortage] + (6, 6, 2)[self._shortage] * self.pairs_wanted)
+
+    @property
+    def _shortage(self) -> int:
+        """How short of products the budget is: 0 (not), 1 (no proof of multiplicity), 2 (rough)."""
+        return 0 if self.affordable >= 150 else 1 if self.affordable >= 50 else 2
+
+    @property
+    def _operator(self):
+        """Forecasts of the exact edge and the typical one; 0 where they say at once that they cannot."""
+        rank = min(self.rows, self.here.parameters)
+        if self.rows > stability.MOST_ROWS or rank > threshold.MOST_RANK:
+            return 0.0, 0.0
+        exact = 6e-8 * self.rows * rank**2 * (8 if self.how["weight_decay"] else 1)
+        exact += 2 * self.single * self.rows / self.here.samples  # rows of all outputs, in double precision
+        batch = (self.size or 1) * self.rows / self.here.samples
+        return exact, 2.5e-7 * _PATHS[0] * _PATHS[1] * batch * rank
 
     def _lanczos(self, products):
         """Forecast of a Lanczos chain: its products and the orthogonalisation."""
@@ -156,9 +180,9 @@ class Steps:
     def _eigenpairs(self, k, which, layer=None):
         left = min(max(self.clock.left, 0.3 * self.clock.budget), 1e9)
         steps = int(min(5000, self.most, max(20, 0.7 * left / max(self.product, 1e-9))))
-        short = self.affordable < 150  # neither proof of multiplicity nor the last digits
-        how = {"tolerance": 1e-2 if short else 1e-3, "missed": 1.0 if short else 0.01}
-        return self.here.eigenpairs(k, layer, which=which, steps=steps, seed=self.seed, **how)
+        how = {"tolerance": (1e-3, 1e-2, 0.1)[self._shortage], "missed": 1.0 if self._shortage else 0.01}
+        how |= {"seed": self.seed}
+        return self.here.eigenpairs(k, layer, which=which, steps=steps, **how)
 
     @property
     def strength(self):
