@@ -604,6 +604,28 @@ _LISTED = (
         "3.0",
         "networks/test_commitment.py::test_three_errors_of_an_independent_mean_are_the_quantile_of_student",
     ),
+    # ------------------------------------------------------------------ a network of the reader's own
+    (
+        "heavy-ball-edge",
+        "diagnosis/steps.py",
+        '2 * (1 + self.how["momentum"])',
+        '2 / (1 - self.how["momentum"])',
+        "diagnose/test_diagnose.py::test_momentum_moves_the_edge_of_descent",
+    ),
+    (
+        "weight-decay-in-the-growth",
+        "diagnosis/steps.py",
+        "threshold.growth(minimum, step / left,",
+        "threshold.growth(minimum, step,",
+        "diagnose/test_diagnose.py::test_weight_decay_in_the_exact_growth",
+    ),
+    (
+        "variance-of-a-random-direction",
+        "networks/curvature.py",
+        "np.sqrt(2 * np.maximum(square - found**2, 0)",
+        "np.sqrt(np.maximum(square - found**2, 0)",
+        "diagnose/test_calibration.py::test_density",
+    ),
 )
 MUTANTS = tuple(Mutant(*entry[:4], entry[4:]) for entry in _LISTED)
 
