@@ -18,6 +18,7 @@ from flatmin.experiments import (
 )
 from flatmin.ledger import record
 from flatmin.networks import curvature, models
+from flatmin.networks.data import sets
 from flatmin.networks.point import at
 
 #: arrays the chapter reads, with the shape of the small scale (None: any length)
@@ -29,9 +30,9 @@ SHAPES = {
         "decoupled": (1, 3, 3, None),
         "distance": (1, 3, 3),
         "loss": (1, 3, 3),
-        "unit_values": (1, 5, 30),
-        "unit_dimension": (1, 5),
-        "standard_loss": (1, 3),
+        "top_values": (1, 5, 30),
+        "top_dimension": (1, 5),
+        "top_loss": (1, 5),
     },
     noise_strength: {
         "fcn_square_loss": (2, 15),
@@ -96,18 +97,8 @@ def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path):
     assert found.provenance["command"] == module.EXPERIMENT.command
 
 
-def test_the_three_scalings_of_pixels():
-    scales = {
-        scale: parity_network.parity_data("digits", 100, scale).inputs for scale in parity_network.SCALES
-    }
-    assert (float(scales["unit"].min()), float(scales["unit"].max())) == (0, 1)
-    assert (float(scales["symmetric"].min()), float(scales["symmetric"].max())) == (-1, 1)
-    assert float(scales["standard"].mean()) == pytest.approx(0, abs=1e-5)
-    assert float(scales["standard"].std()) == pytest.approx(1, abs=1e-5)
-
-
 def test_the_gram_matrix_in_rows_gives_the_dimension_and_the_distance():
-    data = parity_network.parity_data("digits", 300, "unit")
+    data = sets.digits("unit").train.first(300).parity()
     here = at(models.mlp((64, 5, 1), dtype=torch.float64), "square", data.to(torch.float64))
     square, between = parity_network.gram_sums(here, rows=70)
     assert square**0.5 == pytest.approx(float(curvature.gauss_newton(here).norm()))
