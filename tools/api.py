@@ -27,7 +27,9 @@ import flatmin as fm
 ```
 """
 GROUPS = {
-    "A network of your own": ("at", "Point", "train", "Runs", "Data", "datasets", "models"),
+    "A network of your own": (
+        "diagnose", "Report", "callbacks", "at", "Point", "train", "Runs", "Data", "datasets", "models",
+    ),
     "Landscapes and their SGD": (
         "Landscape", "near_degenerate_valley", "two_valleys", "RandomShift", "HessianAligned", "Isotropic",
         "NoNoise", "simulate", "Passage", "stationary", "Reduction", "critical_law", "RegressionChain",

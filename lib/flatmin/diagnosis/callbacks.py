@@ -5,6 +5,7 @@ states stay as they were, so that the training is to the bit what it is without.
 are those of the optimiser at that step: plain ``torch.optim.SGD`` with one group of settings. Beside another
 optimiser, to which the theories do not apply, curvature and noise are measured alone.
 
+>>> import torch
 >>> import flatmin as fm
 >>> train, test = fm.datasets.digits()
 >>> model = fm.models.mlp((64, 8, 10))
