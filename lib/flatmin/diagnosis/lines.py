@@ -104,7 +104,7 @@ def line_of(name: str) -> Line:
         words = f"of the block of {layer}" + (f": {words}" if section == "flatness" else "")
         return Line(name, section, symbol, words, claim=claim or None, link=chapter or None)
     index = name.removeprefix("lambda_")
-    words = "largest eigenvalue of the Hessian" if index == "1" else f"its number {index}"
+    words = "largest eigenvalue of the Hessian" if index == "1" else f"eigenvalue number {index}"
     return Line(name, "curvature", "λ" + index.translate(_BELOW), words)
 
 

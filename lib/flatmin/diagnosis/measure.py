@@ -242,7 +242,7 @@ def _fitting(here, clock, product, seed):
         return here
     whole = approx(product * _PRODUCTS, digits=2)
     clock.notes.append(
-        f"{approx(fitting)} of {here.samples} samples, drawn at random: {_PRODUCTS} products over all would "
+        f"≈ {fitting} of {here.samples} samples, drawn at random: {_PRODUCTS} products over all would "
         f"take {whole} s. All numbers are of the loss on these; samples={here.samples} takes all."
     )
     rows = np.sort(np.random.default_rng(seed).permutation(here.samples)[:fitting])

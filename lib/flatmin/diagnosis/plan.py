@@ -86,7 +86,7 @@ class Clock:
                 bar.update(round(task.forecast, 2))
 
     def _one(self, task, failed):
-        if task.forecast > self.left:
+        if task.forecast > max(self.left, 0):
             why = f"would take {_about(task.forecast)} s, the budget leaves {_about(max(self.left, 0))} s"
             self._log(task, None, "dropped", why)
             failed(task, f"dropped: {why}")

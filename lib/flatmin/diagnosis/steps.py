@@ -206,6 +206,10 @@ class Steps:
         """α, β, μ, from some samples or exactly."""
 
         def make():
+            if self.here.samples < sampled.FEWEST:
+                raise ValueError(
+                    f"{self.here.samples} samples are too few to pair: at least {sampled.FEWEST}"
+                )
             apart = self.here.loss_function.apart(self.here.data.targets)
             m = min(self.here.samples, _ALIGNED) if apart else self.here.samples
             outputs = self.here.passed.outputs.shape[1]
@@ -220,7 +224,11 @@ class Steps:
             raise ValueError(_NO_MOMENTUM)
         if self.how["weight_decay"] and not decay:
             raise ValueError(_NO_DECAY)
-        if self.size > self.here.samples and self.sampling == "fresh":
+        if self.sampling == "fresh":
+            self._batch_fits()
+
+    def _batch_fits(self):
+        if self.size > self.here.samples:
             raise ValueError(f"B = {self.size} is more than the {self.here.samples} samples measured on")
 
     @property
@@ -268,7 +276,7 @@ class Steps:
         values = pairs.values.double()
         floor = 10 * torch.finfo(self.here.dtype).eps * float(values.abs().max())
         errors = pairs.residuals.double().clamp(min=floor)
-        how = f"Lanczos, {approx(pairs.products)} products" if pairs.products else "dense"
+        how = f"Lanczos, ≈ {pairs.products} products" if pairs.products else "dense"
         return values.tolist(), errors.tolist(), f"{how}, error bound"
 
     def _descent(self, value, error):
@@ -409,9 +417,8 @@ class Steps:
         self.put("exponent", gradient_noise.exponent(here, window, seed=self.seed, pairs=pairs))
 
     def _sharpness(self):
-        found = self.here.batch_sharpness(
-            min(self.size, self.here.samples), self.batches, self.seed + 3, self.how["sampling"]
-        )
+        self._batch_fits()
+        found = self.here.batch_sharpness(self.size, self.batches, self.seed + 3, self.how["sampling"])
         self.put("batch_sharpness", found)
         half = self.eta / 2
         ratio = Estimate(half * found.value, half * found.error, found.n, found.method)

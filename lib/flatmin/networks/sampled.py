@@ -40,7 +40,7 @@ from flatmin.sampling import Sampling
 __all__ = ["SampledAlignment", "batch_sharpness", "sampled_alignment"]
 
 #: samples from which on leaving out one says something
-_FEWEST = 8
+FEWEST = 8
 #: numbers in the inner products: 1 GiB of float32
 _ENTRIES = 2**28
 _MEANS = ("g_square", "trace_sigma_g", "sigma_square", "trace_g", "trace_sigma")
@@ -140,11 +140,11 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
         second derivative in the outputs, for some of the samples one that
         weighs or ignores labels, and where L, Σ or G vanishes.
     """
-    samples = min(_check.integer("samples", samples, least=_FEWEST), here.samples)
+    samples = min(_check.integer("samples", samples, least=FEWEST), here.samples)
     probes = min(_check.integer("probes", probes, least=2), here.passed.outputs.shape[1])
     seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS)
-    if here.samples < _FEWEST:
-        raise ValueError(f"data: {here.samples} samples are too few: must be at least {_FEWEST}")
+    if here.samples < FEWEST:
+        raise ValueError(f"data: {here.samples} samples are too few: must be at least {FEWEST}")
     if (samples * (probes + 1)) ** 2 > _ENTRIES:
         raise _check.refused("samples", samples, f"at most {int(_ENTRIES**0.5) // (probes + 1)}")
     chosen = np.sort(np.random.default_rng(seed).permutation(here.samples)[:samples])
