@@ -35,9 +35,9 @@ SETTINGS = {
     1: {"samples": 200, "parts": 12, "eta": 0.02, "steps": {1: 30_000, 5: 15_000, 40: 12_000}},
     10: {"samples": 50, "parts": 6, "eta": 0.05, "steps": {1: 20_000, 5: 15_000, 40: 12_000}},
 }
-#: for the typical edge of the last network, by number of outputs: ten need large arrays
-TYPICAL = {1: {"steps": 200, "trajectories": 32}, 10: {"steps": 120, "trajectories": 8}}
-
+#: for the typical edge of the last network: trajectories by outputs and batch size, as arrays must stay small
+TYPICAL_STEPS = {1: 200, 10: 120}
+TRAJECTORIES = {1: dict.fromkeys(BATCH_SIZES, 32), 10: {1: 8, 5: 8, 40: 2}}
 RATIOS = ("loss", "exact", "sharpness", "hessian", "predicted", "weighted", "descent", "trace", "frobenius")
 
 
@@ -98,7 +98,8 @@ def along(point, seed):
             for name in RATIOS:
                 values[name][run, place] = found[name]
         last = stability.tangent(at(runs.model_at(run), "square", data, dtype="float64")).minimum
-        edge = paths.typical_edge(last, size, seed=seeds[run], **TYPICAL[outputs])
+        few = {"steps": TYPICAL_STEPS[outputs], "trajectories": TRAJECTORIES[outputs][size]}
+        edge = paths.typical_edge(last, size, seed=seeds[run], **few)
         values["typical"][run] = eta / edge.value
     return values | {"diverged": runs.diverged}
 
