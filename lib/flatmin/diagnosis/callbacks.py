@@ -36,6 +36,8 @@ from torch.utils.data import DataLoader
 
 from flatmin import _check
 from flatmin.diagnosis.measure import diagnose
+from flatmin.diagnosis.report import Report
+from flatmin.networks import losses
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.network import quiet
 
@@ -94,6 +96,7 @@ class Watch:
         known = set(inspect.signature(diagnose).parameters) - {"model", "loss", "data", *_FROM_LOOP}
         for name in options:
             _check.choice("options", name, sorted(known))
+        losses.of(loss)  # refused now, not after the first steps
         self.loss, self.log = loss, log
         self.data = _read(data, options.pop("samples", None))
         self.options = {"progress": False, "budget": "10s"} | options
@@ -139,8 +142,10 @@ class Watch:
 
     def _loop(self, optimiser, eta) -> dict:
         """What diagnose is told of the loop: η, B, momentum and weight decay, or to do without."""
-        if optimiser is not None and eta is not None:
-            raise _check.refused("eta", eta, "left to the optimiser that is given")
+        if optimiser is not None:
+            _check.instance("optimiser", optimiser, torch.optim.Optimizer)
+            if eta is not None:
+                raise _check.refused("eta", eta, "left to the optimiser that is given")
         how = {"eta": eta} if optimiser is None and eta is not None else _settings(optimiser)
         if how is not None and self.batch_size is not None:
             return how | {"batch_size": self.batch_size}
@@ -149,9 +154,12 @@ class Watch:
 
 
 def scalars(report) -> dict[str, float]:
-    """The finite numbers of a report for a logger: {"flatmin/lambda_1": …, "flatmin/lambda_1_error": …}."""
+    """The finite numbers of a report for a logger: {"flatmin/lambda_1": …, "flatmin/lambda_1_error": …}.
+
+    Raises ValueError for what is no report.
+    """
     found = {}
-    for line in report.lines:
+    for line in _check.instance("report", report, Report).lines:
         if line.estimate is None or np.ndim(line.estimate.value):
             continue
         for name, number in ((line.name, line.estimate.value), (f"{line.name}_error", line.estimate.error)):
