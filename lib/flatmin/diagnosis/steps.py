@@ -52,6 +52,7 @@ class Steps:
         self.nodes = share(0.2, 12 * self.product, 8, 40)
         self.affordable = min(share(0.35, self.product, 12, 5000), self.most)
         self.pairs_wanted = min(k, max(1, (self.affordable - 30) // 6))
+        self.sharp = (_SHARP, _SHARP // 2, _SHARP // 4)[self._shortage]
 
     @property
     def _batch(self):
@@ -119,7 +120,12 @@ class Steps:
             ("noise", self._noise, 2 * single, "noise_strength noise_scale signal"),
             ("smallest eigenvalue", self._smallest, other_end, "lambda_min"),
             ("exact edge", self._exact, self._operator[0], "largest_step exact growth smallest_batch"),
-            ("bound on the edge", self._bounded, 2 * t * (self.pairs_wanted + 2), "step_bound necessary"),
+            (
+                "bound on the edge",
+                self._bounded,
+                2 * t * (self.pairs_wanted + self.sharp) + single,
+                "step_bound necessary",
+            ),
             ("trace", self._moments, t * self.probes, trace),
             ("Gauss-Newton", self._gauss_newton, 4 * single, "trace_G noise_ratio trace"),
             ("alignment", self._alignment, 2 * t + 12 * single * aligned, "alpha beta mu bound"),
@@ -265,7 +271,10 @@ class Steps:
             else:
                 self.put(f"lambda_{index}", None, f"the budget is enough for {len(values)}")
         for name in ("Y26", "Y23", "Y22", "M22"):
-            self.tried(f"flatness_{name}", lambda name=name: curvature.flatness_of(pairs, name))
+            if name in ("Y26", "Y23") and len(values) < self.k:
+                self.put(f"flatness_{name}", None, f"{len(values)} of {self.k} eigenvalues are known")
+            else:
+                self.tried(f"flatness_{name}", lambda name=name: curvature.flatness_of(pairs, name))
         if self.eta is not None:
             self._descent(values[0], errors[0])
         if len(values) < self.k:
@@ -355,7 +364,7 @@ class Steps:
     def _sharp_directions(self):
         """Of the samples with the most curvature, the direction in which each has most, (P, 1) each."""
         here, outputs = self.here, self.here.passed.outputs
-        count = min(_SHARP, here.samples, _MEMORY // (8 * here.parameters * outputs.shape[1]))
+        count = min(self.sharp, here.samples, _MEMORY // (8 * here.parameters * outputs.shape[1]))
         signs = curvature.signs_like(outputs, outputs.shape, torch.Generator("cpu").manual_seed(self.seed))
         tops = here.passed.loss_function.root_product(outputs, slice(None), signs[:, None])[:, 0]
         for row in here.passed.pulled_squares(tops).argsort(descending=True)[:count].tolist():
