@@ -98,7 +98,7 @@ def test_the_small_scale_records_what_the_chapter_reads(module, tmp_path):
 
 
 def test_the_gram_matrix_in_rows_gives_the_dimension_and_the_distance():
-    data = sets.digits("unit").train.first(300).parity()
+    data = sets.digits(scale="unit").train.first(300).parity()
     here = at(models.mlp((64, 5, 1), dtype=torch.float64), "square", data.to(torch.float64))
     square, between = parity_network.gram_sums(here, rows=70)
     assert square**0.5 == pytest.approx(float(curvature.gauss_newton(here).norm()))
