@@ -28,7 +28,7 @@ __all__ = ["EDGES", "html", "page", "plot", "save"]
 _SHOWN = 10
 
 _LEADS = {
-    "checks": "Tried on a few samples before the first number. What fails is refused.",
+    "checks": "How near a minimum, where most theories hold. Derivatives were tried first, on some samples.",
     "curvature": "The Hessian H of the mean loss, and the Gauss–Newton matrix G.",
     "flatness": "The same word, defined differently in each paper. They need not agree.",
     "noise": "The gradient of one sample about the mean gradient, covariance Σ.",
@@ -260,8 +260,9 @@ def _noise(ax, line, exponent):
 
 
 def _plain(axis):
-    """Label a logarithmic axis 0.5, 1, 2, 5, also where it is shorter than a decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    """Label a logarithmic axis 0.5, 1, 2, 5; by decades alone where it is long."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,), numticks=8))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
