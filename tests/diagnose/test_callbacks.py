@@ -176,6 +176,12 @@ def test_refused_at_once_but_a_divergence_ends_no_training():
     assert "finite" in watch.refused[1]
 
 
+def test_few_of_the_samples_and_a_batch_larger_than_they_are():
+    watch = Watch("cross-entropy", problem(), batch_size=24, what=WHAT, samples=16)
+    facts = watch(seeded(), 0, eta=0.1).facts
+    assert (facts["samples"], facts["of_samples"], facts["batch_size"]) == (16, 48, 24)
+
+
 def test_bad_arguments_are_refused_by_name():
     for bad in ({"every": 0}, {"batch_size": 0}, {"log": 3}, {"eta": 0.1}, {"layer": 2}):
         with pytest.raises(ValueError, match=rf"(every|batch_size|log|options)=.*must be|{next(iter(bad))}"):

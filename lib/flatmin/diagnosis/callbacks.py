@@ -55,7 +55,7 @@ class Watch:
     Parameters
     ----------
     loss, data
-        As for :func:`flatmin.diagnose`; of a loader the samples are read once, now.
+        As for :func:`flatmin.diagnose`. All samples are read once, now: of a large data set give a part.
     every : int
         Measure at the steps that this divides.
     batch_size : int, optional
@@ -63,7 +63,7 @@ class Watch:
     log : callable, optional
         Called as ``log(scalars, step)`` with the numbers of each report by name.
     options
-            Of :func:`flatmin.diagnose`: ``what``, ``samples``, ``budget`` (here "10s"), ``forward``, …
+        Of :func:`flatmin.diagnose`: ``what``, ``samples``, ``budget`` (here "10s"), ``forward``, …
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Watch:
             _check.choice("options", name, sorted(known))
         losses.of(loss)  # refused now, not after the first steps
         self.loss, self.log = loss, log
-        self.data = _read(data, options.pop("samples", None))
+        self.data = _read(data)
         self.options = {"progress": False, "budget": "10s"} | options
         self.reports, self.refused = {}, {}
 
@@ -251,13 +251,13 @@ def _settings(optimiser) -> dict | None:
     return {"eta": first["lr"], "momentum": first["momentum"], "weight_decay": first["weight_decay"]}
 
 
-def _read(data, samples):
-    """The samples, read with every random state left as it was, a loader's own too."""
+def _read(data):
+    """All samples, read with every random state left as it was, a loader's own too."""
     own = data.generator if isinstance(data, DataLoader) else None
     state = None if own is None else own.get_state()
     try:
         with quiet():
-            return samples_of(data, samples)
+            return samples_of(data)
     finally:
         if own is not None:
             own.set_state(state)
