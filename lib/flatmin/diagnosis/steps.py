@@ -115,9 +115,10 @@ class Steps:
         trace = "trace_H frobenius trace_by_layer flatness_W22_frobenius flatness_W22_trace"
         decoupling = "decoupling_samples decoupling_outputs"
         return [
-            ("loss", self._loss, 2 * t, "loss gradient_norm gain"),
+            ("loss", self._loss, 0.5 * t, "loss gradient_norm"),
             ("eigenvalues", self._eigenvalues, self._leading, [*leading, "descent_step", "descent"]),
             ("noise", self._noise, 2 * single, "noise_strength noise_scale signal"),
+            ("gain", self._gain, 2 * t, "gain"),
             ("smallest eigenvalue", self._smallest, other_end, "lambda_min"),
             ("exact edge", self._exact, self._operator[0], "largest_step exact growth smallest_batch"),
             (
@@ -249,18 +250,19 @@ class Steps:
         losses = here.passed.losses.double()
         spread = float(losses.std() / n**0.5) if n > 1 else 0.0
         self.put("loss", Estimate(here.loss, spread, n, "mean over these samples, as a draw"))
-        gradient = here.passed.gradient()
-        square = float(gradient.double().square().sum())
+        square = float(here.passed.gradient().double().square().sum())
         self.put("gradient_norm", Estimate(square**0.5, 0.0, 0, "exact for these samples"))
-        bent = float(gradient.double() @ here.passed.hessian_product(gradient[None])[0].double())
+
+    def _gain(self):
+        passed, loss = self.here.passed, self.here.loss
+        gradient = passed.gradient()
+        bent = float(gradient.double() @ passed.hessian_product(gradient[None])[0].double())
+        if not loss > 0:
+            raise ValueError("the loss is not positive")
         if bent <= 0:
-            why = "no curvature along the gradient: no best step" if square else "the gradient vanishes"
-            self.put("gain", None, why)
-        elif here.loss > 0:
-            gain = Estimate(square**2 / (2 * bent * here.loss), 0.0, 0, "exact, to second order")
-            self.put("gain", gain)
-        else:
-            self.put("gain", None, "the loss vanishes")
+            raise ValueError("no curvature along the gradient: no best step")
+        square = float(gradient.double().square().sum())
+        self.put("gain", Estimate(square**2 / (2 * bent * loss), 0.0, 0, "exact, to second order"))
 
     def _eigenvalues(self):
         pairs = self.pairs
