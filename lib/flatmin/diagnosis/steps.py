@@ -4,7 +4,9 @@ Derivations that the papers do not have. *Momentum*: θ_{t+1} = θ_t − η∇L 
 curvature λ has the characteristic polynomial z² − (1 + m − ηλ)z + m, whose roots leave the unit circle at
 ηλ = 2(1 + m). *Weight decay* w adds wθ to every gradient, so that the distance of two runs on the same
 batches obeys δ ← (1 − ηw − ηH_B)δ = (1 − ηw)(1 − η'H_B)δ with η' = η/(1 − ηw): it grows by (1 − ηw)² ρ(η')
-a step, ρ that of :func:`~flatmin.theory.stability.threshold.growth`.
+a step, ρ that of :func:`~flatmin.theory.stability.threshold.growth`. *Drawn samples*: a fresh batch out
+of m samples that were drawn of n is a fresh batch of the n, so the operator on the m is right on average; its
+largest eigenvalue is not, and η* of few samples lies low.
 """
 
 from __future__ import annotations
