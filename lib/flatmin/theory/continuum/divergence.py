@@ -97,8 +97,8 @@ class Lifetime:
 
     T is kept at nodes equally spaced in arcsinh(x/x₀) and arcsinh(y/y₀), which resolve the floor and jumps of
     fifty alike; between them it is a polynomial of degree four, and the mean over a step a Gauss–Hermite sum.
-    With the default cells the time is right to about 1 % down to rates of 10⁻⁵ per τ; a rim that a run crosses
-    in steps much shorter than a cell costs some per cent more, and smaller rates need more cells.
+    With the default cells the time is right to about 1 % down to rates of 10⁻⁴ per τ; smaller rates need more
+    cells, and a rim that a run crosses in steps much shorter than a cell costs some per cent.
 
     Parameters
     ----------
