@@ -38,8 +38,8 @@ class Transformer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.tokens, self.head = nn.Embedding(20, 32), nn.Linear(32, 10)
-        self.layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.tokens, self.head = nn.Embedding(20, 8), nn.Linear(8, 10)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
 
     def forward(self, tokens):
         """Outputs (n, 10) of tokens (n, 8)."""
@@ -55,11 +55,11 @@ def problem(name, samples):
         inputs, model = torch.randint(20, (samples, 8), generator=generator), Transformer()
         inputs[:, 0] = labels
     else:
-        shape = (1, 16, 16) if name == "cnn" else (784,)
+        shape = (1, 12, 12) if name == "cnn" else (784,)
         centres = 0.15 * torch.randn(10, *shape, generator=generator)
         inputs = torch.randn(samples, *shape, generator=generator) + centres[labels]
-        layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(4)
-        cnn = nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, 10))
+        layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.MaxPool2d(4)
+        cnn = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, 10))
         model = cnn if name == "cnn" else models.mlp((784, 50, 50, 10), 1)
     how = {"eta": ETA, "batch_size": BATCH_SIZE, "steps": 100}
     data = Data(inputs, labels)

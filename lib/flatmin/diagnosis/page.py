@@ -53,7 +53,7 @@ _STYLE = """\
 .flatmin-report th { width: 16%; font-weight: 600; }
 .flatmin-report .words { width: 30%; }
 .flatmin-report .value { width: 22%; font-variant-numeric: tabular-nums; }
-.flatmin-report .how, .flatmin-report .lead, .flatmin-report .facts { opacity: 0.78; font-size: 0.92em; }
+.flatmin-report .how, .flatmin-report .about, .flatmin-report .facts { opacity: 0.78; font-size: 0.92em; }
 .flatmin-report .none .value, .flatmin-report .none .how { font-style: italic; }
 .flatmin-report h2 { font-size: 1.15em; margin: 1.2em 0 0.1em; }
 .flatmin-report p { margin: 0.2em 0 0.5em; }
@@ -144,7 +144,7 @@ def _tables(report, facts=True) -> str:
     for name, lines in report.sections.items():
         if lines:
             rows = "".join(map(_row, lines))
-            head = f'<h2>{name.capitalize()}</h2><p class="lead">{_LEADS[name]}</p>'
+            head = f'<h2>{name.capitalize()}</h2><p class="about">{_LEADS[name]}</p>'
             parts.append(f"<section>{head}<table>{rows}</table></section>\n")
     plan = "".join(
         f'<tr><th scope="row">{escape(step.name)}</th><td class="words">{escape(step.state)}</td>'
@@ -152,7 +152,7 @@ def _tables(report, facts=True) -> str:
         f'<td class="how">{escape(step.note)}</td></tr>\n'
         for step in report.plan.steps
     )
-    notes = "".join(f'<p class="lead">{escape(note)}</p>' for note in report.plan.notes)
+    notes = "".join(f'<p class="about">{escape(note)}</p>' for note in report.plan.notes)
     return "".join(parts) + f"<section><h2>Plan</h2>{notes}<table>{plan}</table></section>\n"
 
 
