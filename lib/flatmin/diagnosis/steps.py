@@ -28,7 +28,7 @@ from flatmin.theory.stability import paths, threshold
 __all__ = ["Steps"]
 
 #: bytes that Lanczos vectors, or the directions of a bound, may take; sharpest samples that give directions
-_MEMORY, _SHARP = 2**31, 8
+_MEMORY, _SHARP = 2**30, 8
 #: samples of the alignment, steps and trajectories of the typical edge
 _ALIGNED, _PATHS = 256, (200, 32)
 _NO_MOMENTUM = "derived for plain SGD: not defined with momentum"
@@ -189,6 +189,8 @@ class Steps:
     def _eigenpairs(self, k, which, layer=None):
         left = min(max(self.clock.left, 0.3 * self.clock.budget), 1e9)
         steps = int(min(5000, self.most, max(20, 0.7 * left / max(self.product, 1e-9))))
+        if self._shortage:  # rather none than all the time there is
+            steps = min(steps, 40 + 10 * k)
         how = {"tolerance": (1e-3, 1e-2, 0.1)[self._shortage], "missed": 1.0 if self._shortage else 0.01}
         how |= {"seed": self.seed}
         return self.here.eigenpairs(k, layer, which=which, steps=steps, **how)
@@ -374,7 +376,8 @@ class Steps:
         for row in here.passed.pulled_squares(tops).argsort(descending=True)[:count].tolist():
             roots = here.passed.sample_roots(slice(row, row + 1))[0]
             if roots.any():
-                yield torch.linalg.svd(roots.double(), full_matrices=False)[2][:1].T.to(here.dtype).cpu()
+                most = torch.linalg.eigh((roots @ roots.T).double())[1][:, -1]
+                yield (most.to(roots) @ roots)[:, None].cpu()
 
     def _moments(self):
         trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1)

@@ -229,6 +229,7 @@ class _Search:
         room = 20 if len(self.rows) else 2 * self.k + 20
         chain = _Chain(self.product, start, torch.cat([self.rows, self.more]), room, self.scale)
         first, look = not len(self.rows), self.k + 4 - len(self.rows)
+        self._standing = self._standing or f"{self.k} eigenpairs take as many products at least"
         while not chain.ended:
             if self.left == 0:
                 raise _check.refused("steps", self.steps, f"more than that: {self._standing}")
@@ -236,7 +237,6 @@ class _Search:
             chain.extend()
             taken = len(chain.diagonal)
             if taken < look and not chain.ended:
-                self._standing = f"{self.k} eigenpairs take as many products at least"
                 continue
             look = taken + 1 + taken // 20
             nodes, vectors, ends, wanted = self._look(chain)
