@@ -72,6 +72,32 @@ def test_blocks_of_layers():
         measured(layers="head")
 
 
+def test_theories_alone_bring_what_they_need():
+    data, model = (X, torch.sin(X[:, :1])), fm.models.mlp((6, 5, 1), 1, activation="tanh", dtype=X.dtype)
+    options = {"eta": 0.1, "batch_size": 8, **FREE}
+    every = diagnose(model, "square", data, **options)
+    for what in "theories", "binding", "theory_W22":
+        some = diagnose(model, "square", data, what=what, **options)
+        assert [(line.name, line.reason) for line in some.lines] == [
+            (line.name, line.reason) for line in every.lines if line.name in some
+        ]
+        assert all(not every.compare(some)[line.name] for line in some.lines)
+        assert any(line.estimate is not None for line in some.lines)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_samples(n):
+    found = diagnose(MODEL, "cross-entropy", (X[:n], Y[:n]), eta=0.1, batch_size=1, **FREE)
+    assert float(found["smallest_batch"].estimate) == 1
+    assert found["mu"].reason
+
+
+def test_no_batch_is_stable_above_the_edge_of_descent():
+    found = measured(eta=1e4, what="stability")
+    assert found["smallest_batch"].estimate is None
+    assert "2/λ₁(G)" in found["smallest_batch"].reason
+
+
 # the budget
 
 

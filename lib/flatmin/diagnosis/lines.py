@@ -52,7 +52,7 @@ LINES = {
     "exact": ("stability", "η/η*", "ratio to that edge", "w22-exact-threshold", "07_stability"),
     "growth": ("stability", "ρ", "factor a step of the mean squared distance of two runs on the same batches",
                "w22-exact-threshold", "07_stability"),
-    "smallest_batch": ("stability", "B*(η)", "smallest B that is stable in mean square; 0: none is",
+    "smallest_batch": ("stability", "B*(η)", "smallest B that is stable in mean square",
                        "w22-exact-threshold", "07_stability"),
     "step_bound": ("stability", "η* ≤", "proven bound on η*(B) from a few directions", "w22-exact-threshold",
                    "07_stability"),

@@ -100,11 +100,11 @@ class Steps:
         return tuple(made)
 
     def tasks(self, names: list[str]) -> list[Task]:
-        """The tasks that give some of these names, in order of value."""
-        made = []
+        """The tasks that give some of these names, and what theories need for them, in order of value."""
+        made, wanted = [], {*names, *(need for name in names for need in theories.NEEDS.get(name, ()))}
         for name, run, forecast, gives in (*self._first(), *self._blocks(names), *self._last()):
             gives = tuple(gives.split() if isinstance(gives, str) else gives)
-            if set(gives) & set(names):
+            if wanted.intersection(gives):
                 made.append(Task(name, run, float(forecast), gives))
         return made
 
@@ -352,8 +352,11 @@ class Steps:
         else:
             step = threshold.largest_step(minimum, self.size, self.sampling)
             batch = threshold.smallest_batch(minimum, eta, self.sampling)
-            batch = Estimate(batch if np.isfinite(batch) else 0.0, 0.0, 0, how)
-            self.put("smallest_batch", batch)
+            if np.isfinite(batch):
+                self.put("smallest_batch", Estimate(batch, 0.0, 0, how))
+            else:
+                edge = approx(2 / minimum.sharpness, digits=4)
+                self.put("smallest_batch", None, f"none is: η is above 2/λ₁(G) {edge}")
         self.put("largest_step", Estimate(float(step), 0.0, 0, how))
         self.put("exact", Estimate(eta / float(step), 0.0, 0, how))
 

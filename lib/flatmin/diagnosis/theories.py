@@ -5,10 +5,18 @@ from __future__ import annotations
 from flatmin.estimate import Estimate
 from flatmin.ledger.decimals import approx
 
-__all__ = ["fill"]
+__all__ = ["NEEDS", "fill"]
 
 #: conditions that SGD breaks when it leaves
 _NECESSARY = ("descent", "trace", "bound", "necessary")
+#: lines from which others follow
+NEEDS = {
+    "binding": _NECESSARY,
+    "theory_Y22": ("exponent", "lambda_1"),
+    "theory_W22": ("bound",),
+    "theory_M22": ("lambda_1",),
+    "theory_Y26": ("exponent",),
+}
 
 
 def fill(steps) -> None:

@@ -117,7 +117,9 @@ def smallest_batch(minimum: Minimum, eta: float, sampling: str = "fresh") -> flo
     products = np.multiply.outer(lam, lam)
     room = lam[:, None] + lam - eta * products  # A − ηHSH: what noise may use up
     top = _top(minimum, -eta * products / room, eta, room**-0.5)[0]  # 1/c*
-    return float(max(1.0, top if sampling == "replacement" else n * top / (top + n - 1)))
+    if sampling == "replacement" or n == 1:  # one sample has no noise
+        return float(max(1.0, top))
+    return float(max(1.0, n * top / (top + n - 1)))
 
 
 def step_of(minimum: Minimum, eta: float) -> float:
