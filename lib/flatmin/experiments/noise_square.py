@@ -2,8 +2,8 @@
 
 The network, images and layer of ``noise-spectrum``; pixels in [0, 1], Glorot's start, B = 100 and η of M22.
 The rule for the exponent, decided before this run, stands there. Arrays: ``one_NAME`` and ``ten_NAME``.
-Ten networks each, as planned: five were read first, the others were added under the same rule. With ten outputs the 1000 eigenvalues kept end within the
-third window.
+Ten networks each, as planned: five were read first, the others were added under the same rule. With ten
+outputs the 1000 eigenvalues kept end within the third window.
 """
 
 from flatmin.experiments import Experiment, Grid, Scale
