@@ -539,7 +539,7 @@ def decoupling(here) -> Decoupling:
     else:
         plain = curvature.gram(passed)
         squares, off = plain.square(), weights - 1
-        distance = float((off @ squares @ off).clamp(min=0) / squares.sum()) ** 0.5
+        distance = float((off * (squares @ off)).sum().clamp(min=0) / squares.sum()) ** 0.5
         exact = weights.sqrt()[:, None] * plain * weights.sqrt()
     scale = passed.loss / n
     spectra = [torch.linalg.eigvalsh(matrix).flip(0).cpu() * scale for matrix in (exact, plain)]
