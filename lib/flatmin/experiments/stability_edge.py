@@ -151,6 +151,6 @@ EXPERIMENT = Experiment(
         runs=2,
         data_set="digits",
     ),
-    minutes=60,
+    minutes=50,
     device=device.describe,
 )
