@@ -135,6 +135,13 @@ def test_a_large_set_is_cut_to_what_the_budget_allows_and_says_so(monkeypatch):
     assert kept.facts["samples"] == 200
 
 
+def test_what_calls_cost_is_no_share_of_the_samples():
+    """Two thousand samples of a small network take little longer than sixteen: nothing is cut."""
+    data = X.repeat(50, 1), Y.repeat(50)
+    found = diagnose(MODEL, "cross-entropy", data, eta=0.1, batch_size=8, what="loss", budget=10)
+    assert found.facts["samples"] == 2000
+
+
 def test_an_interruption_reports_what_is_done(monkeypatch):
     def stop(self):
         raise KeyboardInterrupt

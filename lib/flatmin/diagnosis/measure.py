@@ -26,8 +26,10 @@ from flatmin.sampling import Sampling
 
 __all__ = ["diagnose"]
 
-#: samples that work is timed on, and that are taken at least; products that a diagnosis wants
+#: samples that work is timed on first, and that are taken at least; products that a diagnosis wants
 _TIMED, _LEAST, _PRODUCTS = 16, 64, 120
+#: seconds of work from which on it is more than its calls
+_LONG = 0.03
 
 
 def diagnose(
@@ -213,14 +215,15 @@ def _wanted(what, k, layers, how) -> list[str]:
 
 def _timed(here) -> tuple[float, float]:
     """Seconds of a product with the Hessian over all samples, and of a pass over single samples."""
-    some = here.first(min(_TIMED, here.samples))
-    scale, passed = here.samples / some.samples, some.passed
-    vector = torch.ones(1, here.parameters, dtype=here.dtype, device=here.device)
-    work = (
-        lambda: passed.hessian_product(vector),
-        lambda: passed.pulled_squares(passed.output_gradients),
-    )
-    return tuple(scale * _seconds(here, each) for each in work)
+    samples = min(_TIMED, here.samples)
+    while True:  # of more and more of them, until it is they that take the time and not the calls
+        passed = here.first(samples).passed
+        vector = torch.ones(1, here.parameters, dtype=here.dtype, device=here.device)
+        product = _seconds(here, lambda passed=passed, vector=vector: passed.hessian_product(vector))
+        single = _seconds(here, lambda passed=passed: passed.pulled_squares(passed.output_gradients))
+        if samples == here.samples or product > _LONG:
+            return product * here.samples / samples, single * here.samples / samples
+        samples = min(8 * samples, here.samples)
 
 
 def _seconds(here, work):
