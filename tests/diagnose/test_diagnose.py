@@ -317,6 +317,22 @@ def test_parameters_of_inference_mode_are_measured_inputs_refused():
         diagnose(plain, "cross-entropy", (inputs, Y), what="loss", **FREE)
 
 
+def test_the_loss_of_torch_that_is_the_square_loss():
+    """Over C outputs nn.MSELoss is 2/C times it: the same as the square loss at another η."""
+    inner, data = fm.models.mlp((6, 5, 3), 1, activation="tanh", dtype=X.dtype), (X, torch.sin(X[:, :3]))
+    one = diagnose(inner, nn.MSELoss(), data, eta=0.3, batch_size=8, **FREE)
+    other = diagnose(inner, "square", data, eta=0.2, batch_size=8, **FREE)
+    ratios = "noise_ratio", "decoupling_samples", "decoupling_outputs"
+    for name in ("alpha", "beta", "mu", *ratios, "bound", "theory_M22"):
+        assert float(one[name].estimate) == pytest.approx(float(other[name].estimate), rel=1e-5), name
+
+
+def test_the_premises_are_said_with_the_exponent():
+    found = measured()
+    for name in "theory_Y22", "theory_Y26":
+        assert "the exponent" in found[name].reason or "the exponent" in found[name].method
+
+
 def test_a_loss_without_a_root_drops_its_lines_only():
     def hinge(outputs, targets):
         return (outputs * outputs.sin()).sum(1).mean()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from torch import nn
 
 from flatmin.diagnosis import theories
 from flatmin.diagnosis.lines import line_of
@@ -21,7 +22,8 @@ from flatmin.diagnosis.plan import Clock, Task
 from flatmin.diagnosis.report import Line, finite
 from flatmin.estimate import Estimate
 from flatmin.ledger.decimals import approx
-from flatmin.networks import curvature, gradient_noise, sampled, stability
+from flatmin.networks import curvature, gradient_noise, losses, sampled, stability
+from flatmin.networks.point import Point
 from flatmin.sampling import Sampling
 from flatmin.theory.stability import paths, threshold
 
@@ -244,8 +246,11 @@ class Steps:
 
     @property
     def square(self) -> bool:
-        """Whether the loss is ½|f − y|²."""
-        return self.here.loss_function.name == "square"
+        """Whether the loss is ½|f − y|², or nn.MSELoss, 2/C times that.
+
+        Both give α, β, μ, ratios and bounds as the same functions of L, Σ and G."""
+        given = self.here.loss_function.given
+        return given == "square" or type(given) is nn.MSELoss
 
     # the steps
 
@@ -446,7 +451,8 @@ class Steps:
     def _decoupling(self):
         if not self.square:
             raise ValueError("derived for the square loss, L = (1/n) Σ ½|f − y|²")
-        found = gradient_noise.decoupling_factors(self.here)
+        here, square = self.here, losses.of("square")  # the ratios of nn.MSELoss are those of ½|f − y|²
+        found = gradient_noise.decoupling_factors(Point(here.network, square, here.data, here.chunk))
         for name in ("samples", "outputs"):
             self.put(f"decoupling_{name}", Estimate(getattr(found, name), 0.0, 0, "exact for these samples"))
 

@@ -40,24 +40,26 @@ def _needed(known, *names):
 
 
 def _power(known, wanted, papers):
-    """Raise unless the exponent of C against H is the ``wanted`` one within three errors."""
+    """The exponent of C against H; ValueError unless it is the ``wanted`` one within three errors."""
     (x,) = _needed(known, "exponent")
     if abs(x.value - wanted) > 3 * x.error:
         raise ValueError(
             f"{papers}: premise C ∝ H^{wanted}; along the leading eigenvectors the exponent is "
             f"{approx(x.value, x.error)}"
         )
+    return x
 
 
 def _valley(steps, known):
     """V_y = η C₁₁/2λ₁ (Y22 S26: Δ_S λ with C = 2σλ², Δ_S = ησ)."""
     steps.plain()
-    _power(known, 2, "Y22 and Y23")
+    x = _power(known, 2, "Y22 and Y23")
     first, noise = _needed(known, "lambda_1", "noise_along")
     if first.value <= 0:
         raise ValueError("no positive curvature, no valley")
     value = steps.eta * float(noise.value[0]) / (2 * first.value)
-    return Estimate(value, value * float(noise.error[0] / noise.value[0]), noise.n, "η C₁₁/2λ₁, small steps")
+    how = f"η C₁₁/2λ₁, small steps; C ∝ H² is within three errors of the exponent {approx(x.value, x.error)}"
+    return Estimate(value, value * float(noise.error[0] / noise.value[0]), noise.n, how)
 
 
 def _stability(steps, known):
@@ -81,8 +83,8 @@ def _logarithmic(steps, known):
 
 
 def _freezing(steps, known):
-    _power(known, 1, "Y26")
+    x = _power(known, 1, "Y26")
     raise ValueError(
-        "its premise C ∝ H holds along the leading eigenvectors; when the choice freezes hangs on the ridge "
-        "between two valleys, which one point does not show"
+        f"its premise C ∝ H is within three errors of the exponent {approx(x.value, x.error)}; when the "
+        "choice freezes hangs on the ridge between two valleys, which one point does not show"
     )
