@@ -239,7 +239,7 @@ def ratios_along(panels):
         ax.set_xlabel("step / 1000")
     for ax in axes[:, 0]:
         ax.set_ylabel("ratio, 1 at its edge")
-    axes[0, 0].legend(fontsize=8, loc="upper right")
+    axes[-1, 0].legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.71))
     return figure
 
 
