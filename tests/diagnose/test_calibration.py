@@ -99,3 +99,14 @@ def test_strength_and_exponent():
         )
     for name, each in zip(("strength", "exponent"), np.array(misses).T, strict=True):
         calibrated(name, each)
+
+
+@pytest.mark.parametrize(("model", "method"), [((6, 200, 200, 3), "random signs"), ((6, 12, 12, 3), "exact")])
+def test_the_exact_trace_is_left_where_it_takes_longer_than_products(model, method):
+    data = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    here = at(fm.models.mlp(model, activation="tanh"), "cross-entropy", data)
+    trace, norm, layers = curvature.moments(here, 8)
+    assert method in trace.method
+    assert abs(trace.value - here.trace().value) <= 4 * trace.error + 1e-5 * abs(trace.value)
+    assert np.sum(layers.value) == pytest.approx(trace.value, rel=1e-5)
+    assert norm.value > 0

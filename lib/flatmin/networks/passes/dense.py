@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -578,6 +579,15 @@ class DensePass:
         """Whether M = SᵀS: no curved activation, a loss with a root, no more outputs than hidden units."""
         widest = max((len(layer.weight) for layer in self.layers[:-1]), default=0)
         return self.piecewise_linear and self.loss_function.convex and self.outputs.shape[1] <= widest
+
+    @property
+    def diagonal_products(self) -> float:
+        """How many products with the Hessian take about as long as :attr:`curvature_diagonals`."""
+        widths = [len(layer.weight) for layer in self.layers]
+        if len(widths) == 1 or self._through_roots:
+            return widths[-1] / 5
+        work = widths[-2] ** 2 * widths[-1] + sum(a * b * (a + b) for a, b in pairwise(widths[:-1]))
+        return work / (20 * self.parameters)
 
     @cached_property
     def curvature_diagonals(self) -> list[Tensor]:
