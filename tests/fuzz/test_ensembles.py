@@ -43,8 +43,6 @@ RECORD = Result(
         "run_mean": GROWN[None, None],
         "left_scaled_log": FROM_DEEP,
         "left_scaled_top": np.exp(FROM_DEEP),
-        "left_scaled_mean": np.exp(FROM_DEEP),
-        "left_scaled_gap": np.zeros((2, 61)),
         "left_growth": np.full((2, 1), 2.0),
         "left_parameters": np.array([5, 5]),
         "outputs_1_loss": np.full((1, 1, 2, 3, 4), 0.02),

@@ -138,27 +138,25 @@ def escape_rates(result, kind: str, which: int, cutoff: float = 0.03) -> tuple[f
     return value.mean(), np.sqrt(np.square(error).sum()) / len(error), exact.mean()
 
 
-def steady_growth(result, kind: str) -> tuple[Estimate, Estimate, Estimate]:
-    """Whether an escape is exponential: typical log growth a step, its change, and growth in the mean.
+def steady_growth(result, kind: str) -> tuple[Estimate, Estimate]:
+    """Whether an escape is exponential: typical log growth a step and its change.
 
     ``result`` of the experiment stability-escape, from the start scaled down to a loss of 1e-18. The window
     runs from step SETTLED to the last one at which no run has exceeded the loss TOP; it is cut into halves.
-    Returns the rate of the mean of ln L over the window; the rate in the later half less that in the earlier
-    one, over their mean; and the rate of E L in the later half over ln ρ; each a mean over the recorded
-    minima. Raises ValueError for a window of less than six steps.
+    Returns the rate of the mean of ln L over the window, and the rate in the later half less that in the
+    earlier one, over their mean; each a mean over the recorded minima. Raises ValueError for a window of less
+    than six steps.
     """
-    names = "scaled_log", "scaled_top", "scaled_mean", "scaled_gap"
-    logs, tops, means, gaps = (_get(result, kind, name) for name in names)
+    logs, tops = (_get(result, kind, name) for name in ("scaled_log", "scaled_top"))
     found = []
-    for log, top, mean, rho in zip(logs, tops, means + gaps, _get(result, kind, "growth")[:, 0], strict=True):
+    for log, top in zip(logs, tops, strict=True):
         last = int(np.argmax(np.append(top, np.inf) > TOP)) - 1
         half = (last - SETTLED) // 2
         if half < 3:
             raise _check.refused("result", result, f"an escape of at least {SETTLED + 6} steps up to {TOP}")
         early, late = log[SETTLED + half] - log[SETTLED], log[last] - log[last - half]
-        growth = np.log(mean[last] / mean[last - half]) / half / np.log(rho)
         rate = (log[last] - log[SETTLED]) / (last - SETTLED)
-        found.append((rate, 2 * (late - early) / (late + early), growth))
+        found.append((rate, 2 * (late - early) / (late + early)))
     return tuple(independent_mean(values) for values in np.transpose(found))
 
 
