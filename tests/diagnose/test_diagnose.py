@@ -286,6 +286,10 @@ REFUSED = {
     "sampling": ({"sampling": "epochs"}, "did you mean 'epoch'"),
     "k": ({"k": 0}, "k=0: must be"),
     "threads": ({"executor": ThreadPoolExecutor(1)}, "executor=.*processes"),
+    "a loss that no process gets": (
+        {"loss": lambda outputs, targets: outputs.square().mean(), "executor": ProcessPoolExecutor(1)},
+        "executor=.*pickle",
+    ),
     "no samples": ({"samples": 0}, "samples=0: must be"),
     "nothing": ({"what": ()}, "what="),
 }  # fmt: skip

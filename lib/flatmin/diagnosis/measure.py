@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import pickle
 import time
 from collections.abc import Callable, Iterable
 
@@ -115,7 +116,7 @@ def diagnose(
     k = _check.integer("k", k, least=1)
     seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS - 10)
     _check.flag("progress", progress)
-    gradient_noise.map_of(executor)  # refused before anything is measured
+    _sendable(executor, model, loss, forward)  # refused before anything is measured
     read, of = _drawn(data, samples, seed)
     if how["batch_size"] is not None:
         _check.integer("batch_size", batch_size, least=1, most=None if sampling == "replacement" else of)
@@ -144,6 +145,18 @@ def diagnose(
     }
     checks = tuple((each.name, each.found, each.allowed) for each in here.checks)
     return Report(steps.lines(names), facts, clock.plan(), checks)
+
+
+def _sendable(executor, *parts) -> None:
+    """Raise ValueError for an executor without processes, or what cannot be sent to these."""
+    gradient_noise.map_of(executor)
+    try:
+        pickle.dumps(parts if executor is not None else None)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"executor={executor!r}: model, loss and forward must be such as pickle can send to processes, "
+            f"it says: {error}; leave executor out"
+        ) from error
 
 
 def _settings(eta, batch_size, momentum, weight_decay, sampling) -> dict:
