@@ -14,6 +14,7 @@ from flatmin.theory.stability import paths, threshold
 
 torch.set_num_threads(1)
 N, B = zoo.N, 4
+SQUARE = "square", "MSELoss()"
 NETWORKS = [
     "mlp", "mlp, smooth", "tanh regression", "lenet", "groupnorm resnet", "layernorm resnet",
     "batchnorm in eval", "transformer", "lstm", "tied autoencoder", "embedding bag", "frozen", "dict inputs",
@@ -122,7 +123,7 @@ def test_noise(name):
     close(report["beta"], norms[0] / (2 * loss * norms[1]), error=1)
     close(report["mu"], cross / (2 * loss * norms[1] ** 2), error=1)
     close(report["trace_G"], np.trace(gauss), error=1)
-    if report.facts["loss"] == "square":
+    if report.facts["loss"] in SQUARE:
         outputs = rows.shape[1]
         close(report["noise_ratio"], outputs * strength / (2 * loss * np.trace(gauss)), error=1)
         errors = np.square(samples).sum(1).mean()
@@ -177,7 +178,7 @@ def test_stability_and_theories(name):
     close(report["sharpness"], eta / 2 * report["batch_sharpness"].estimate.value)
     ratios = [report[n].estimate for n in ("descent", "trace", "bound", "necessary")]
     close(report["binding"], max(r.value for r in ratios if r is not None))
-    square = report.facts["loss"] == "square"
+    square = report.facts["loss"] in SQUARE
     if square:
         gauss, mu = np.einsum("icp,icq->pq", rows, rows) / N, report["mu"].estimate.value
         bound = eta * np.linalg.norm(gauss) * (mu / B) ** 0.5
