@@ -50,9 +50,10 @@ def mean_offset(cases: Sequence, places, levels, window) -> np.ndarray | None:
     Each of ``cases`` is the ``tables`` of :func:`powers` at one of the ``places`` 1/T; a case without a power
     of every table in the ``window`` does not count, and None is the result where none does.
     """
-    cases = _sequence("cases", cases)
+    cases = [_sequence("cases", case) for case in _sequence("cases", cases)]
+    cases = [[_table(table, levels, "cases")[0] for table in case] for case in cases]
     places = _check.array("places", places, shape=(len(cases),))
-    offsets = []
+    window, offsets = _check.array("window", window, shape=(2,), increasing=True), []
     for tables, place in zip(cases, places, strict=True):
         (slopes,) = powers(tables, levels, [window])
         if None not in slopes:
