@@ -171,6 +171,8 @@ def test_samples_are_drawn_by_the_seed():
     found = [measured(samples=20, seed=seed, what="loss") for seed in (0, 0, 1)]
     assert found[0].facts["samples"] == 20
     assert found[0].facts["of_samples"] == 40
+    assert "others could have been drawn" in found[0].plan.notes[-1]
+    assert not measured(what="loss").plan.notes
     assert not found[0].compare(found[1])["loss"]
     assert found[0].compare(found[2])["loss"]
     rows = np.sort(np.random.default_rng(1).permutation(40)[:20])

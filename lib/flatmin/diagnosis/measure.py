@@ -31,6 +31,11 @@ __all__ = ["diagnose"]
 _TIMED, _LEAST, _PRODUCTS = 16, 64, 120
 #: seconds of work from which on it is more than its calls
 _LONG = 0.03
+#: what errors are of where not all samples were taken
+_DRAWN = (
+    "Errors are those of the numbers on these samples; only those of L, 𝒩, C_ii and the exponent count in "
+    "that others could have been drawn. How much the rest would move, other seeds show."
+)
 
 
 def diagnose(
@@ -125,6 +130,8 @@ def diagnose(
     timed, n = _timed(here), here.samples
     if samples is None:
         here = _fitting(here, clock, timed[0], seed)
+    if here.samples < of:
+        clock.notes.append(_DRAWN)
     timed = [each * here.samples / n for each in timed]
     steps = Steps(here, how, of, clock, min(k, here.parameters), seed, timed, executor)
     clock.work(steps.tasks(names), steps.failed, progress)
