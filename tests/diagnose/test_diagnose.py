@@ -337,6 +337,8 @@ def test_the_premises_are_said_with_the_exponent():
     found = measured()
     for name in "theory_Y22", "theory_Y26":
         assert "the exponent" in found[name].reason or "the exponent" in found[name].method
+    square = diagnose(MODEL, "square", (X, Y), eta=0.1, batch_size=8, what="theory_M22", **FREE)
+    assert "the exponent is ≈" in square["theory_M22"].method
 
 
 def test_a_loss_without_a_root_drops_its_lines_only():

@@ -14,7 +14,7 @@ NEEDS = {
     "binding": _NECESSARY,
     "theory_Y22": ("exponent", "lambda_1"),
     "theory_W22": ("bound",),
-    "theory_M22": ("lambda_1",),
+    "theory_M22": ("lambda_1", "exponent"),
     "theory_Y26": ("exponent",),
 }
 
@@ -79,7 +79,10 @@ def _logarithmic(steps, known):
     if first.value <= 0:
         raise ValueError("no positive curvature, no minimum")
     value = steps.size / (steps.eta * first.value)
-    return Estimate(1 + value, value * first.error / first.value, 0, "of one direction, the sharpest")
+    x = known.get("exponent")
+    found = "has no number here" if x is None else f"is {approx(x.value, x.error)}"
+    how = f"of one direction, the sharpest; premise C ∝ H, the exponent {found}"
+    return Estimate(1 + value, value * first.error / first.value, 0, how)
 
 
 def _freezing(steps, known):
