@@ -386,6 +386,14 @@ def test_differences_are_in_units_of_the_error():
     assert "+3.5" in str(one.compare(other))
 
 
+def test_the_checks_passed_are_named():
+    found = measured(k=2, what="checks")
+    for name in "same twice", "samples apart", "gradient", "symmetry", "finite difference":
+        assert name in found.tested
+        assert name in " ".join(str(found).split())
+        assert name in found._repr_html_()
+
+
 def test_the_text_shows_every_line():
     text = str(measured(k=2))
     for name, (_, symbol, _, _, _) in LINES.items():

@@ -144,7 +144,8 @@ def _tables(report, facts=True) -> str:
     for name, lines in report.sections.items():
         if lines:
             rows = "".join(map(_row, lines))
-            head = f'<h2>{name.capitalize()}</h2><p class="about">{_LEADS[name]}</p>'
+            lead = _LEADS[name] + (f" {escape(report.tested)}" if name == "checks" else "")
+            head = f'<h2>{name.capitalize()}</h2><p class="about">{lead}</p>'
             parts.append(f"<section>{head}<table>{rows}</table></section>\n")
     plan = "".join(
         f'<tr><th scope="row">{escape(step.name)}</th><td class="words">{escape(step.state)}</td>'

@@ -176,8 +176,15 @@ class Report:
     def __str__(self):
         rows = [self.head, ""]
         for section, lines in self.sections.items():
-            rows += [section.upper(), *(row for line in lines for row in _rows(line)), ""]
+            tested = _wrapped(self.tested, "  ") if section == "checks" else ()
+            rows += [section.upper(), *tested, *(row for line in lines for row in _rows(line)), ""]
         return "\n".join([*rows, *_plan_rows(self.plan)])
+
+    @property
+    def tested(self) -> str:
+        """A sentence that names the checks passed before the first number; "" for none."""
+        names = ", ".join(dict.fromkeys(name for name, _, _ in self.checks))
+        return f"Passed on a few samples: {names}." if names else ""
 
     @property
     def head(self) -> str:
