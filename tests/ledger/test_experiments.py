@@ -321,15 +321,17 @@ def test_the_full_scale_that_is_declared_is_the_one_that_is_recorded():
         kept, declared = record.load(name), set(experiment.full.more)
         for array, values in experiment.full.more.items():
             np.testing.assert_array_equal(kept.arrays[array], values, err_msg=f"{name}: {array}")
-        patterns = {key: grid.names or f"{key}_{{}}" for key, grid in experiment.full.grids.items()}
-        for key in sorted(patterns, key=lambda key: -len(patterns[key])):  # "{}" last: it fits every name
-            grid = experiment.full.grids[key]
-            head, _, tail = patterns[key].partition("{}")
+        leads = {}  # of grids whose arrays have the same kind of name
+        for key, grid in experiment.full.grids.items():
             (lead,) = (a.shape for a in grid.stacked([{"": 0}] * len(grid.points), key).values())
+            leads.setdefault(grid.names or f"{key}_{{}}", {})[key] = lead
+        for pattern in sorted(leads, key=len, reverse=True):  # "{}" last: it fits every name
+            head, _, tail = pattern.partition("{}")
             named = {n for n in kept.arrays if n.startswith(head) and n.endswith(tail)} - declared
-            found = {n for n in named if np.shape(kept.arrays[n])[: len(lead)] == lead}
-            assert found, f"{name}: {key}"
-            declared |= found
+            for key, lead in leads[pattern].items():
+                found = {n for n in named if np.shape(kept.arrays[n])[: len(lead)] == lead}
+                assert found, f"{name}: {key}"
+                declared |= found
         assert declared == set(kept.arrays), name
         seeds = sorted({grid.seed for grid in experiment.full.grids.values()})
         declared_seeds = seeds if experiment.seed is None else list(experiment.seed)

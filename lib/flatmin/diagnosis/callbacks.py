@@ -5,6 +5,8 @@ states stay as they were, so that the training is to the bit what it is without.
 are those of the optimiser at that step: plain ``torch.optim.SGD`` with one group of settings. Beside another
 optimiser, to which the theories do not apply, curvature and noise are measured alone.
 
+Examples
+--------
 >>> import torch
 >>> import flatmin as fm
 >>> train, test = fm.datasets.digits()

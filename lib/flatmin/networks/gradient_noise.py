@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatmin._check import integer, number, refused
+from flatmin._check import instance, integer, number, refused
 from flatmin.estimate import Estimate, bootstrap_error
 from flatmin.fits import Slope
 from flatmin.networks import curvature
-from flatmin.networks.eigen import lanczos
+from flatmin.networks.eigen import Eigenpairs, lanczos
 from flatmin.networks.passes.dense import DensePass
 from flatmin.networks.passes.generic import linearise
 from flatmin.networks.sampled import SampledAlignment, sampled_alignment
@@ -196,6 +196,7 @@ def exponent(here, window: float = 1e-2, layer: int | str | None = None, seed: i
     block = here.block(layer)
     if pairs is None:
         pairs = _leading(here, window, layer, block.stop - block.start, seed)
+    instance("pairs", pairs, Eigenpairs)
     values = pairs.values.double().numpy()
     count = int(((values >= window * values[0]) & (values > 0)).sum())
     if count < 3 or values[count - 1] > (1 - _APART) * values[0]:
