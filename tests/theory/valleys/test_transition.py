@@ -29,7 +29,8 @@ def test_distance_sees_a_shift_and_has_the_error_of_its_groups():
     value, error = transition.distance(density, law)
     # largest difference of two normal distribution functions that are 0.1 standard deviations apart
     assert value == pytest.approx(0.0399, abs=4 * error + 0.002)
-    assert 0.001 < error < 0.01
+    # there F = 1/2: √(F(1 − F)/N) of all N draws, as eight groups know it
+    assert error == pytest.approx(0.5 / np.sqrt(draws.size), rel=0.5)
 
 
 def test_simulated_marginals_are_densities_and_near_the_equation():
