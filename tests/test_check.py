@@ -125,6 +125,11 @@ def test_an_estimate_is_a_value_with_its_error():
     assert repr(found) == "2.5 ± 0.12 (n = 40; mean)"
     assert repr(Estimate(2.5)) == "2.5 (exact)"
     assert "shape (3,)" in repr(Estimate(np.ones(3), np.ones(3)))
+    assert repr(found.scaled(-2)) == "-5 ± 0.25 (n = 40; mean)"
+    assert repr(found.inverse()) == "0.4 ± 0.02 (n = 40; mean)"  # 0.125/2.5²
+    for refused in (lambda: found.scaled(np.nan), Estimate(0.0).inverse):
+        with pytest.raises(ValueError, match="must be"):
+            refused()
 
 
 def test_the_bootstrap_of_a_mean_is_its_standard_error():

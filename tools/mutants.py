@@ -514,10 +514,17 @@ _LISTED = (
         "theory/stability/test_sharpness.py",
     ),
     (
+        "error-of-an-inverse",
+        "estimate.py",
+        "self.error / np.square(self.value)",
+        "self.error / np.abs(self.value)",
+        "test_check.py::test_an_estimate_is_a_value_with_its_error",
+    ),
+    (
         "sharpness-at-the-edge",
         "networks/stability.py",
-        "value=found.value * eta / 2",
-        "value=found.value * eta",
+        "found.scaled(eta / 2)",
+        "found.scaled(eta)",
         "networks/test_stability.py::test_batch_sharpness_of_a_network_is_its_mean_of_ratios",
     ),
     (

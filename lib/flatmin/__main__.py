@@ -3,12 +3,12 @@
 import argparse
 import difflib
 import os
-import re
 import signal
 import sys
 import time
 from pathlib import Path
 
+from flatmin import _check
 from flatmin.diagnosis import command
 from flatmin.experiments import discover, status
 from flatmin.ledger import paths
@@ -80,11 +80,7 @@ def _chosen(parser, options, experiments):
 
 def duration(text):
     """Return the seconds in a text such as ``90s``, ``12m`` or ``1.5h``; ValueError for another."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
-    if not seconds:
-        raise ValueError(f"budget={text!r}: must be a time such as 90s, 12m or 1.5h")
-    return seconds
+    return _check.duration("budget", text, "a time such as 90s, 12m or 1.5h")
 
 
 def _out_of_time(*_):

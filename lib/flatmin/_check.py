@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 import reprlib
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 __all__ = [
     "array",
     "choice",
+    "duration",
     "finite",
     "flag",
     "instance",
@@ -174,6 +176,15 @@ def choice(name: str, value, allowed):
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     words = f"one of {', '.join(map(repr, names))}" if names else "one that was asked for, there is none"
     raise refused(name, value, words + hint)
+
+
+def duration(name: str, value, allowed: str) -> float:
+    """Seconds in a text such as 90s, 12m or 1.5h, above 0; the error says what is ``allowed``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value) if isinstance(value, str) else None
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise refused(name, value, allowed)
+    return seconds
 
 
 def flag(name: str, value) -> bool:

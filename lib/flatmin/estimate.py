@@ -48,6 +48,17 @@ class Estimate:
     def __float__(self) -> float:
         return float(self.value)
 
+    def scaled(self, factor: float) -> Estimate:
+        """``factor`` times the number, the error with it; ValueError for a factor that is not finite."""
+        factor = _check.number("factor", factor)
+        return Estimate(factor * self.value, abs(factor) * self.error, self.n, self.method)
+
+    def inverse(self) -> Estimate:
+        """1 over the number, the error to first order; ValueError where it is 0."""
+        if not np.all(self.value):
+            raise _check.refused("value", self.value, "different from 0")
+        return Estimate(1 / self.value, self.error / np.square(self.value), self.n, self.method)
+
     def __repr__(self) -> str:
         if np.ndim(self.value):
             how = f"; {self.method}" if self.method else ""

@@ -341,6 +341,19 @@ def test_the_premises_are_said_with_the_exponent():
     assert "the exponent is ≈" in square["theory_M22"].method
 
 
+def test_weights_of_labels_drop_what_hangs_on_batches_only():
+    """Torch divides each batch by its own weights: no covariance of batches follows from the samples."""
+    loss = torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    found = diagnose(MODEL, loss, (X, Y), eta=0.1, batch_size=8, k=3, **FREE)
+    for name in ("signal", "noise_along", "exact", "growth", "trace", "necessary", "typical", "sharpness"):
+        assert found[name].estimate is None, name
+        assert "must not weigh" in found[name].reason, name
+    for name in ("lambda_1", "trace_H", "noise_strength", "exponent", "mu", "descent"):
+        assert found[name].estimate is not None, name
+    without = diagnose(MODEL, loss, (X, Y), what="noise", k=3, **FREE)
+    assert without["noise_along"].estimate is not None
+
+
 def test_a_loss_without_a_root_drops_its_lines_only():
     def hinge(outputs, targets):
         return (outputs * outputs.sin()).sum(1).mean()

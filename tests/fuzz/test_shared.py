@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flatmin import estimate, fits, sampling
-from flatmin.estimate import bootstrap_error, independent_mean, proportion, student
+from flatmin.estimate import Estimate, bootstrap_error, independent_mean, proportion, student
 from flatmin.sampling import Sampling
 from fuzz import Case, check, uncovered
 
@@ -23,6 +23,7 @@ ANY = {"window": {"None": "everything"}}
 CASES = [
     Case(bootstrap_error, {"statistic": lambda draw: draw.mean(), "n": 8, "resamples": 20}),
     Case(proportion, {"happened": np.array([True, False])}),
+    Case(Estimate(1.0, 0.1).scaled, {"factor": 2.0}),
     Case(student, {"error": 0.3, "freedom": 5}),
     Case(independent_mean, {"values": np.array([1.0, 2.0, 4.0])}),
     Case(Sampling("fresh").factor, {"samples": 10, "batch_size": 3}),

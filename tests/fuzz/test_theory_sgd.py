@@ -82,6 +82,7 @@ CASES = [
     Case(VALLEY.expression, {"expression": "x**2"}),
     Case(VALLEY.function, {"expression": "x**2"}, then=lambda f: f(0.5, 0.5)),
     Case(VALLEY.require_domain, name="Landscape.require_domain"),
+    Case(BOWL.even, {"expression": X**2, "coordinate": X}),
     *(case for kind in KINDS[1:] for case in noise_of(kind)),
     Case(noise.Noise, {"sigma": 0.1}),
     Case(noise.gaussian_moments, {"expression": Z**2, "variables": {Z: sp.Integer(1)}}),

@@ -112,6 +112,16 @@ def test_edge_is_the_three_ratios(near_fit):
     assert whole.exact == pytest.approx(whole.descent, rel=1e-9, abs=0)
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(torch.ones(3)), nn.CrossEntropyLoss(ignore_index=0)])
+def test_a_loss_that_each_batch_divides_by_its_own_weights_has_no_edge(loss):
+    """Its gradient on a batch is no mean over the samples."""
+    model, (inputs, _) = several_outputs("cross-entropy")
+    here = at(model, loss, (inputs, torch.arange(7) % 3))
+    for refused in (lambda: stability.edge(here, 0.1, 3), lambda: stability.largest_step(here, 3)):
+        with pytest.raises(ValueError, match="must not weigh or ignore labels for batches"):
+            refused()
+
+
 LOSSES = {
     "square": "square",
     "mean square": nn.MSELoss(),

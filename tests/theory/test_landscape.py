@@ -178,3 +178,11 @@ def test_points_outside_the_domain_are_refused():
         loss(0.0)
     with pytest.raises(ValueError, match="y='a'"):
         loss(0.0, "a")
+
+
+def test_even_in_a_coordinate():
+    found = Landscape(x**2 * (1 + y) ** 2, (x, y))
+    assert [found.even(found.loss, q) for q in (x, y)] == [True, False]
+    assert [found.even("x * y**2", q) for q in (x, y)] == [False, True]
+    with pytest.raises(ValueError, match="coordinate=z: must be one of x, y"):
+        found.even(found.loss, sp.Symbol("z"))

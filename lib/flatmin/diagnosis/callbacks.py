@@ -221,9 +221,7 @@ def transformers(trainer, loss, data, **options) -> Watch:
     watch = Watch(loss, data, **({"batch_size": args.train_batch_size * many} | options))
 
     def logged(numbers, step):
-        due = (
-            trainer.control.should_log
-        )  # the trainer's own numbers of this step, which log takes for written
+        due = trainer.control.should_log  # of the trainer's own numbers, which log takes for written
         trainer.log(dict(numbers))
         trainer.control.should_log = due
         if log is not None:

@@ -8,7 +8,6 @@ import pickle
 import time
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
@@ -23,6 +22,7 @@ from flatmin.networks import eigen, gradient_noise
 from flatmin.networks.data.samples import samples_of
 from flatmin.networks.device import peak_memory
 from flatmin.networks.point import Point, at
+from flatmin.networks.sampled import drawn_rows
 from flatmin.sampling import Sampling
 
 __all__ = ["diagnose"]
@@ -182,14 +182,12 @@ def _drawn(data, samples, seed):
     if samples is None or isinstance(data, (DataLoader, IterableDataset)):
         read = samples_of(data, samples)
         return read, len(read)
-    samples, rng = _check.integer("samples", samples, least=1), np.random.default_rng(seed)
+    samples = _check.integer("samples", samples, least=1)
     if isinstance(data, Dataset) and hasattr(data, "__len__"):  # the others are not even read
         of = len(data)
-        rows = np.sort(rng.permutation(of)[:samples])
-        return samples_of(Subset(data, rows.tolist())), of
+        return samples_of(Subset(data, drawn_rows(of, samples, seed).tolist())), of
     read = samples_of(data)
-    rows = np.sort(rng.permutation(len(read))[:samples])
-    return read.take(torch.from_numpy(rows)), len(read)
+    return read.take(drawn_rows(len(read), samples, seed)), len(read)
 
 
 def _layers(layers, names) -> tuple[str, ...]:
@@ -269,6 +267,5 @@ def _fitting(here, clock, product, seed):
         f"≈ {fitting} of {here.samples} samples, drawn at random: {_PRODUCTS} products over all would "
         f"take {whole} s. All numbers are of the loss on these; samples={here.samples} takes all."
     )
-    rows = np.sort(np.random.default_rng(seed).permutation(here.samples)[:fitting])
-    read = here.data.take(torch.from_numpy(rows))
+    read = here.data.take(drawn_rows(here.samples, fitting, seed))
     return Point(here.network, here.loss_function, read, here.chunk, here.checks)

@@ -21,17 +21,12 @@ from flatmin.ledger.decimals import approx
 
 __all__ = ["Clock", "Task", "seconds"]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
 
 def seconds(budget) -> float:
     """Seconds in a ``budget``: a number, or "90s", "5m", "1.5h"; ∞ is no limit. ValueError for another."""
     allowed = "seconds above 0, or a text such as '90s', '5m', '1.5h'"
     if isinstance(budget, str):
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
-        if not found or not float(found[1]):
-            raise _check.refused("budget", budget, allowed)
-        return float(found[1]) * _UNITS[found[2]]
+        return _check.duration("budget", re.sub(r"\s+(?=[smh]$)", "", budget.strip()), allowed)
     try:
         return _check.number("budget", budget, above=0, infinite=True)
     except ValueError:

@@ -80,10 +80,10 @@ class Steps:
             estimate, reason = None, "not finite"
         self.found[name] = (estimate, reason, at)
 
-    def tried(self, name: str, make) -> None:
+    def tried(self, name: str, make, at=None) -> None:
         """Keep what ``make`` returns, or the sentence of its ValueError."""
         try:
-            self.put(name, make())
+            self.put(name, make(), at=at)
         except ValueError as error:
             self.put(name, None, str(error))
 
@@ -232,7 +232,9 @@ class Steps:
         return self.once("alignment", make)
 
     def plain(self, decay: bool = False) -> None:
-        """Raise ValueError with momentum, with weight ``decay`` unless that is allowed, and for B > n."""
+        """Raise ValueError with momentum, with weight ``decay`` unless that is allowed, for B > n, and for a
+        loss whose batches are no means over samples."""
+        self.here.loss_function.require_apart(self.here.data.targets, stability.BATCHES)
         if self.how["momentum"]:
             raise ValueError(_NO_MOMENTUM)
         if self.how["weight_decay"] and not decay:
@@ -311,7 +313,7 @@ class Steps:
     def _noise(self):
         found = self.strength
         self.put("noise_strength", found)
-        n, square, factor = self.here.samples, found.gradient_square, self._factor()
+        n, square = self.here.samples, found.gradient_square
         # the mean of |∇L|² over draws of n samples lies above that of all of them by this
         own = found.value * (1 / n - 1 / self.of) * n / max(n - 1, 1)
         if square <= 10 * own:
@@ -323,15 +325,20 @@ class Steps:
             return
         how = "exact for these samples" + (f", {approx(100 * own / square, digits=1)} % low" if own else "")
         self.put("noise_scale", Estimate(found.value / square, 0.0, 0, how))
-        if factor and found.value > 0:
-            self.put("signal", Estimate(square / (factor * found.value), 0.0, 0, how.replace("low", "high")))
-        else:
-            self.put("signal", None, "there is no noise (B = n, or samples all alike), or no B")
+
+        def signal():
+            noise = self._factor() * found.value
+            if not noise > 0:
+                raise ValueError("there is no noise (B = n, or samples all alike), or no B")
+            return Estimate(square / noise, 0.0, 0, how.replace("low", "high"))
+
+        self.tried("signal", signal)
 
     def _factor(self) -> float:
         """c = C/Σ for the whole data; 0 without B."""
         if self.size is None:
             return 0.0
+        self.here.loss_function.require_apart(self.here.data.targets, stability.BATCHES)
         return Sampling.of(self.sampling).factor(max(self.of, self.size), self.size)
 
     def _smallest(self):
@@ -394,8 +401,7 @@ class Steps:
         self.put("trace_by_layer", layers, at=self.here.names)
         for name, found in (("trace", trace), ("frobenius", norm)):
             if found.value > 0:
-                flat = Estimate(1 / found.value, found.error / found.value**2, found.n, found.method)
-                self.put(f"flatness_W22_{name}", flat)
+                self.put(f"flatness_W22_{name}", found.inverse())
             else:
                 self.put(f"flatness_W22_{name}", None, f"the {name} is {found.value:.3g}: not positive")
 
@@ -414,9 +420,8 @@ class Steps:
             self.put("noise_ratio", None, "the loss or Tr G vanishes")
         if self.eta is None:
             return
-        scale = self.eta * self._factor() / (2 * outputs)
-        trace = Estimate(scale * found.value, scale * found.error, found.n, found.method)
-        self.tried("trace", lambda: self.plain() or trace)
+        half = self.eta / (2 * outputs)
+        self.tried("trace", lambda: self.plain() or found.scaled(half * self._factor()))
 
     def _alignment(self):
         found = self.alignment
@@ -431,10 +436,8 @@ class Steps:
 
     def _exponent(self):
         pairs, here = self.pairs, self.here
-        found, factor = gradient_noise.along(here, pairs.vectors), self._factor() or 1.0
-        scaled = Estimate(found.value * factor, found.error * factor, found.n, found.method)
-        self.put("noise_along", scaled, at=tuple(pairs.values.double().tolist()))
-        values = pairs.values.double().numpy()
+        found, values = gradient_noise.along(here, pairs.vectors), pairs.values.double().numpy()
+        self.tried("noise_along", lambda: found.scaled(self._factor() or 1.0), at=tuple(values.tolist()))
         window = max(1e-2, float(values[-1] / values[0]) * (1 - 1e-9))
         if len(values) < 3 or not 0 < window < 1:
             raise ValueError(f"{len(values)} eigenvalues are too few for a slope, or all are equal")
@@ -444,9 +447,7 @@ class Steps:
         self._batch_fits()
         found = self.here.batch_sharpness(self.size, self.batches, self.seed + 3, self.how["sampling"])
         self.put("batch_sharpness", found)
-        half = self.eta / 2
-        ratio = Estimate(half * found.value, half * found.error, found.n, found.method)
-        self.tried("sharpness", lambda: self.plain() or ratio)
+        self.tried("sharpness", lambda: self.plain() or found.scaled(self.eta / 2))
 
     def _decoupling(self):
         if not self.square:
@@ -476,5 +477,4 @@ class Steps:
         found = paths.typical_edge(
             self.minimum, self.size, self.sampling, steps=steps, trajectories=runs, seed=self.seed + 5
         )
-        error = self.eta * found.error / found.value**2
-        self.put("typical", Estimate(self.eta / found.value, error, found.n, found.method))
+        self.put("typical", found.inverse().scaled(self.eta))

@@ -673,7 +673,7 @@ def flatness(here, definition: str, layer: int | str | None = None, top: int = 1
             raise ValueError(
                 f"definition={definition!r}: the {measure.__name__} is {found.value:.3g}: must be positive"
             )
-        return Estimate(1 / found.value, found.error / found.value**2, found.n, found.method)
+        return found.inverse()
     top = top if definition in ("Y26", "Y23") else 1
     top = _check.integer("top", top, most=block.stop - block.start)
     return flatness_of(eigenpairs(here, top, layer, tolerance=1e-4), definition)

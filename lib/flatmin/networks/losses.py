@@ -118,6 +118,11 @@ class Loss:
             return False
         return not (isinstance(targets, Tensor) and bool((targets == _ignored(self.given)).any()))
 
+    def require_apart(self, targets, why: str) -> None:
+        """Raise ValueError, with ``why`` it matters, unless :meth:`apart`."""
+        if not self.apart(targets):
+            raise ValueError(f"loss={self.name}: must not weigh or ignore labels {why}")
+
     def total(self, outputs: Tensor, targets) -> Tensor:
         """B L of a batch of outputs (B, *s), differentiable: what training steps along."""
         if self.closed(outputs.shape[1:]):

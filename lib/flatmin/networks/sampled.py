@@ -137,8 +137,8 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
     ------
     ValueError
         For arguments out of range, a point of fewer than 8 samples, a loss without a positive semi-definite
-        second derivative in the outputs, for some of the samples one that
-        weighs or ignores labels, and where L, Σ or G vanishes.
+        second derivative in the outputs, for some of the samples one that weighs or ignores labels, and where
+        L, Σ or G vanishes.
     """
     samples = min(_check.integer("samples", samples, least=FEWEST), here.samples)
     probes = min(_check.integer("probes", probes, least=2), here.passed.outputs.shape[1])
@@ -147,8 +147,8 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
         raise ValueError(f"data: {here.samples} samples are too few: must be at least {FEWEST}")
     if (samples * (probes + 1)) ** 2 > _ENTRIES:
         raise _check.refused("samples", samples, f"at most {int(_ENTRIES**0.5) // (probes + 1)}")
-    chosen = np.sort(np.random.default_rng(seed).permutation(here.samples)[:samples])
-    few = here.passed if samples == here.samples else only(here, torch.from_numpy(chosen))
+    chosen = drawn_rows(here.samples, samples, seed)
+    few = here.passed if samples == here.samples else only(here, chosen)
     products = _centred_products(here.passed, few, _signs(few.outputs, probes, seed))
     found = _summed(products, here.samples, probes == few.outputs.shape[1])
     if not (here.loss > 0 and all(found[0] > 0)):
@@ -157,13 +157,15 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
     return SampledAlignment(here.loss, samples, here.samples, *found)
 
 
+def drawn_rows(of: int, samples: int, seed: int) -> torch.Tensor:
+    """So many of the positions 0 … ``of`` − 1, at random, in order."""
+    return torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(of)[:samples]))
+
+
 def only(here, chosen):
     """A pass over some of the samples; ValueError where the loss weighs a sample by all the others."""
-    if not here.loss_function.apart(here.data.targets):
-        raise ValueError(
-            f"loss={here.loss_function.name}: must not weigh or ignore labels for a part of the samples; "
-            f"take all, samples={here.samples}"
-        )
+    why = f"for a part of the samples; take all, samples={here.samples}"
+    here.loss_function.require_apart(here.data.targets, why)
     return linearise(here.network, here.data.take(chosen), here.loss_function, here.chunk)
 
 

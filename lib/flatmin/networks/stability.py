@@ -9,7 +9,7 @@ The thresholds are those of :mod:`flatmin.theory.stability`, all in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,8 @@ __all__ = ["Edge", "Escape", "Tangent", "compressed", "edge", "escape_runs", "la
 
 #: most rows n·C of the Gram matrix: 1.2 GB of float64
 MOST_ROWS = 12_000
+#: why no label may be weighed or ignored
+BATCHES = "for batches: torch divides by the weights of each, so its gradient is no mean over its samples"
 
 #: most steps of linearised SGD, and most trajectories, of one call
 MOST_STEPS = 1_000_000
@@ -247,11 +249,12 @@ def edge(
     Raises
     ------
     ValueError
-        As :func:`tangent`, for η ≤ 0 and a batch size outside 1…n.
+        As :func:`tangent`, for η ≤ 0, a batch size outside 1…n, and a loss that weighs or ignores labels.
     """
     eta = _check.number("eta", eta, above=0)
     _check.integer("batch_size", batch_size, least=1)
     _check.flag("typical", typical)
+    here.loss_function.require_apart(here.data.targets, BATCHES)
     at, reasons = tangent(here), {}
     minimum, step = at.minimum, _largest_step(at.minimum, batch_size, sampling)
     if isinstance(step, Bracket):
@@ -265,7 +268,7 @@ def edge(
         reasons["sharpness"] = reasons["bound"] = at.reason or "data: fitted exactly, no gradient is left"
     else:
         found = batch_sharpness(minimum, at.residuals, batch_size, sampling, seed=seed)
-        sharpness = replace(found, value=found.value * eta / 2, error=found.error * eta / 2)
+        sharpness = found.scaled(eta / 2)
         if at.quadratic:
             bound = float(eta / bounds.theorem_3_3_step(minimum, batch_size, "replacement", at.mu))
         else:
@@ -274,7 +277,7 @@ def edge(
         reasons["typical"] = f"data: {len(at.gram)} rows are too many for the simulation"
     elif typical:
         found = paths.typical_edge(minimum, batch_size, sampling, seed=seed)
-        late = replace(found, value=eta / found.value, error=eta * found.error / found.value**2)
+        late = found.inverse().scaled(eta)
     else:
         reasons["typical"] = "typical=False: not simulated"
     return Edge(
@@ -294,8 +297,10 @@ def largest_step(here, batch_size: float, sampling: str = "fresh") -> float | Br
     """η*, the largest mean-square stable learning rate at the point ``here``; see :func:`edge`.
 
     Returns a :class:`~.bracket.Bracket`, proven bounds on both sides, beyond the size of the exact operator
-    (2500 rows n·C). Raises ValueError as :func:`tangent` and for a batch size out of range.
+    (2500 rows n·C). Raises ValueError as :func:`tangent`, for a batch size out of range, and a loss that
+    weighs or ignores labels.
     """
+    here.loss_function.require_apart(here.data.targets, BATCHES)
     return _largest_step(tangent(here).minimum, batch_size, sampling)
 
 

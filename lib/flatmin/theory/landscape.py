@@ -174,6 +174,16 @@ class Landscape:
         """
         return _expression("expression", expression, self._known)
 
+    def even(self, expression: str | sp.Expr, coordinate: sp.Symbol) -> bool:
+        """Whether an ``expression`` stays as it is when a ``coordinate`` changes its sign.
+
+        Raises ValueError for what is no coordinate, and as :meth:`expression`.
+        """
+        if not isinstance(coordinate, sp.Symbol) or coordinate not in self.coordinates:
+            raise _check.refused("coordinate", coordinate, f"one of {', '.join(map(str, self.coordinates))}")
+        found = self.expression(expression)
+        return sp.expand(found - found.subs(coordinate, -coordinate)) == 0
+
     def function(self, expression: str | sp.Expr | sp.Matrix) -> Callable[..., np.ndarray]:
         """Compile an expression in the coordinates to a NumPy function of arrays.
 

@@ -122,7 +122,7 @@ class Lifetime:
     def __init__(self, landscape, eta, delta_s, *, bound=50.0, cells=(36, 40), core=None):
         self.landscape = _plane(landscape)
         for q in landscape.coordinates:
-            if sp.expand(landscape.loss - landscape.loss.subs(q, -q)) != 0:
+            if not landscape.even(landscape.loss, q):
                 raise _check.refused("landscape", landscape.name, f"even in {q}")
         self.eta, self.delta_s = _check.numbers(eta=eta, delta_s=delta_s, above=0, most=1e100)
         bound = _check.array("bound", bound, above=0, most=1e30)

@@ -197,9 +197,9 @@ class Equation:
         even = []
         for k, q in enumerate(self.landscape.coordinates):
             mirror = sp.diag(*[-1 if i == k else 1 for i in range(2)])
-            same = sp.expand(self.landscape.loss - self.landscape.loss.subs(q, -q)) == 0
             turned = mirror * self.diffusion.subs(q, -q) * mirror
-            even.append(same and (turned - self.diffusion).applyfunc(sp.expand) == sp.zeros(2, 2))
+            same = (turned - self.diffusion).applyfunc(sp.expand) == sp.zeros(2, 2)
+            even.append(same and self.landscape.even(self.landscape.loss, q))
         return tuple(even)
 
     @property
@@ -413,7 +413,7 @@ class Density:
         landscape = self.equation.landscape
         parsed = landscape.expression(expression)
         for half, q in zip(self.equation._even(), landscape.coordinates, strict=True):
-            if half and sp.expand(parsed - parsed.subs(q, -q)) != 0:
+            if half and not landscape.even(parsed, q):
                 raise ValueError(
                     f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them out"
                 )

@@ -80,9 +80,9 @@ def log_losses(
 
     The errors are standard normal at the start (those that the model can make), or δ is Gaussian with the
     second ``moment`` (r, r), in the eigenbasis of H. The length of δ is kept apart, so that no path overflows
-    or underflows. Raises ValueError for an unknown ``sampling``, a batch
-    size that is no integer in 1…n (or does not divide the n samples of an epoch), η ≤ 0, or steps,
-    trajectories or a seed that are no counts.
+    or underflows. Raises ValueError for an unknown ``sampling``, a batch size that is no integer in 1…n (or
+    does not divide the n samples of an epoch), η ≤ 0, a moment that is none, or steps, trajectories or a seed
+    that are no counts.
     """
     eta, rng = step_of(minimum, eta), np.random.default_rng(_check.integer("seed", seed, least=0))
     steps = _check.integer("steps", steps, least=0, most=MOST)
