@@ -27,8 +27,7 @@ BATCH_SIZES = (1, 5)
 ETA = {"linear": 0.15, "fcn": 0.02, "cnn": 0.02}
 SIZE = {"rfm": 1000, "linear": 50, "fcn": 64, "cnn": 8}
 DESCENT = {"rfm": 2_000, "linear": 1_000, "fcn": 10_000, "cnn": 4_000}
-#: minima of each kind
-MINIMA = {"rfm": 5, "linear": 5, "fcn": 5, "cnn": 3}
+MINIMA = 5  # of each kind
 #: "near convergence": the first checkpoint with a loss below this, or else the last
 NEAR = 1e-4
 STEPS = 20
@@ -124,7 +123,7 @@ def escapes(model, data, eta, batch_sizes, trajectories, seed):
 
 
 def _scale(images, sizes, descent, minima, trajectories, scaled, **texts):
-    """``sizes``, ``descent``, ``minima``: by kind of model."""
+    """``sizes`` and ``descent``: by kind of model."""
     grids = {
         kind: Grid(
             leave,
@@ -136,7 +135,7 @@ def _scale(images, sizes, descent, minima, trajectories, scaled, **texts):
                 "trajectories": trajectories,
                 "scaled": scaled,
             },
-            {"repeat": range(minima[kind])},
+            {"repeat": range(minima)},
             seed=1,
             version="3",
         )
@@ -157,8 +156,8 @@ EXPERIMENT = Experiment(
         trajectories=200,
         scaled=100,
         text=(
-            "four models and 200 trajectories as W22 Fig. 4, from 5 minima each (convolutional: 3); data, "
-            "sizes, step sizes and batch sizes are ours, W22's appendix is not at hand"
+            "four models and 200 trajectories as W22 Fig. 4, from 5 minima each; data, sizes, step sizes and "
+            "batch sizes are ours, W22's appendix is not at hand"
         ),
         data_set=(
             "Gaussian and sphere inputs; MNIST, first 500 and 200 images, even against odd, pixels in [0, 1]"
@@ -168,7 +167,7 @@ EXPERIMENT = Experiment(
         images="digits",
         sizes=dict.fromkeys(SIZE, 4),
         descent=dict.fromkeys(SIZE, 50),
-        minima=dict.fromkeys(SIZE, 2),
+        minima=2,
         trajectories=10,
         scaled=4,
         data_set="Gaussian and sphere inputs; digits",
