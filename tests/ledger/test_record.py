@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+import flatmin
 from flatmin.experiments import status
 from flatmin.ledger import paths, record
 from flatmin.ledger.record import RecordError, load, provenance_table, save
@@ -35,7 +36,7 @@ def test_the_same_arrays_make_the_same_file(tmp_path):
 def test_provenance_says_what_computed_it(tmp_path):
     origin = save("demo", ARRAYS, folder=tmp_path, sweeps=2, **ORIGIN).provenance
     assert origin["numpy"] == np.__version__
-    assert origin["flatmin"] == "0.1.0"
+    assert origin["flatmin"] == flatmin.__version__
     assert origin["sweeps"] == 2
     assert origin["device"].endswith(("cores", "core"))
     assert len(origin["commit"].rstrip("+")) == 40
