@@ -58,7 +58,6 @@ def one():
         "valley_spectrum": (4, 64),
         "step_all": (1, 2, T, 2),
         "corridor_losses": (1, 1, 2, 10, 11),
-        "low_frozen": (1, 1, 2, len(CRITERIA), 2, 3),
     }.items(),
 )
 def test_the_small_scale_records_what_the_text_lists(recorded, name, shape):

@@ -163,8 +163,8 @@ QUICK = {"kind": "fcn", "data": "digits", "samples": 1000, "widths": (20, 20, 20
 QUICK_SETS = {"fcn": (QUICK, {loss: epochs_until(40, 4) for loss in ("square", "cross-entropy")}, 2)}
 
 
-def _scale(sets, **texts):
-    """``sets``: name → point, {loss: epochs}, repeats; arrays SET_LOSS_MEASURE (repeats, epochs)."""
+def scale_of(sets, **texts):
+    """The scale of ``sets``: name → point, {loss: epochs}, repeats; arrays SET_LOSS_MEASURE."""
     grids, more = {}, {}
     for name, (point, losses, repeats) in sets.items():
         for loss, epochs in losses.items():
@@ -179,7 +179,7 @@ EXPERIMENT = Experiment(
     name="noise-strength",
     title="Noise strength against loss, both loss functions (M22 Fig. 2, 5)",
     claims=("m22-noise-strength", "m22-noise-strength-xent"),
-    full=_scale(
+    full=scale_of(
         SETS,
         text=(
             "η and B of M22 Fig. 2 and 5. Fully connected: 784-300-300-300-10 on the first 10 000 images, 2 "
@@ -189,7 +189,7 @@ EXPERIMENT = Experiment(
         ),
         data_set="Fashion-MNIST, 10 000 and 60 000 images; CIFAR-10, 2000 images",
     ),
-    quick=_scale(QUICK_SETS, data_set="digits"),
+    quick=scale_of(QUICK_SETS, data_set="digits"),
     minutes=40,
     needs=("Fashion-MNIST", "CIFAR-10"),
     seed=(0, 1),

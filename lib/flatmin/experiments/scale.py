@@ -62,7 +62,7 @@ from flatmin.networks.train import train
 #: chosen on one seed and 200 images, before anything was measured
 ETA = {"vgg": 0.02, "resnet": 0.2}
 STEPS = {"vgg": 4_000, "resnet": 4_000}
-DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20,)}
+DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
 WIDTH = {"vgg": 16, "resnet": 8}
 SAMPLES = {"vgg": 500, "resnet": 200}
 BATCH_SIZE, BATCH_SIZES = 25, (5,)
@@ -197,7 +197,7 @@ EXPERIMENT = Experiment(
             batches=40,
         ),
         text=(
-            "VGG-11…19 at a quarter and ResNet-20 at half of W22's width, on 500 and 200 of its "
+            "VGG-11…19 at a quarter and ResNet-20…56 at half of W22's width, on 500 and 200 of its "
             "50,000 images, 3 runs; step sizes, batch sizes and lengths are ours, W22's appendix is not at "
             "hand"
         ),

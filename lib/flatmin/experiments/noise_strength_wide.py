@@ -1,0 +1,43 @@
+"""M22 Fig. 2 and 5 on a GPU: noise strength 𝒩 against the loss L at M22's width, and nearer to it.
+
+The fully connected network is M22's own, on its 60 000 images; the convolutional one has half of M22's
+channels, on 5000 of its 50 000 images. What is measured, the arrays and the rules are those of
+:mod:`.noise_strength`, with the same ranges of losses. Fixed before the run: these runs are judged beside the
+smaller ones, each set as a part of its own; where a set and its smaller twin disagree, the verdict at the
+larger scale stands and the smaller is named as a matter of scale.
+"""
+
+from flatmin.experiments import Experiment
+from flatmin.experiments.noise_strength import CNN, LARGE_FCN, QUICK, epochs_until, scale_of
+from flatmin.networks import device
+
+HALF_CNN = CNN | {"samples": 5000, "widths": (32, 64, 128)}
+#: name of a set of runs: point, losses with the epochs measured, repeats
+SETS = {
+    "large": (LARGE_FCN, {"square": epochs_until(320, 8), "cross-entropy": epochs_until(200, 4)}, 2),
+    "half": (HALF_CNN, {"square": epochs_until(240, 8), "cross-entropy": epochs_until(120, 4)}, 3),
+}
+QUICK_SETS = {
+    "large": (QUICK, {"square": epochs_until(12, 4)}, 2),
+    "half": (QUICK, {"square": epochs_until(4, 4)}, 1),
+}
+
+EXPERIMENT = Experiment(
+    name="noise-strength-wide",
+    title="Noise strength against loss at M22's width, both loss functions (M22 Fig. 2, 5)",
+    claims=("m22-noise-strength", "m22-noise-strength-xent"),
+    full=scale_of(
+        SETS,
+        text=(
+            "η and B of M22 Fig. 2 and 5. Fully connected: M22's 784-2000-2000-2000-10 on its 60 000 images, "
+            "2 runs for each loss. Convolutional: 32, 64, 128 channels (paper: 64, 128, 256) on the "
+            "first 5000 images (paper: 50 000), 3 runs for each loss"
+        ),
+        data_set="Fashion-MNIST, 60 000 images; CIFAR-10, 5000 images",
+    ),
+    quick=scale_of(QUICK_SETS, data_set="digits"),
+    minutes=10,
+    needs=("Fashion-MNIST", "CIFAR-10", "GPU"),
+    seed=(0, 1),
+    device=device.describe,
+)
