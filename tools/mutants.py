@@ -246,6 +246,13 @@ _LISTED = (
         "theory/test_printed.py::test_by_hand",
     ),
     (
+        "separation-of-time-scales",
+        "theory/printed.py",
+        "tilt + delta_s * second * curvature / 2)",
+        "tilt + delta_s * second * curvature)",
+        "theory/test_printed.py::test_by_hand",
+    ),
+    (
         "noise-induced-drift-sign",
         "theory/continuum/slow.py",
         "change = convention_power(convention) - convention_power(self.convention)",

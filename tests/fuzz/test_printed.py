@@ -29,6 +29,7 @@ CASES = [
     Case(printed.y22_s39, {"eta": 0.1, "curvature": 7.0, "lambda_1": -2.0}),
     Case(printed.y22_s42, NOISE | AT_PAPER),
     Case(printed.y22_s43, NOISE | AT_PAPER),
+    Case(printed.y22_s47, {"curvature": 7.0, "second": -3.0, "tilt": 0.1, "delta_s": 0.01}),
     Case(printed.m22_eq6, {"loss": 0.1, "hessian": 2.0, "batch_size": 5}),
     Case(printed.m22_eq17, {"eta": 0.1, "batch_size": 5, "curvature": 2.0}),
     Case(printed.w22_isotropic, {"size": 10, "batch_size": 5, "eta": 0.1}),

@@ -11,10 +11,12 @@ import sympy as sp
 from flatmin.ledger import errata, paths
 from flatmin.ledger.claims import load_claims, load_verdicts
 from flatmin.theory import printed
-from flatmin.theory.continuum.fokker_planck import Equation, Region
+from flatmin.theory.continuum.fokker_planck import DELTA_S, Equation, Region
+from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.noise import SIGMA, Noise
 from flatmin.theory.stability.threshold import Minimum, largest_step
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 ERRATA = errata.load_errata()
 x, y = sp.symbols("x y", real=True)
@@ -165,6 +167,16 @@ def test_s35_has_a_half_too_many():
 def test_caption_of_fig_s5_lacks_a_sign():
     assert float(printed.y22_s35(0.02, -2.0)) == pytest.approx(0.01)  # −ε/λ₁, as in the text
     assert 0.02 / -2.0 == -0.01  # ε/λ₁, as in the caption
+
+
+def test_s47_comes_from_tau_x_with_the_temperature_delta_s():
+    reduction = Reduction(near_degenerate_valley())
+    along, across = reduction.timescales
+    assert not across.has(reduction.y)  # no y² in τ_y to be replaced
+    tilt, second = sp.diff(reduction.floor, reduction.x, 2), sp.diff(reduction.curvature, reduction.x, 2)
+    mean = (across / along).subs(reduction.y, sp.sqrt(reduction.variance))  # linear in y²
+    given = reduction.curvature, second, tilt
+    assert sp.simplify(mean - printed.y22_s47(*given, DELTA_S)) == 0
 
 
 def test_s46_names_are_swapped():

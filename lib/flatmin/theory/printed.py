@@ -48,6 +48,7 @@ __all__ = [
     "y22_s39",
     "y22_s42",
     "y22_s43",
+    "y22_s47",
     "y23_eq6",
     "y23_eq15",
     "y23_eq16",
@@ -198,6 +199,12 @@ def y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
 def y22_s43(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
     """F(x_ss) − F(0) = −(Aλ₁/2B√λ₀³)(Δ_S − Δ_S*), A/B of S42, λ₁ < 0 (Y22 S43); negative below Δ_S*."""
     return -lambda_1 / (2 * lambda_0**1.5) * y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2)
+
+
+@_checked
+def y22_s47(curvature, second, tilt, delta_s):
+    """(ελ₀ + Δ_Sλ''λ/2)/λ, which is to be small (Y22 S47), from λ, λ'' (any sign) at x, ελ₀ ≥ 0 and Δ_S."""
+    return (tilt + delta_s * second * curvature / 2) / curvature
 
 
 @_checked
