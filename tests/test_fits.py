@@ -9,6 +9,7 @@ from flatmin.fits import (
     half_lost,
     half_slopes,
     halves,
+    limit_by_halving,
     log_log_slope,
     onset,
     passage_power,
@@ -201,3 +202,14 @@ def test_the_error_of_the_common_slope_is_that_of_ordinary_least_squares():
     x, y = np.exp([0.0, 1, 2, 3]), np.exp([0.0, 1, 1, 3])
     one = linregress(np.log(x), np.log(y))
     assert common_slope([x], [y]).error == pytest.approx(one.stderr, rel=1e-10)
+
+
+def test_a_polynomial_in_the_step_is_extrapolated_exactly():
+    h = 0.3 / 2.0 ** np.arange(4)
+    cubic = 2 + 5 * h - 7 * h**2 + 11 * h**3
+    limit, change = limit_by_halving(np.stack([cubic, -cubic], axis=1))
+    assert limit == pytest.approx([2, -2], abs=1e-13)
+    assert limit_by_halving(cubic[1:])[0] == pytest.approx(2 + 11 * h[1] * h[2] * h[3], abs=1e-13)
+    one, two = cubic[2:]
+    assert limit_by_halving([one, two]) == pytest.approx((2 * two - one, abs(two - one)), abs=1e-13)
+    assert change == pytest.approx(11 * h[1] * h[2] * h[3] * np.ones(2), abs=1e-13)

@@ -302,6 +302,13 @@ _LISTED = (
         "theory/valleys/test_high_dimensional.py::test_flatness_is_the_mean_log_of_the_widths",
     ),
     (
+        "order-of-a-halving",
+        "fits.py",
+        "(2.0**order - 1)",
+        "2.0**order",
+        "test_fits.py::test_a_polynomial_in_the_step_is_extrapolated_exactly",
+    ),
+    (
         "weight-of-a-side",
         "theory/two_valleys/hopping.py",
         "(c - 0.5) * np.log(d)",

@@ -16,6 +16,7 @@ __all__ = [
     "half_lost",
     "half_slopes",
     "halves",
+    "limit_by_halving",
     "log_log_slope",
     "onset",
     "passage_power",
@@ -338,6 +339,24 @@ def peak(control, times, half_width=3, resamples=400, seed=0) -> Estimate:
         error, value = bootstrap_error(vertex, runs, resamples, seed), float(vertex(np.arange(runs)))
     _check.finite((value, error), control=control, times=times)
     return Estimate(value, error, runs, "parabola of the logarithms, bootstrap over trajectories")
+
+
+def limit_by_halving(values) -> tuple:
+    """Limit h → 0 of values at h, h/2, h/4, …, as a polynomial in h (Neville), and its change with the last.
+
+    The change with the last power of h is an upper bound of the error in practice.
+
+    Parameters
+    ----------
+    values : (n, …)
+        The first axis runs over h/2^k. Raises ValueError for fewer than two values along it.
+    """
+    table = _check.array("values", values)
+    if not table.ndim or len(table) < 2:
+        raise _check.refused("values", values, "two or more values along the first axis")
+    for order in range(1, len(table)):
+        before, table = table[-1], table[1:] + (table[1:] - table[:-1]) / (2.0**order - 1)
+    return table[0], abs(table[0] - before)
 
 
 def half_lost(control, lost, resamples=400, seed=0) -> Estimate:

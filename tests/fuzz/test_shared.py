@@ -38,6 +38,7 @@ CASES = [
     Case(fits.passage_power, {"steps": NOISY, "levels": X, "between": (1, 10), "resamples": 20}),
     Case(fits.peak, {"control": CONTROL, "times": TIMES, "resamples": 20}),
     Case(fits.half_lost, {"control": CONTROL, "lost": LOST, "resamples": 20}),
+    Case(fits.limit_by_halving, {"values": [1.0, 0.5, 0.26]}),
 ]
 SKIP = {
     "Estimate": "a record of results",

@@ -24,6 +24,7 @@ from scipy.sparse.linalg import splu
 from scipy.special import dawsn, erf, erfcx, expit
 
 from flatmin import _check
+from flatmin.fits import limit_by_halving
 from flatmin.theory.conventions import convention_power
 from flatmin.theory.landscape import Landscape
 from flatmin.theory.two_valleys.landscape import flatness, position
@@ -448,11 +449,8 @@ def extrapolated_flat(
     halvings = _check.integer("halvings", halvings, least=2, most=12)
     etas = _check.number("eta", eta, above=0) / 4.0 ** np.arange(halvings + 1)
     values = np.array([FrozenChain(at, e, delta_s, power).flat_probability for e in etas])
-    table, corner = values.copy(), [values[-1]]
-    for order in range(1, halvings + 1):
-        table = table[1:] + (table[1:] - table[:-1]) / (2.0**order - 1)
-        corner.append(table[-1])
-    return float(corner[-1]), float(abs(corner[-1] - corner[-2])), etas, values
+    limit, change = limit_by_halving(values)
+    return float(limit), float(change), etas, values
 
 
 def _shifted(operator):
