@@ -14,6 +14,7 @@ BELOW = {
     "networks": {"theory"},
     "diagnosis": {"theory", "networks"},
     "pictures": {"theory", "networks"},
+    "explorers": {"theory"},
     "experiments": {"theory", "networks"},
     "ledger": set(),
 }
@@ -75,3 +76,20 @@ def test_every_picture_is_drawn_by_a_chapter():
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         unused = {name for name in names if not name.startswith("_") and f"draw.{name}" not in text}
         assert not unused, f"{path.name}: {unused}"
+
+
+def test_the_architecture_page_names_every_wing():
+    page = (ROOT / "chapters" / "architecture.md").read_text("utf8")
+    folders = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    assert folders == set(BELOW)
+    for wing in folders:
+        assert f"| `{wing}` |" in page
+        assert f">{wing}</text>" in page
+
+
+def test_every_reference_is_cited_and_every_citation_has_one():
+    texts = [*(ROOT / "chapters").glob("*.md"), *CHAPTERS]
+    cited = re.findall(r"\{cite:[pt]\}`([^`]*)`", "".join(path.read_text("utf8") for path in texts))
+    keys = re.findall(r"^@\w+\{(\w+),$", (ROOT / "data" / "references.bib").read_text("utf8"), re.M)
+    assert len(keys) == len(set(keys))
+    assert {key.strip() for group in cited for key in group.split(",")} == set(keys)

@@ -39,6 +39,24 @@ def test_verdicts_and_claims_match_one_to_one():
     assert not both, f"settled, but data/claims.yml still says why they are open: {both}"
 
 
+def test_a_claim_names_a_chapter_that_checks_it():
+    claims = load_claims()
+    for id, entry in load_verdicts().items():
+        chapters = {part["chapter"] for part in entry["parts"]}
+        assert claims[id].chapter in chapters, f"{id}: data/claims.yml says {claims[id].chapter}"
+
+
+def test_every_verdict_says_what_would_have_turned_it():
+    for id, entry in load_verdicts().items():
+        for part in entry["parts"]:
+            verdict = Verdict.from_dict({"id": id} | part)
+            turns = verdict.turns()
+            assert turns, f"{verdict.name}: give could_fail"
+            values = [value for value in (verdict.printed, verdict.expected) if value is not None]
+            if values and all(values) and not verdict.could_fail:
+                assert turns.endswith("%)"), f"{verdict.name}: how much of the value is it?"
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_a_notebook_shows_is_what_it_stores(path):
     for data in verdict_outputs(path):
