@@ -82,4 +82,4 @@ def test_links_of_the_scoreboard_lead_to_checks_of_the_notebooks():
         for path in NOTEBOOKS
         for data in verdict_outputs(path)
     }
-    assert set(re.findall(r'href="([^"]+)"', page)) == anchors
+    assert set(re.findall(r'href="([^"]+#[^"]+)"', page)) == anchors

@@ -69,7 +69,7 @@ def test_the_scoreboard_links_to_an_anchor_that_exists(book):
     name, _, anchor = link.partition("#")
     assert f'id="{anchor}"' in (book / name).read_text("utf8")
     assert "<h1>Scoreboard" in page
-    assert page.count('<tr id="score-') == len(load_claims())
+    assert page.count('<details class="flatmin-entry" id="score-') == len(load_claims())
 
 
 def test_the_front_page_includes_the_glance(book):

@@ -4,6 +4,7 @@ An entry quotes what a paper prints and what holds instead, says where that is p
 what was measured is taken from the verdicts on its claims.
 """
 
+import html
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from flatmin.ledger import paths
 from flatmin.ledger.claims import PAPERS, load_claims
 from flatmin.ledger.collection import load_verdicts
 from flatmin.ledger.files import write_bytes
-from flatmin.ledger.scoreboard import PAPER_NAMES, finding
+from flatmin.ledger.scoreboard import KINDS, PAPER_NAMES, carried, counted, filters, finding
 from flatmin.ledger.verdicts import badge
 
 CONSEQUENCES = {"none": "nothing", "number": "a number", "conclusion": "the conclusion"}
@@ -44,19 +45,6 @@ measured, and what becomes of the paper's conclusion:
 The measured values are those of the [scoreboard](scoreboard); an entry without any is proved by algebra. The
 tests named here are in `tests/ledger/test_errata.py`. We read the papers as text; where a slip may be one of
 that copy, the entry says so.
-
-"""
-
-_STYLE = """\
-<style>
-.flatmin-errata { border-collapse: collapse; font-size: 0.9em; }
-.flatmin-errata th, .flatmin-errata td { text-align: left; padding: 0.25em 0.8em 0.25em 0; }
-.flatmin-measured { margin: 0 0 1em 1.2em; font-size: 0.9em; overflow-wrap: anywhere; }
-.flatmin-changes { border: 1px solid; border-radius: 1em; padding: 0 0.6em; white-space: nowrap; }
-.flatmin-changes { color: var(--flatmin-verdict, inherit); }
-.flatmin-test { overflow-wrap: anywhere; white-space: normal; }
-mjx-container { max-width: 100%; overflow-x: auto; overflow-y: hidden; }
-</style>
 
 """
 
@@ -140,23 +128,32 @@ def unexplained(errata, verdicts):
     return [id for id, entry in verdicts.items() if entry["verdict"] in DIFFERENT and id not in named]
 
 
-def page(errata, verdicts):
+def page(errata, claims, verdicts):
     """Return the text of ``chapters/errata.md``."""
-    text = _GENERATED + _MEANING + _STYLE + _counts(errata)
+    chapters = sorted({name for erratum in errata for name in _chapters(erratum, claims)})
+    choices = {
+        "changes": CONSEQUENCES,
+        "paper": {paper: PAPER_NAMES[paper] for paper in PAPERS},
+        "chapter": {name: f"chapter {int(name[:2])}" for name in chapters},
+        "kind": KINDS,
+    }
+    text = _GENERATED + _MEANING + _counts(errata) + filters(choices)
     for paper in PAPERS:
         own = [erratum for erratum in errata if erratum.paper == paper]
         if own:
             name = PAPER_NAMES[paper].replace("&amp;", "&")
-            text += f"## {name[0].upper()}{name[1:]}\n\n" + "".join(_entry(each, verdicts) for each in own)
+            entries = "".join(_entry(each, claims, verdicts) for each in own)
+            text += f"## {name[0].upper()}{name[1:]}\n\n{entries}"
     return text
 
 
 def write_page(root=None):
     """Write the page into ``chapters/`` of the book at ``root``, by default this one; return its path."""
     root = paths.root() if root is None else Path(root)
-    errata = load_errata(root / "data" / "errata.yml", load_claims(root / "data" / "claims.yml"))
+    claims = load_claims(root / "data" / "claims.yml")
+    errata = load_errata(root / "data" / "errata.yml", claims)
     written = root / "chapters" / "errata.md"
-    write_bytes(written, page(errata, load_verdicts(root / "data" / "verdicts.json")).encode())
+    write_bytes(written, page(errata, claims, load_verdicts(root / "data" / "verdicts.json")).encode())
     return written
 
 
@@ -167,14 +164,22 @@ def _counts(errata):
     for paper in PAPERS:
         counts = Counter(erratum.consequence for erratum in errata if erratum.paper == paper)
         if counts:
-            cells = "".join(f"<td>{counts[name] or '–'}</td>" for name in CONSEQUENCES)
+            address = f"errata.html?paper={paper}&amp;changes="
+            cells = "".join(f"<td>{counted(counts[name], address + name)}</td>" for name in CONSEQUENCES)
             rows += f"<tr><th>{PAPER_NAMES[paper]}</th>{cells}</tr>\n"
     top = f'<table class="flatmin-errata">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
     return f"{top}{rows}</tbody>\n</table>\n\n"
 
 
-def _entry(erratum, verdicts):
-    """Return one entry: a heading, a list, what was measured (in HTML, where a star is one), what changes."""
+def _chapters(erratum, claims):
+    """Return the chapters that bear on an entry: where it is proved, where its claims are examined."""
+    named = [claims[claim].chapter for claim in erratum.claims]
+    proved = [] if erratum.proof.startswith("test_") else [erratum.proof.partition("#")[0]]
+    return sorted({*filter(None, named), *proved})
+
+
+def _entry(erratum, claims, verdicts):
+    """Return one entry: a line, and folded below it what is printed, holds, was measured and changes."""
     items = {
         "Printed": erratum.printed,
         "Holds": erratum.derived,
@@ -185,9 +190,27 @@ def _entry(erratum, verdicts):
     measured = "".join(f"<div>{_measured(claim, verdicts)}</div>" for claim in erratum.claims)
     found = f'<div class="flatmin-measured">{measured}</div>\n\n' if measured else ""
     changed = CONSEQUENCES[erratum.consequence]
-    changes = f'<span class="flatmin-changes {_COLOURS[erratum.consequence]}">changes {changed}</span>'
-    head = f"(erratum-{erratum.id})=\n### {erratum.where[0].upper()}{erratum.where[1:]}"
-    return f"{head}\n\n{listed}\n\n{found}{changes} {erratum.says}\n\n"
+    carries = carried(
+        changes=[erratum.consequence],
+        paper=[erratum.paper],
+        chapter=_chapters(erratum, claims),
+        kind=sorted({kind for claim in erratum.claims for kind in claims[claim].kind}) or ["D"],
+    )
+    return (
+        f'<details class="flatmin-entry" id="erratum-{erratum.id}" {carries}><summary>'
+        f'<span class="name">{_formulas(erratum.where[0].upper() + erratum.where[1:])}</span>'
+        f'<span class="what">{_formulas(erratum.slip)}</span><span class="overall"><span>changes</span> '
+        f'<span class="flatmin-verdict {_COLOURS[erratum.consequence]}">{changed}</span>'
+        f"</span></summary>\n\n{listed}\n\n{found}{erratum.says}\n\n</details>\n\n"
+    )
+
+
+def _formulas(text):
+    """Return a line of Markdown as HTML: its formulas, and its code."""
+    pieces = re.split(r"\$([^$]+)\$", " ".join(text.split()))
+    pieces[1::2] = [rf'<span class="math">\({html.escape(each)}\)</span>' for each in pieces[1::2]]
+    pieces[::2] = [re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(each)) for each in pieces[::2]]
+    return "".join(pieces)
 
 
 def _proof(proof):

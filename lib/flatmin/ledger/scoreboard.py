@@ -1,7 +1,8 @@
 """The pages that say how the claims stand, made from ``data/claims.yml`` and ``data/verdicts.json``.
 
-``chapters/scoreboard.md`` lists every claim with its verdict and a link to the cell that found it;
-``chapters/_claims_at_a_glance.md`` is the small summary that the front page includes.
+``chapters/scoreboard.md`` lists every claim, folded to its statement, its deciding number and its verdict;
+opened, it links to the cells that found it. ``_static/flatmin.js`` filters it by what its entries carry.
+``chapters/_claims_at_a_glance.md`` is the small summary that the front page includes, each count a filter.
 """
 
 import html
@@ -33,40 +34,12 @@ _MEANING = """\
 Every testable statement of the five papers, and what this book found: **reproduced**, the claim holds as
 printed, within error; **corrected**, a repaired statement does and the printed one does not; **not
 reproduced**, neither does at the scale tried; **open**, not settled, for the reason given. A number in
-parentheses is one standard error in units of the last digits. Each finding links to the cell that made it.
-A claim marked *doubted* had a printed form that looked wrong before anything was computed.
+parentheses is one standard error in units of the last digits. An entry shows the check that decided; opened,
+all of its checks, each with a link to the cell that made it. A claim marked *doubted* had a printed form that
+looked wrong before anything was computed.
 """
 
-# On a narrow screen each claim becomes a card: one cell below the other, no sideways scrolling.
-_STYLE = """\
-<style>
-.flatmin-score { width: 100%; border-collapse: collapse; font-size: 0.9em; }
-.flatmin-score th, .flatmin-score td { text-align: left; vertical-align: top; padding: 0.4em 0.6em; }
-.flatmin-score tr { border-bottom: 1px solid rgba(128, 128, 128, 0.35); }
-.flatmin-score td.found div { margin-bottom: 0.3em; }
-.flatmin-score td:nth-child(2), .flatmin-score td.found { width: 36%; }
-.flatmin-score code { white-space: nowrap; }
-@media (max-width: 48em) {
-  .flatmin-score thead { display: none; }
-  .flatmin-score tr, .flatmin-score tr td { display: block; width: auto; }
-  .flatmin-score tr { padding: 0.6em 0; }
-  .flatmin-score td { padding: 0.1em 0; }
-}
-</style>
-
-"""
-
-_BAR_STYLE = """\
-<style>
-.flatmin-glance { width: 100%; border-collapse: collapse; font-size: 0.9em; }
-.flatmin-glance th, .flatmin-glance td { text-align: left; padding: 0.25em 0.6em 0.25em 0; }
-.flatmin-glance td.bar { width: 45%; }
-.flatmin-bar { display: flex; height: 0.9em; border-radius: 0.3em; overflow: hidden; }
-.flatmin-bar span { display: block; background: var(--flatmin-verdict, #999); }
-.flatmin-bar span.flatmin-open { opacity: 0.35; }
-</style>
-
-"""
+KINDS = {"D": "derivation", "T": "toy model", "N": "network"}
 
 
 def standing(claims, verdicts):
@@ -95,34 +68,89 @@ def write_pages(root=None):
 
 
 def _scoreboard(claims, verdicts):
-    text = _GENERATED + "# Scoreboard\n\n" + _MEANING + "\n" + _glance(claims, verdicts) + "\n" + _STYLE
+    chapters = sorted({name for id, claim in claims.items() for name in _chapters(claim, verdicts.get(id))})
+    choices = {
+        "verdict": {_slug(verdict): verdict for verdict in VERDICTS},
+        "paper": PAPER_NAMES,
+        "chapter": {name: _line(_chapter_name(name)) for name in chapters},
+        "kind": KINDS,
+    }
+    text = (
+        _GENERATED
+        + "# Scoreboard\n\n"
+        + _MEANING
+        + "\n"
+        + _glance(claims, verdicts)
+        + "\n"
+        + filters(choices)
+    )
     for section in dict.fromkeys(claim.section for claim in claims.values()):
-        rows = "".join(
-            _row(claim, verdicts.get(id)) for id, claim in claims.items() if claim.section == section
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("claim", "statement", "found", "verdict"))
-        text += (
-            f'## {_line(section)}\n\n<table class="flatmin-score">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        )
-        text += f"{rows}</tbody>\n</table>\n\n"
+        own = (_row(claim, verdicts.get(id)) for id, claim in claims.items() if claim.section == section)
+        text += f"## {_line(section)}\n\n" + "".join(own) + "\n"
     return text
 
 
+def filters(choices):
+    """Return the HTML of the filters: one list for each name, with its values and their words.
+
+    Values are what an entry carries as ``data-NAME``. Hidden until ``_static/flatmin.js`` finds it.
+    """
+    fields = ""
+    for name, words in choices.items():
+        options = "".join(f'<option value="{_line(value)}">{word}</option>' for value, word in words.items())
+        fields += (
+            f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>'
+        )
+    buttons = '<button type="reset">Show all</button><button type="button">Open all</button>'
+    return f'<form class="flatmin-filter" hidden>{fields}{buttons}<output></output></form>\n\n'
+
+
+def carried(**values):
+    """Return the HTML attributes of an entry that the filters look at, each a list of words."""
+    return " ".join(f'data-{name}="{_line(" ".join(words))}"' for name, words in values.items() if words)
+
+
+def _chapters(claim, entry):
+    """Return the chapters that examine a claim, or are to."""
+    found = {part["chapter"] for part in entry["parts"]} if entry else set()
+    return sorted(found | ({claim.chapter} if claim.chapter else set()))
+
+
 def _row(claim, entry):
-    """Return the table row of one claim, on one line (a blank line would end the HTML block)."""
+    """Return the entry of one claim, on one line (a blank line would end the HTML block)."""
     id, where = _line(claim.id), _line(claim.where or "beyond the papers")
-    doubted = " <em>(doubted)</em>" if claim.doubtful else ""
-    statement = _typeset(claim.statement) + doubted
+    verdict = entry["verdict"] if entry else "open"
     parts = entry["parts"] if entry else []
     found = "".join(f"<div>{finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
     if claim.open:
         planned = f" (planned: {_chapter_name(claim.chapter)})" if claim.chapter and not parts else ""
         found += f"<div><em>{_line(claim.open + planned)}</em></div>"
-    verdict = badge(entry["verdict"] if entry else "open")
-    return (
-        f'<tr id="score-{id}"><td><code>{id}</code><br>{where}</td><td>{statement}</td>'
-        f'<td class="found">{found}</td><td>{verdict}</td></tr>\n'
+    carries = carried(
+        verdict=[_slug(verdict)], paper=[claim.paper], chapter=_chapters(claim, entry), kind=claim.kind
     )
+    doubted = " <em>(doubted)</em>" if claim.doubtful else ""
+    what = f'<span class="what">{_typeset(claim.statement)}{doubted}</span>'
+    return (
+        f'<details class="flatmin-entry" id="score-{id}" {carries}><summary>'
+        f'<span class="name"><code>{id}</code> <span>{where}</span></span>{what}'
+        f'<span class="number">{_deciding(claim, verdict, parts)}</span>'
+        f'<span class="overall"><span class="label">verdict</span> {badge(verdict)}</span></summary>'
+        f"{found}</details>\n"
+    )
+
+
+def _deciding(claim, verdict, parts):
+    """Return the numbers of the check that decided, and how many more there are; or why there are none."""
+    if not parts:
+        return _line(claim.open or "")
+    deciding = next((part for part in parts if part["verdict"] == verdict), parts[0])
+    found = Verdict.from_dict(deciding | {"id": claim.id}).findings()
+    more = [f"and {len(parts) - 1} more"] if len(parts) > 1 else []
+    return _line(" · ".join(found + more))
+
+
+def _slug(verdict):
+    return verdict.replace(" ", "-")
 
 
 def _line(text):
@@ -156,25 +184,30 @@ def _chapter_name(stem):
 def _glance(claims, verdicts):
     """Return the small table of the verdicts per paper: a bar and the counts."""
     stands = standing(claims, verdicts)
-    head = "".join(f"<th>{name}</th>" for name in ("", "claims", *VERDICTS))
-    lines = [
-        _BAR_STYLE + f'<table class="flatmin-glance">\n<thead><tr>{head}<th></th></tr></thead>\n<tbody>\n'
-    ]
+    head = "<td></td>" + "".join(f"<th>{name}</th>" for name in ("claims", *VERDICTS))
+    lines = [f'<table class="flatmin-glance">\n<thead><tr>{head}<td></td></tr></thead>\n<tbody>\n']
     for paper, name in PAPER_NAMES.items():
         counts = Counter(stands[id] for id, claim in claims.items() if claim.paper == paper)
-        lines.append(_glance_row(name, counts))
+        lines.append(_glance_row(name, counts, f"paper={paper}&amp;"))
     lines.append(_glance_row("<strong>all</strong>", Counter(stands.values())))
     return "".join(lines) + "</tbody>\n</table>\n"
 
 
-def _glance_row(name, counts):
+def _glance_row(name, counts, query=""):
     total = counts.total()
     shares = "".join(
-        f'<span class="flatmin-{verdict.replace(" ", "-")}" '
-        f'style="width:{100 * counts[verdict] / total:.1f}%"></span>'
+        f'<span class="flatmin-{_slug(verdict)}" style="width:{100 * counts[verdict] / total:.1f}%"></span>'
         for verdict in VERDICTS
         if counts[verdict]
     )
-    cells = "".join(f"<td>{counts[verdict] or '–'}</td>" for verdict in VERDICTS)
+    cells = "".join(
+        f"<td>{counted(counts[verdict], f'scoreboard.html?{query}verdict={_slug(verdict)}')}</td>"
+        for verdict in VERDICTS
+    )
     bar = f'<td class="bar"><div class="flatmin-bar" aria-hidden="true">{shares}</div></td>'
     return f"<tr><th>{name}</th><td>{total}</td>{cells}{bar}</tr>\n"
+
+
+def counted(number, address):
+    """Return a count as a link to the entries it counts, or a dash for none."""
+    return f'<a href="{address}">{number}</a>' if number else "–"

@@ -1,0 +1,64 @@
+// Scoreboard and errata as tools: filters, their state in the address. On every page: what a link names is opened,
+// and on paper everything is.
+document.addEventListener("DOMContentLoaded", () => {
+  "use strict";
+  const form = document.querySelector("form.flatmin-filter");
+  const entries = [...document.querySelectorAll("details.flatmin-entry")];
+  const lists = form ? [...form.querySelectorAll("select")] : [];
+  const opener = form && form.querySelector("button[type=button]");
+
+  function filter() {
+    const chosen = lists.filter((list) => list.value);
+    const carries = (entry, list) => (entry.dataset[list.name] || "").split(" ").includes(list.value);
+    for (const entry of entries) entry.hidden = !chosen.every((list) => carries(entry, list));
+    for (const section of document.querySelectorAll("main section:has(details.flatmin-entry):not(:has(form))"))
+      section.hidden = !section.querySelector("details.flatmin-entry:not([hidden])");
+    const shown = entries.filter((entry) => !entry.hidden).length;
+    form.querySelector("output").value = `${shown} of ${entries.length}`;
+    const query = new URLSearchParams(chosen.map((list) => [list.name, list.value])).toString();
+    history.replaceState(null, "", location.pathname + (query && `?${query}`) + location.hash);
+  }
+
+  function openAll(open) {
+    for (const entry of entries) entry.open = open && !entry.hidden;
+    opener.textContent = open ? "Close all" : "Open all";
+  }
+
+  // What the address names may be folded away, or filtered out.
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    if (form && target.closest("[hidden]")) form.reset();
+    for (let node = target.closest("details"); node; node = node.parentElement.closest("details")) node.open = true;
+    target.scrollIntoView();
+  }
+
+  if (form) {
+    const asked = new URLSearchParams(location.search);
+    for (const list of lists) {
+      list.value = asked.get(list.name) || "";
+      if (list.selectedIndex < 0) list.value = "";
+    }
+    form.hidden = false;
+    form.addEventListener("change", filter);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => {
+      for (const list of lists) list.value = "";
+      filter();
+    });
+    opener.addEventListener("click", () => openAll(opener.textContent === "Open all"));
+    filter();
+  }
+  reveal();
+  window.addEventListener("hashchange", reveal);
+
+  // On paper nothing can be opened: only the folded code of cells stays folded.
+  let unfolded = [];
+  window.addEventListener("beforeprint", () => {
+    unfolded = [...document.querySelectorAll("main details:not([open]):not(.hide)")];
+    for (const node of unfolded) node.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const node of unfolded) node.open = false;
+  });
+});
