@@ -43,6 +43,7 @@ def test_delays_find_the_powers_that_were_put_in(cells):
     found = reading.delays(cells, "jaccard 0.90")
     assert found.a.value == pytest.approx(0.5, abs=0.15)
     assert found.b.value == pytest.approx(0.5, abs=0.15)
+    np.testing.assert_allclose(found.by_start.mean(0), [found.a.value, found.b.value])
 
 
 def test_first_times_and_their_delay(cells):
@@ -53,14 +54,6 @@ def test_first_times_and_their_delay(cells):
     found = reading.proxy_delay(cells)
     assert found.a.value == pytest.approx(0.5, abs=0.05)
     assert found.b.value == pytest.approx(0.5, abs=0.05)
-
-
-def test_grids_are_pooled(cells):
-    one, twice = (reading.delays(each, "jaccard 0.90") for each in (cells, [cells, cells]))
-    assert twice.a.value == pytest.approx(one.a.value, abs=1e-3)
-    assert reading.proxy_delay([cells, cells]).b.value == pytest.approx(0.5, abs=0.05)
-    with pytest.raises(ValueError, match="cells="):
-        reading.delays([], "jaccard 0.90")
 
 
 def test_slopes_on_the_noise_leave_out_what_is_missing(cells):

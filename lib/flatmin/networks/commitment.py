@@ -198,6 +198,8 @@ class Delay:
         ``difference`` is a − b.
     scatter : float
         Standard deviation of ln ηt_f about the line, mean over starts.
+    by_start : (starts, 2)
+        a and b of each start.
     grows : bool
         a > 0 and b > 0, each by three errors.
     collapses : bool
@@ -208,6 +210,7 @@ class Delay:
     b: Estimate
     difference: Estimate
     scatter: float
+    by_start: np.ndarray
 
     @property
     def grows(self) -> bool:  # noqa: D102 - an attribute of the class's docstring
@@ -243,7 +246,7 @@ def delay(eta, factor, lower, upper, starts) -> Delay:
         (_, a, b), scatter = censored_fit(logs[rows], lower[rows], upper[rows])
         found.append((a, b, a - b, scatter))
     found = np.array(found).T
-    return Delay(*map(independent_mean, found[:3]), float(found[3].mean()))
+    return Delay(*map(independent_mean, found[:3]), float(found[3].mean()), found[:2].T)
 
 
 def pair_mean(values) -> Estimate:

@@ -1,8 +1,8 @@
 """What is read off the recorded freezing experiments, by the rules of :mod:`flatmin.networks.commitment`.
 
 ``result`` is a recorded result of the experiment freezing (its text lists the arrays). ``grid`` names a part
-of it: ``"cells"`` (η, B) of the network, ``"low"``, more of them at small η with fewer runs, or
-``"control"``, softmax regression. Cells come flattened, (C,), with R runs each.
+of it: ``"cells"`` (η, B) of the network, or ``"control"``, softmax regression. Cells come flattened, (C,),
+with R runs each.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Cells:
     """
 
     def __init__(self, result, grid: str = "cells"):
-        self.result, self.grid = result, _check.choice("grid", grid, ("cells", "low", "control"))
+        self.result, self.grid = result, _check.choice("grid", grid, ("cells", "control"))
         own = "" if grid == "cells" else f"{grid}_"
         etas, sizes = (np.asarray(result.arrays[f"{own}{name}"]) for name in ("etas", "batch_sizes"))
         self.shape = len(etas), len(sizes)
-        self.starts = np.asarray(result.arrays["low_starts" if grid == "low" else "starts"])
+        self.starts = np.asarray(result.starts)
         self.eta, self.batch_size = (each.ravel() for each in np.meshgrid(etas, sizes, indexing="ij"))
         self.noise = np.asarray(result.arrays[f"{grid}_noise"]).ravel()
         self.factor = self.noise / self.eta
@@ -117,17 +117,12 @@ def frozen_times(cells: Cells, criterion: str, rule: str = "as coded", how: str 
     return found
 
 
-def delays(cells, criterion: str, rule: str = "as coded", how: str = "search") -> Delay:
+def delays(cells: Cells, criterion: str, rule: str = "as coded", how: str = "search") -> Delay:
     """The censored fit of ln ηt_f on ln η and ln c over all runs; arguments as for :func:`frozen_times`.
 
-    ``cells`` may be several :class:`Cells`, whose runs are pooled. Raises ValueError as
-    :func:`~flatmin.networks.commitment.delay`.
+    Raises ValueError as :func:`~flatmin.networks.commitment.delay`.
     """
-    return _pooled(cells, lambda each: _bounds(each, criterion, rule, how))
-
-
-def _bounds(cells, criterion, rule, how):
-    """Which runs (C · R,) count, and between what their ln ηt_f lies."""
+    _check.instance("cells", cells, Cells)
     place, times = cells.place(criterion, rule, how), np.asarray(cells.result.times, float)
     lower, upper = bracket(np.maximum(place, 0).ravel(), times)
     if (criterion, rule, how) == ("jaccard 0.90", "as coded", "search"):
@@ -136,7 +131,7 @@ def _bounds(cells, criterion, rule, how):
         every = np.arange(int(cells.result.horizon) + 1)
         fine = bracket(np.where(known, refined, 0).astype(int), every)
         lower, upper = (np.where(known, a, b) for a, b in zip(fine, (lower, upper), strict=True))
-    return (place >= 0).ravel(), lower, upper
+    return _delay(cells, (place >= 0).ravel(), lower, upper)
 
 
 def first_time(cells: Cells, loss: float | None = None) -> np.ndarray:
@@ -154,43 +149,26 @@ def first_time(cells: Cells, loss: float | None = None) -> np.ndarray:
     return np.where(reached.any(-1), step * reached.argmax(-1), np.nan)
 
 
-def proxy_delay(cells, loss: float = 0.1) -> Delay:
+def proxy_delay(cells: Cells, loss: float = 0.1) -> Delay:
     """The censored fit of :func:`delays` for :func:`first_time`, which Y26 plots for its other network.
 
-    ``cells`` may be several. Raises ValueError as these.
+    Raises ValueError as these.
     """
     loss = _check.number("loss", loss, above=0)
-    if sum((first_time(each, loss) > 0).sum() for each in _several(cells)) <= 3:
+    found = first_time(cells, loss).ravel()
+    if (found > 0).sum() <= 3:
         raise _check.refused("loss", loss, "a loss that more than three runs reach after their start")
-
-    def bounds(each):
-        found = first_time(each, loss).ravel()
-        known, every = np.isfinite(found), np.linspace(0, float(each.result.horizon), each["loss"].shape[-1])
-        place = np.where(known, np.searchsorted(every, found), len(every) - 1)
-        lower, upper = bracket(place, every)
-        return (each["diverged"] == 0).ravel(), np.where(known, lower, np.log(every[-1])), upper
-
-    return _pooled(cells, bounds)
+    known, every = np.isfinite(found), np.linspace(0, float(cells.result.horizon), cells["loss"].shape[-1])
+    lower, upper = bracket(np.where(known, np.searchsorted(every, found), len(every) - 1), every)
+    return _delay(cells, (cells["diverged"] == 0).ravel(), np.where(known, lower, np.log(every[-1])), upper)
 
 
-def _several(cells) -> list[Cells]:
-    """One or several grids of cells as a list."""
-    found = [cells] if isinstance(cells, Cells) else list(cells) if isinstance(cells, (list, tuple)) else []
-    if not found or not all(isinstance(each, Cells) for each in found):
-        raise _check.refused("cells", cells, "Cells, or a list of them")
-    return found
-
-
-def _pooled(cells, bounds) -> Delay:
-    """The delay over the runs of all cells, ``bounds(each)`` says which count and their intervals."""
-    rows = []
-    for each in _several(cells):
-        used, lower, upper = bounds(each)
-        shape = len(each.noise), len(each.starts)
-        given = (each.eta[:, None], each.factor[:, None], each.starts)
-        wide = [np.broadcast_to(one, shape).ravel() for one in given]
-        rows.append([one[used] for one in (*wide[:2], lower, upper, wide[2])])
-    return delay(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+def _delay(cells, used, lower, upper) -> Delay:
+    """The delay over the runs that are ``used`` (C · R,); ln ηt between ``lower`` and ``upper``."""
+    given = cells.eta[:, None], cells.factor[:, None], cells.starts
+    shape = len(cells.noise), len(cells.starts)
+    eta, factor, starts = (np.broadcast_to(one, shape).ravel()[used] for one in given)
+    return delay(eta, factor, lower[used], upper[used], starts)
 
 
 def noise_slope(cells: Cells, values, starts=None) -> Estimate:
