@@ -52,13 +52,18 @@ document.addEventListener("DOMContentLoaded", () => {
   reveal();
   window.addEventListener("hashchange", reveal);
 
-  // On paper nothing can be opened: only the folded code of cells stays folded.
+  // On paper nothing can be opened, only the folded code of cells stays folded; and paper is white.
   let unfolded = [];
+  const root = document.documentElement;
+  let theme = root.dataset.theme;
   window.addEventListener("beforeprint", () => {
+    theme = root.dataset.theme;
+    root.dataset.theme = "light";
     unfolded = [...document.querySelectorAll("main details:not([open]):not(.hide)")];
     for (const node of unfolded) node.open = true;
   });
   window.addEventListener("afterprint", () => {
     for (const node of unfolded) node.open = false;
+    root.dataset.theme = theme;
   });
 });

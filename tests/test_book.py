@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -118,6 +119,43 @@ def test_the_notation_names_code_that_exists(root):
     code = "\n".join(path.read_text("utf8") for path in (root / "lib").rglob("*.py"))
     assert len(names) > 20
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
+
+
+# What is tidied after the build
+
+
+def test_no_id_stands_twice_on_a_page(site):
+    for path in pages(site):
+        ids = re.findall(r'\sid="([^"]+)"', path.read_text("utf8"))
+        assert sorted(id for id, number in Counter(ids).items() if number > 1) == [], path.name
+
+
+def test_figures_come_when_they_are_needed_and_keep_their_place(site):
+    found = [
+        picture for path in pages(site) for picture in read(path).pictures if "_images/" in picture["src"]
+    ]
+    assert len(found) > 50
+    assert all(picture.get("loading") == "lazy" for picture in found)
+    sized = [picture for picture in found if picture["src"].endswith(".png")]
+    assert all(int(picture["width"]) > 0 and int(picture["height"]) > 0 for picture in sized)
+
+
+def test_a_page_sends_only_what_it_uses(site):
+    for path in [*pages(site), site / "search.html"]:
+        text = path.read_text("utf8")
+        assert "fontawesome.js" not in text
+        assert ("searchindex.js" in text) == (path.name == "search.html")
+        assert ("explorers.js" in text) == ("data-explorer" in text), path.name
+    fonts = list((site / "_static/vendor/fontawesome/webfonts").iterdir())
+    assert len(fonts) == 3
+    assert sum(path.stat().st_size for path in fonts) < 20_000
+
+
+def test_the_icons_a_page_shows_are_in_their_font(site):
+    sheet = (site / "_static/styles/pydata-sphinx-theme.css").read_text("utf8")
+    for path in [*pages(site), site / "search.html"]:
+        for names in re.findall(r'<i class="((?:fa[srb]?\b|fa-)[^"]*)"', path.read_text("utf8")):
+            assert any(f".{name}:before" in sheet for name in names.split()), names
 
 
 # The build itself

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rules import ENVIRONMENT
+from tidy import tidy
 
 ROOT = Path(__file__).resolve().parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -71,6 +72,7 @@ def build(output=ROOT, source=ROOT):
     (output / "_build" / "book.log").write_text("\n".join(log), "utf8")
     if status:
         raise RuntimeError(f"the book was not built:\n{tell(log)}")
+    tidy(output / "_build" / "html")
     return output / "_build" / "html"
 
 
