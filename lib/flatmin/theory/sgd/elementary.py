@@ -22,7 +22,7 @@ def _nested(coefficients, variable: str) -> str:
 
 
 #: eʳ = 1 + r·(…), Taylor to r¹³: the remainder is 4·10⁻¹⁸ for |r| ≤ ln 2/2
-_TAYLOR = _nested([1 / math.factorial(k) for k in range(1, 14)], "r")
+TAYLOR = _nested([1 / math.factorial(k) for k in range(1, 14)], "r")
 #: minimax coefficients of fdlibm for the sine and cosine on (−π/4, π/4) and the logarithm on (√½, √2)
 _SINE = _nested(
     (
@@ -68,7 +68,7 @@ def exponential(x):
     shifted = x * 1.4426950408889634 + 6755399441055744.0
     n = shifted - 6755399441055744.0
     r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
-    p = 1.0 + r * {_TAYLOR}
+    p = 1.0 + r * {TAYLOR}
     power = np.int64((np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52)).view(np.float64)
     return p * power
 ''',
@@ -112,7 +112,7 @@ def sine(x, turn):
 def hyperbolic_tangent(x):
     # e^2|x| − 1 from the same polynomial, so that nothing cancels near 0
     r = 2.0 * (abs(x) if abs(x) < 20.0 else 20.0)
-    m = r * {_TAYLOR} if r < 0.3465 else exponential(r) - 1.0
+    m = r * {TAYLOR} if r < 0.3465 else exponential(r) - 1.0
     found = m / (m + 2.0)
     return found if x > 0.0 else (-found if x < 0.0 else x)
 """,

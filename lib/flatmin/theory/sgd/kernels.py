@@ -84,7 +84,7 @@ class Call:
         run(*(getattr(self, f.name) for f in fields(self)))
 
 
-class _Printer(PythonCodePrinter):
+class Printer(PythonCodePrinter):
     """Python source for numba: small powers as products, branches as selects."""
 
     def _print_Pow(self, expr, rational=False):
@@ -146,9 +146,9 @@ def require_printable(name: str, expression: sp.Expr) -> None:
             raise _check.refused(name, node, allowed)
 
 
-def _assignments(expressions: dict[str, sp.Expr], indent: str) -> str:
-    """Source lines that evaluate named expressions, sharing their common parts."""
-    printer = _Printer({"fully_qualified_modules": False, "user_functions": {}})
+def assignments(expressions: dict[str, sp.Expr], indent: str, printer: type[Printer] = Printer) -> str:
+    """Source lines that evaluate named expressions, sharing their common parts, in a printer's language."""
+    printer = printer({"fully_qualified_modules": False, "user_functions": {}})
     expressions, reciprocals = _share_reciprocals(expressions)
     shared, reduced = sp.cse(
         list(expressions.values()), symbols=sp.numbered_symbols("w_"), optimizations="basic"
@@ -312,25 +312,29 @@ def _source(landscape: Landscape, noise: Noise, observables, passage, hop, histo
     sums = [f"sum{k}" for k in range(len(observables))]
     parts = [_advance_source(landscape, noise, q, z, common)]
     if observables:
-        body = _assignments({f"value{k}": e for k, e in enumerate(observables)}, " " * 8)
+        body = assignments({f"value{k}": e for k, e in enumerate(observables)}, " " * 8)
         add = "\n".join(f"        {s}[lane] += value{k}" for k, s in enumerate(sums))
         parts.append(_OBSERVE.format(**common, sums=", ".join(sums), body=body, add=add))
     if passage is not None:
-        parts.append(_PASSAGE.format(**common, body=_assignments({"watched": passage}, " " * 8)))
+        parts.append(_PASSAGE.format(**common, body=assignments({"watched": passage}, " " * 8)))
     if hop is not None:
         h = [f"h{i}" for i in range(landscape.dimension)]
         keep = "\n".join(
             f"        {a}[lane] = {n} if hopped else {a}[lane]" for a, n in zip(h, names, strict=True)
         )
-        body = _assignments({"watched": hop}, " " * 8)
+        body = assignments({"watched": hop}, " " * 8)
         parts.append(_HOPS.format(**common, h=", ".join(h), keep=keep, body=body))
     helpers = elementary.source("\n".join(parts))
     run = _run_source(q, z, pairs, sums, passage is not None, hop is not None, histograms)
     return "\n".join([_HEADER, helpers, *parts, run])
 
 
-def _advance_source(landscape, noise, q, z, common) -> str:
-    """One step of all lanes; a lane that would leave the bound or the domain stays and is dead."""
+def step(landscape: Landscape, noise: Noise) -> tuple[tuple[sp.Symbol, ...], dict, dict]:
+    """One step: its normals, and by name the new coordinates and what of them must be positive.
+
+    Expressions in the old coordinates, the parameters, η, the normals and ``amplitude``, √(2σ). Raises
+    ValueError for a function that the compiled code does not have.
+    """
     normals = noise.normals(landscape)
     kick = noise.gradient_noise(landscape, normals).subs(SIGMA, _AMPLITUDE**2 / 2)
     moved = sp.Matrix(landscape.coordinates) - ETA * (landscape.gradient + kick)
@@ -339,12 +343,18 @@ def _advance_source(landscape, noise, q, z, common) -> str:
     domain = {f"domain{k}": e.xreplace(there) for k, e in enumerate(landscape.domain.values())}
     for e in (*new.values(), *domain.values()):
         require_printable("landscape", e)
+    return normals, new, domain
+
+
+def _advance_source(landscape, noise, q, z, common) -> str:
+    """One step of all lanes; a lane that would leave the bound or the domain stays and is dead."""
+    normals, new, domain = step(landscape, noise)
     load_z = "".join(
         f"\n        {s.name} = np.float64({array}[lane])" for s, array in zip(normals, z, strict=False)
     )
-    body = _assignments(new, " " * 8)
+    body = assignments(new, " " * 8)
     if domain:
-        body += "\n" + _assignments(domain, " " * 8)
+        body += "\n" + assignments(domain, " " * 8)
     inside = [f"(abs({name}) <= bound)" for name in new] + [f"({name} > 0.0)" for name in domain]
     names = [c.name for c in landscape.coordinates]
     store = [

@@ -1,0 +1,144 @@
+"""The explorers: what each moves, its parameters with their ranges, and its formulas from the library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sympy as sp
+
+from flatmin import _check
+from flatmin.explorers.formulas import exponential_source, function_source, step_source
+from flatmin.ledger.plots import COLOURS
+from flatmin.ledger.widgets import Choice, Slider, choice, log_slider
+from flatmin.theory.continuum.critical import critical_law
+from flatmin.theory.continuum.fokker_planck import DELTA_S
+from flatmin.theory.continuum.reduction import Reduction
+from flatmin.theory.noise import ETA, HessianAligned, RandomShift
+from flatmin.theory.sgd.rng import stream_key
+from flatmin.theory.two_valleys.ensemble import START_X
+from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, position, two_valleys
+from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
+
+__all__ = ["EXPLORERS", "SEED", "Explorer"]
+
+#: of every run in the page
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """One explorer: ``about`` says what it shows, ``controls`` what the reader moves.
+
+    ``controls`` maps a parameter to its words and a :class:`~flatmin.ledger.widgets.Slider` or
+    :class:`~flatmin.ledger.widgets.Choice`; ``fixed`` are the numbers that stay; ``files`` the hand-written
+    scripts it needs besides the stage; ``formulas`` makes the generated ones.
+    """
+
+    name: str
+    about: str
+    controls: dict[str, tuple[str, Slider | Choice]]
+    fixed: dict[str, float]
+    files: tuple[str, ...]
+    formulas: Callable[[], list[str]]
+
+    def state(self, **changed) -> dict:
+        """The start values, some of them changed; ValueError for an unknown name or a value out of range."""
+        state = {name: control.value for name, (_, control) in self.controls.items()}
+        for name, value in changed.items():
+            control = self.controls[_check.choice("parameter", name, self.controls)][1]
+            if isinstance(control, Choice):
+                state[name] = _check.choice(name, value, dict(control.options))
+            else:
+                state[name] = _check.number(name, value, least=control.low, most=control.high)
+        return state
+
+    def source(self) -> str:
+        """The generated part of its script: names, ranges and numbers, then the functions."""
+        controls = [_described(name, *control) for name, control in self.controls.items()]
+        values = {"NAME": self.name, "CONTROLS": controls, "FIXED": self.fixed}
+        lines = [f"const {key} = {json.dumps(v, ensure_ascii=False)};" for key, v in values.items()]
+        return "\n".join([*lines, *self.formulas()])
+
+
+def shared_source() -> str:
+    """What all explorers have in common: key of the streams, colours, the exponential."""
+    lines = [f'const KEY = "{stream_key(SEED)}", SEED = {SEED};', f"const COLOURS = {json.dumps(COLOURS)};"]
+    return "\n".join([*lines, exponential_source()])
+
+
+def _described(name, words, control) -> dict:
+    """A control as the script reads it."""
+    if isinstance(control, Choice):
+        return {"name": name, "words": words, "options": [v for _, v in control.options]}
+    numbers = {key: getattr(control, key) for key in ("low", "high", "step", "log")}
+    return {"name": name, "words": words, **numbers}
+
+
+def _valley_formulas() -> list[str]:
+    """Step, loss, slow equation of order 2 at step η, boundary to next order in ε, curvature and its slope."""
+    valley = near_degenerate_valley()
+    (x, y), parameters = valley.coordinates, valley.parameters
+    slow = Reduction(valley).slow_equation(order=2, eta=ETA)
+    curvature = valley.hessian[1, 1]
+    functions = {
+        "loss": ((x, y), valley.loss),
+        "drift": ((x, ETA, DELTA_S), slow.drift),
+        "diffusion": ((x, ETA, DELTA_S), slow.diffusion),
+        "boundary": ((ETA,), sp.factor(sp.cancel(critical_law(valley, ETA).boundary))),
+        "curvature": ((x,), curvature),
+        "bend": ((x,), sp.diff(curvature, x)),
+    }
+    made = [function_source(name, *parts, parameters) for name, parts in functions.items()]
+    return [step_source(valley, RandomShift()), *made]
+
+
+def _two_valleys_formulas() -> list[str]:
+    """Step, loss, and what the rate equation is made of: floors, flatness, barrier, mean and local drift."""
+    valleys = two_valleys()
+    (x, y), parameters = valleys.coordinates, valleys.parameters
+    functions = {
+        "loss": ((x, y), valleys.loss),
+        "downhill": ((x, y), -valleys.gradient[1]),
+        "barrier": ((y,), barrier()),
+        "pathDrift": ((y,), path_drift()),
+    }
+    for side, suffix in (("flat", "Flat"), ("sharp", "Sharp")):
+        functions |= {f"floor{suffix}": ((y,), position(side)), f"width{suffix}": ((y,), flatness(side))}
+    made = [function_source(name, *parts, parameters) for name, parts in functions.items()]
+    return [step_source(valleys, HessianAligned()), *made]
+
+
+EXPLORERS = {
+    each.name: each
+    for each in (
+        Explorer(
+            "valley",
+            "Walkers of SGD in the near-degenerate valley",
+            {
+                "sigma": ("noise σ", log_slider(1e-3, 3.0, 0.1, 0.01)),
+                "eta": ("step η", log_slider(3e-3, 0.24, 0.02, 0.01)),
+                "epsilon": ("tilt ε", log_slider(1e-4, 0.05, 0.001, 0.01)),
+                "lambda_1": ("bend λ₁", Slider(-4.0, -0.5, 0.25, -2.0)),
+            },
+            {"lambda_0": 8, "lambda_2": 1, "walkers": 1000, "start": 1.5},
+            ("valley.js",),
+            _valley_formulas,
+        ),
+        Explorer(
+            "two_valleys",
+            "Walkers of SGD on the ridge between a flat and a sharp valley",
+            {
+                "delta_s": ("noise Δₛ = ησ", log_slider(1e-4, 1e-2, 1e-3, 0.01)),
+                "eta": ("step η", log_slider(0.005, 0.05, 0.02, 0.01)),
+                "ratio": ("flatness ratio ρ", Slider(1.05, 3.0, 0.05, 1.5)),
+                "start": ("start", choice(["ridge", "sharp", "flat"])),
+            },
+            {name: value for name, value in PAPER.items() if name != "x1"}
+            | {"walkers": 500, "start_y": 1.0, "start_x": START_X, "length": 400},
+            ("chain.js", "two_valleys.js"),
+            _two_valleys_formulas,
+        ),
+    )
+}

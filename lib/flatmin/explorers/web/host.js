@@ -1,0 +1,64 @@
+// What a notebook's kernel is to an explorer, in a page without one: a model of plain values, kept in the address.
+window.flatminExplorers = (() => {
+  const explorers = {};
+
+  class Model {
+    constructor(values) { this.values = { ...values }; this.calls = new Map(); this.saved = () => {}; }
+    get(name) { return this.values[name]; }
+    set(name, value) {
+      if (Object.is(this.values[name], value)) return;
+      this.values[name] = value;
+      for (const call of this.calls.get(`change:${name}`) ?? []) call();
+    }
+    save_changes() { this.saved(); }
+    on(event, call) { this.calls.set(event, [...(this.calls.get(event) ?? []), call]); }
+    off(event, call) { this.calls.set(event, (this.calls.get(event) ?? []).filter(each => each !== call)); }
+  }
+
+  // #explorer=valley&sigma=0.2: only what is declared, and lies in its range, is taken
+  function fromAddress(name, controls) {
+    const fields = new URLSearchParams(location.hash.slice(1)), found = {};
+    if (fields.get("explorer") !== name) return found;
+    for (const control of controls) {
+      const text = fields.get(control.name);
+      if (control.options?.includes(text)) found[control.name] = text;
+      else if (!control.options && text?.trim() && Number(text) >= control.low && Number(text) <= control.high) {
+        found[control.name] = Number(text);
+      }
+    }
+    return found;
+  }
+
+  function mount(place) {
+    const name = place.dataset.explorer, explorer = explorers[name];
+    if (!explorer || place.model) return;
+    const start = JSON.parse(place.dataset.state), given = fromAddress(name, explorer.controls);
+    const model = place.model = new Model({ ...start, ...given });
+    let timer = 0;
+    model.saved = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        const changed = Object.keys(start).filter(key => model.get(key) !== start[key]);
+        const fields = new URLSearchParams([["explorer", name], ...changed.map(key => [key, model.get(key)])]);
+        if (changed.length || new URLSearchParams(location.hash.slice(1)).get("explorer") === name) {
+          history.replaceState(null, "", `#${fields}`);
+        }
+      }, 300);
+    };
+    const el = document.createElement("div");
+    explorer.render({ model, el });
+    place.replaceChildren(el);
+    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("flatmin-still");
+    if (Object.keys(given).length) place.scrollIntoView();
+  }
+
+  const mountAll = () => document.querySelectorAll("[data-explorer]").forEach(mount);
+  document.addEventListener("DOMContentLoaded", mountAll);
+  return {
+    explorers,
+    define(name, explorer) {
+      explorers[name] = explorer;
+      if (document.readyState !== "loading") mountAll();
+    },
+  };
+})();

@@ -1,0 +1,257 @@
+// The page around a scene: buttons, sliders, canvases, what is said, and time. A scene has panels that draw, and
+// advance, restart, moved, read and python; see makeStage. Works as an anywidget front end: render({ model, el }).
+function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** A number as a reader wants it: three digits. */
+function short(value) {
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1).replace("e-", "·10⁻").replace(/\d$/, d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
+  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+}
+
+function isNight() {
+  const page = document.documentElement.dataset.theme, lab = document.body.dataset.jpThemeLight;
+  return page ? page === "dark" : lab ? lab === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+/** The colours of one theme: those of the book's figures, lighter at night. */
+function palette() {
+  return isNight()
+    ? { night: true, ink: "#e6e6e6", faint: "#8c93a3", walker: "#ffd166", bar: "#56b4e9", flat: "#56b4e9", sharp: "#ff8a4c", law: "#ffffff" }
+    : { night: false, ink: "#222222", faint: "#6b6b6b", walker: COLOURS.sgd, bar: COLOURS.sgd, flat: COLOURS.sgd, sharp: COLOURS.sharp, law: COLOURS.theory };
+}
+
+/** A slider or a list for one parameter, in step with the model both ways. */
+function makeControl(model, control) {
+  const { name, words, low, high, step, log, options } = control;
+  const input = options
+    ? element("select", {}, ...options.map(value => element("option", { value }, value)))
+    : element("input", { type: "range", min: log ? Math.log10(low) : low, max: log ? Math.log10(high) : high, step });
+  const shown = element("output");
+  const show = () => {
+    const value = model.get(name);
+    if (options) { input.value = value; return; }
+    input.value = log ? Math.log10(value) : value;
+    shown.textContent = short(value);
+    input.setAttribute("aria-valuetext", `${words} ${shown.textContent}`);
+  };
+  const take = () => {
+    const raw = Number(input.value), value = Number((log ? 10 ** raw : raw).toPrecision(3));
+    model.set(name, options ? input.value : Math.min(Math.max(value, low), high));
+    model.save_changes();
+  };
+  input.addEventListener(options ? "change" : "input", take);
+  if (!options) input.addEventListener("keydown", event => { // JupyterLab keeps the arrow keys from a slider
+    const way = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5 }[event.key];
+    if (!way) return;
+    event.preventDefault();
+    event.stopPropagation();
+    input.value = Number(input.value) + way * (log ? 5 : 1) * step;
+    take();
+  });
+  model.on(`change:${name}`, show);
+  show();
+  return { node: element("label", {}, element("span", {}, words), input, shown), off: () => model.off(`change:${name}`, show) };
+}
+
+/** A canvas that knows its size in device pixels (at most two for one); draw(context, look) in CSS pixels. */
+function makePanel({ label, ratio, draw }) {
+  const canvas = element("canvas", { role: "img", "aria-label": label });
+  canvas.style.aspectRatio = String(1 / ratio);
+  const redraw = look => {
+    const scale = Math.min(devicePixelRatio || 1, 2), w = Math.max(canvas.clientWidth, 200), h = Math.round(w * ratio);
+    if (canvas.width !== Math.round(w * scale) || canvas.height !== Math.round(h * scale)) {
+      canvas.width = Math.round(w * scale);
+      canvas.height = Math.round(h * scale);
+    }
+    const c = canvas.getContext("2d");
+    c.setTransform(scale, 0, 0, scale, 0, 0);
+    c.clearRect(0, 0, w, h);
+    c.font = "12px sans-serif";
+    draw(c, { ...look, w, h, scale });
+  };
+  return { canvas, redraw, tell: text => canvas.setAttribute("aria-label", `${label}. ${text}`) };
+}
+
+/** Axes of a plot in the box [left, top, right, bottom]; gives the functions from values to pixels. */
+function axes(c, look, box, x, y) {
+  const [left, top, right, bottom] = box;
+  const X = value => left + (value - x.low) / (x.high - x.low) * (right - left);
+  const Y = value => bottom - (value - y.low) / (y.high - y.low) * (bottom - top);
+  c.strokeStyle = c.fillStyle = look.ink;
+  c.lineWidth = 1;
+  c.beginPath(); c.moveTo(left, top); c.lineTo(left, bottom); c.lineTo(right, bottom); c.stroke();
+  c.textAlign = "center";
+  for (const tick of x.ticks ?? []) c.fillText(String(tick), X(tick), bottom + 14);
+  c.fillText(x.label, (left + right) / 2, bottom + 28);
+  c.textAlign = "right";
+  for (const tick of y.ticks ?? []) c.fillText(String(tick), left - 5, Y(tick) + 4);
+  c.textAlign = "left";
+  c.fillText(y.label, left + 6, top + 4);
+  return [X, Y];
+}
+
+function curve(c, points, colour, dash = [], width = 2) {
+  c.strokeStyle = colour;
+  c.lineWidth = width;
+  c.setLineDash(dash);
+  c.beginPath();
+  for (const [x, y] of points) c.lineTo(x, y);
+  c.stroke();
+  c.setLineDash([]);
+}
+
+/** Bands of a function with values in 0…1 over a box, as an image; made again when size, theme or `key` change. */
+function makeGround(value, bands = 16) {
+  let kept = null, known = "";
+  return (c, look, box, x, y, key) => {
+    const [w, h] = [Math.round((box[2] - box[0]) * look.scale), Math.round((box[3] - box[1]) * look.scale)];
+    const now = [w, h, look.night, key].join();
+    if (now !== known) {
+      const image = new ImageData(w, h), row = new Int16Array(w);
+      for (let j = 0; j < h; j++) for (let i = 0; i < w; i++) {
+        const at = Math.floor(bands * Math.min(Math.max(value(x.low + (x.high - x.low) * i / w, y.high - (y.high - y.low) * j / h), 0), 1));
+        const s = at / bands, rim = (i && at !== row[i - 1]) || (j && at !== row[i]) ? 0.75 : 1; // row: the line above, then this one
+        const shade = look.night ? [24 + 44 * s, 30 + 62 * s, 46 + 88 * s] : [255 - 90 * s, 255 - 66 * s, 255 - 34 * s];
+        row[i] = at;
+        image.data.set([...shade.map(v => look.night ? v / rim : v * (0.6 + 0.4 * rim)), 255], 4 * (j * w + i));
+      }
+      kept = new OffscreenCanvas(w, h);
+      kept.getContext("2d").putImageData(image, 0, 0);
+      known = now;
+    }
+    c.drawImage(kept, box[0], box[1], box[2] - box[0], box[3] - box[1]);
+  };
+}
+
+/** The buttons; each calls what it is for. */
+function makeButtons(calls) {
+  const nodes = {};
+  for (const [name, words] of [["play", "Pause"], ["restart", "Restart"], ["skip", "Skip ahead"], ["copy", "Copy as Python"]]) {
+    nodes[name] = element("button", { type: "button" }, words);
+    nodes[name].addEventListener("click", calls[name]);
+  }
+  return nodes;
+}
+
+/** What a scene says, for eyes all the time, for a screen reader when the words in `spoken` change. */
+function makeVoice() {
+  const badge = element("strong", { class: "flatmin-badge" }), said = element("p", { class: "flatmin-said" });
+  const status = element("p", { class: "flatmin-aloud", role: "status" });
+  return {
+    badge, said, status,
+    tell({ spoken, text, colour }) {
+      badge.textContent = spoken;
+      badge.style.setProperty("--flatmin-phase", colour);
+      said.textContent = text;
+      if (status.dataset.spoken === spoken) return;
+      status.dataset.spoken = spoken;
+      status.textContent = `${spoken}. ${text}`;
+    },
+  };
+}
+
+/** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
+ * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
+ * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for
+ * a first result) and python() → the call that gives the numbers on the screen. */
+function makeStage({ model, el }, all, makeScene) {
+  const values = () => Object.fromEntries(all.map(({ name }) => [name, model.get(name)]));
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const scene = makeScene(values), voice = makeVoice();
+  let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, mixed = false, ahead = 0;
+  const panels = scene.panels.map(makePanel);
+  const buttons = makeButtons({ play: () => setRunning(!running), restart, skip: () => { ahead += scene.settle; next(); }, copy });
+  const controls = all.map(control => makeControl(model, control));
+  const code = element("pre", { tabindex: "0", "aria-label": "The same run in Python" });
+  code.hidden = true;
+  el.classList.add("flatmin-explorer");
+  el.dataset.lmSuppressShortcuts = "true"; // JupyterLab: the keys are ours while the focus is here
+  el.replaceChildren(
+    element("div", { class: "flatmin-bar" }, ...Object.values(buttons), voice.badge),
+    element("div", { class: "flatmin-controls" }, ...controls.map(({ node }) => node)),
+    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "flatmin-key" }, scene.key), code, voice.status);
+
+  function draw(when = performance.now()) {
+    const look = palette();
+    for (const panel of panels) panel.redraw(look);
+    if (running && !ahead && when - told < 500) return;
+    told = when;
+    const now = scene.read();
+    voice.tell(now);
+    for (const panel of panels) panel.tell(now.text);
+    model.set("summary", now.summary);
+    model.save_changes();
+  }
+  function tick(when) {
+    frame = 0;
+    if (!visible) return;
+    const thinking = scene.think(), start = performance.now();
+    if (ahead > 0 || running) { // as many steps as fit into a frame, more where only the result is wanted
+      const fit = Math.max(Math.floor((ahead > 0 ? 30 : 7) / cost), 1);
+      const count = ahead > 0 ? Math.min(fit, ahead) : Math.min(fit, scene.pace);
+      scene.advance(count);
+      cost = 0.7 * cost + 0.3 * Math.max((performance.now() - start) / count, 1e-3);
+      ahead = scene.ended ? 0 : Math.max(ahead - count, 0);
+    }
+    if (scene.ended && running) setRunning(false);
+    draw(when);
+    if (thinking || ahead > 0 || running) next();
+  }
+  function next() { if (!frame && visible) frame = requestAnimationFrame(tick); }
+  function setRunning(value) {
+    if (value && scene.ended) restart();
+    running = value;
+    buttons.play.textContent = running ? "Pause" : "Play";
+    next();
+  }
+  function restart() {
+    scene.restart();
+    mixed = false;
+    ahead = 0;
+    code.hidden = true;
+    if (calm.matches && !running) ahead = scene.settle;
+    next();
+  }
+  function moved() {
+    mixed = scene.moved() && true; // false: the scene began anew
+    code.hidden = true;
+    if (!running) ahead = scene.settle;
+    next();
+  }
+  async function copy() { // the numbers on the screen must be those of one call: run it again if a slider moved
+    setRunning(false);
+    if (mixed) { const t = scene.steps(); scene.restart(); scene.advance(Math.min(t, scene.settle)); mixed = false; }
+    ahead = 0;
+    draw();
+    code.textContent = scene.python();
+    code.hidden = false;
+    try { await navigator.clipboard.writeText(code.textContent); buttons.copy.textContent = "Copied"; }
+    catch { getSelection().selectAllChildren(code); buttons.copy.textContent = "Selected: copy it"; }
+    setTimeout(() => { buttons.copy.textContent = "Copy as Python"; }, 2000);
+  }
+  for (const { name } of all) model.on(`change:${name}`, moved);
+  const seen = new IntersectionObserver(entries => { visible = entries.at(-1).isIntersecting; next(); });
+  seen.observe(el);
+  const size = new ResizeObserver(() => draw());
+  size.observe(el);
+  const theme = new MutationObserver(() => draw());
+  theme.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
+  const still = () => setRunning(!calm.matches && running);
+  calm.addEventListener("change", still);
+  if (calm.matches) ahead = scene.settle; // a result, not the start, where nothing may move
+  setRunning(running);
+  return () => {
+    visible = false;
+    cancelAnimationFrame(frame);
+    for (const watch of [seen, size, theme]) watch.disconnect();
+    calm.removeEventListener("change", still);
+    for (const control of controls) control.off();
+    for (const { name } of all) model.off(`change:${name}`, moved);
+  };
+}
