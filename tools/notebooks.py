@@ -1,9 +1,11 @@
 """Make, execute and check the notebooks of the book.
 
-The text of a chapter, ``chapters/src/NN_name.md``, is the source of truth; ``chapters/NN_name.ipynb`` is
-made from it, never the other way round.
+The text of a chapter, ``chapters/src/NN_name.md`` (MyST), is the source of truth; ``chapters/NN_name.ipynb``
+is made from it in plain Markdown (``plain``), never the other way round. The page is made from the text and
+the outputs in the notebook (``pages``).
 
-    python tools/notebooks.py update              text -> notebook, outputs of unchanged cells kept
+    python tools/notebooks.py update [NAME ...]   text -> notebook, outputs of unchanged cells kept
+    python tools/notebooks.py format [NAME ...]   lay out the code in the texts, say what ruff finds in it
     python tools/notebooks.py execute [NAME ...]  run what is stale (or NAME, or --all), keep the outputs
     python tools/notebooks.py check               say where text, notebook and the file of verdicts disagree
                                                   (then exit status 1)
@@ -16,6 +18,7 @@ import re
 import sys
 import time
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import jupytext
@@ -27,8 +30,11 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 import api
+import layout
+import plain
 from flatmin.ledger import claims, errata, scoreboard
 from flatmin.ledger.files import write_bytes
+from made_with import made_with
 from rules import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,10 +64,10 @@ def placeholders():
     return {"repository": repository, "bootstrap": bootstrap.replace("{{ repository }}", repository)}
 
 
-def make_notebook(text):
-    """Return the unexecuted notebook of a chapter's MyST text.
+def myst_notebook(text):
+    """Return the cells of a chapter's MyST text as an unexecuted notebook, its Markdown as it is.
 
-    Cell ids are hashes of the cells, so the same text always gives the same notebook.
+    The id of a code cell is a hash of it, so the same text always gives the same notebook.
     Raises ValueError for a ``{{ name }}`` that is not one of :func:`placeholders`.
     """
     values = placeholders()
@@ -72,18 +78,105 @@ def make_notebook(text):
         return values[match[1]]
 
     notebook = jupytext.reads(text, fmt="md:myst")
-    seen = Counter()
     for cell in notebook.cells:
         cell.source = re.sub(r"\{\{ (\w+) \}\}", value_of, cell.source)
+    _identify(notebook.cells)
+    return notebook
+
+
+def _identify(cells):
+    """Give each cell a hash of its source for an id."""
+    seen = Counter()
+    for cell in cells:
         key = f"{cell.cell_type}\n{cell.source}"
         seen[key] += 1
         cell.id = hashlib.sha256(f"{seen[key]}\n{key}".encode()).hexdigest()[:12]
-    notebook.metadata = NotebookNode(
+
+
+def book_index():
+    """Return what the labels of all chapters name, a dict; ValueError for a label that is used twice."""
+    texts = tuple((name, text_path(name).read_text("utf8")) for name in chapter_names())
+    return _index(texts)
+
+
+@lru_cache(maxsize=4)
+def _index(texts):
+    index = {}
+    for name, text in texts:
+        for label, target in plain.targets(myst_notebook(text), name).items():
+            if label in index:
+                raise ValueError(f"the label {label!r} stands in {index[label].chapter} and in {name}")
+            index[label] = target
+    return index
+
+
+def keep_outputs(notebook, kept):
+    """Put the outputs of ``kept`` into the code cells of ``notebook`` that have the same source."""
+    known = {cell.id: cell for cell in code_cells(kept)}
+    for cell in code_cells(notebook):
+        if cell.id in known:
+            cell.outputs = known[cell.id].outputs
+            cell.execution_count = known[cell.id].execution_count
+    return notebook
+
+
+def make_notebook(name, kept):
+    """Return the notebook of a chapter in plain Markdown, with the outputs that its cells have in ``kept``.
+
+    Raises ValueError, naming it, for MyST that plain Markdown cannot show.
+    """
+    source = keep_outputs(myst_notebook(text_path(name).read_text("utf8")), kept)
+    figures = {cell.metadata["figure"]: cell for cell in code_cells(source) if "figure" in cell.metadata}
+
+    def picture(target, label):
+        if target.chapter != name:
+            raise ValueError(f"{name}: {{{{ figure: {label} }}}} must be a figure of this chapter")
+        return repeated(figures[label], label, plain.NUMBERED["figure"].format(target.text))
+
+    writer = plain.Writer(name, book_index(), literature(), frozenset(claims.load_claims()), picture)
+    cells = []
+    for cell in source.cells:
+        if cell.cell_type == "markdown":
+            cells.append(nbformat.v4.new_markdown_cell(writer.markdown(cell.source)))
+            continue
+        figure, caption = (cell.metadata.pop(key, "") for key in ("figure", "caption"))
+        _fold(cell, solution=writer.solution)
+        cells.append(cell)
+        if figure:
+            cells.append(nbformat.v4.new_markdown_cell(writer.caption(figure, caption)))
+    source.cells = [cell for cell in cells if cell.cell_type == "code" or cell.source]
+    _identify(source.cells)
+    source.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python", "file_extension": ".py", "pygments_lexer": "ipython3"},
+        flatmin={"chapter": name, "made_with": kept.metadata.get("flatmin", {}).get("made_with", "")},
     )
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    return notebook
+    source.nbformat, source.nbformat_minor = 4, 5
+    return source
+
+
+@lru_cache(maxsize=1)
+def literature():
+    """Return the book's bibliography."""
+    return plain.Bibliography(ROOT / "data" / "references.bib")
+
+
+def _fold(cell, solution):
+    """Fold the code of a cell in JupyterLab and Colab where the page folds it, and that of a solution."""
+    if solution or {"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])):
+        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata["cellView"] = "form"
+
+
+def repeated(cell, label, number):
+    """Return, as Markdown, the picture that a cell shows, with a link to its place."""
+    pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    if not pictures:
+        return f"*[{number}](#{label}) stands here once the chapter was executed.*"
+    alt = pictures[0].metadata.get("image/png", {}).get("alt") or ""
+    alt = re.sub(r"([\[\]\\])", r"\\\1", alt)
+    content = "".join(pictures[0].data["image/png"].split())
+    return f"![{alt}](data:image/png;base64,{content})\n\n*[{number}](#{label}), made further down.*"
 
 
 def read_notebook(path):
@@ -104,15 +197,17 @@ def update(name):
 
     A cell whose source is unchanged keeps its outputs and its execution count.
     """
-    notebook = make_notebook(text_path(name).read_text("utf8"))
-    kept = {cell.id: cell for cell in read_notebook(notebook_path(name)).cells}
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.id in kept:
-            cell.outputs = kept[cell.id].outputs
-            cell.execution_count = kept[cell.id].execution_count
-    nbformat.validate(notebook)
-    write_bytes(notebook_path(name), nbformat.writes(notebook).encode() + b"\n")
+    notebook = make_notebook(name, read_notebook(notebook_path(name)))
+    write_notebook(name, notebook)
     return notebook
+
+
+def write_notebook(name, notebook):
+    """Write the notebook of a chapter, where it differs from the one that is there."""
+    nbformat.validate(notebook)
+    content = nbformat.writes(notebook).encode() + b"\n"
+    if not notebook_path(name).exists() or notebook_path(name).read_bytes() != content:
+        write_bytes(notebook_path(name), content)
 
 
 def code_cells(notebook):
@@ -139,9 +234,9 @@ def execution_problems(notebook):
     return problems
 
 
-def sync_problems(text, notebook):
+def sync_problems(name, notebook):
     """Return where a notebook differs from the MyST text it is made from, as a list of sentences."""
-    wanted = make_notebook(text)
+    wanted = make_notebook(name, notebook)
     if len(wanted.cells) != len(notebook.cells):
         return [f"the text has {len(wanted.cells)} cells, the notebook {len(notebook.cells)}"]
     problems = []
@@ -155,6 +250,18 @@ def sync_problems(text, notebook):
     return problems
 
 
+def stale(name):
+    """Return whether a chapter must be executed: not all of its cells are, or what made them has changed."""
+    notebook = update(name)
+    if execution_problems(notebook):
+        return True
+    return notebook.metadata["flatmin"]["made_with"] != _made_with(notebook)
+
+
+def _made_with(notebook):
+    return made_with("\n".join(cell.source for cell in code_cells(notebook)))
+
+
 def check(name):
     """Return all problems of a chapter's notebook, as a list of sentences."""
     if not notebook_path(name).exists():
@@ -163,7 +270,7 @@ def check(name):
         notebook = read_notebook(notebook_path(name))
     except ValueError as error:
         return [str(error)]
-    return sync_problems(text_path(name).read_text("utf8"), notebook) + execution_problems(notebook)
+    return sync_problems(name, notebook) + execution_problems(notebook)
 
 
 def clean_outputs(notebook):
@@ -227,8 +334,8 @@ def execute(name):
     for text in clean_outputs(notebook):
         if "\r" not in text:  # progress bars rewrite their line; what is left is worth a look
             print(f"{name}: on stderr (not kept): {text.strip()}")
-    nbformat.validate(notebook)
-    write_bytes(notebook_path(name), nbformat.writes(notebook).encode() + b"\n")
+    notebook.metadata["flatmin"]["made_with"] = _made_with(notebook)
+    write_notebook(name, make_notebook(name, notebook))
     slow = f", over the budget of {TIME_BUDGET} s" if seconds > TIME_BUDGET else ""
     print(f"{name}: {len(code_cells(notebook))} code cells in {seconds:.1f} s{slow}", flush=True)
     return seconds
@@ -257,6 +364,19 @@ def write_ledger():
     api.main([])
 
 
+def format_texts(names):
+    """Lay out the code in the texts of chapters and print what is found in it; return the exit status."""
+    problems = []
+    for name in names:
+        text = text_path(name).read_text("utf8")
+        new = layout.laid_out(text)
+        if new != text:
+            text_path(name).write_text(new, "utf8")
+        problems += [f"{name}: {finding}" for finding in layout.findings(new)]
+    print("\n".join(problems) or f"the code of {len(names)} chapters is laid out")
+    return 1 if problems else 0
+
+
 def chosen(names):
     """Return the names of the chapters given by name, file or path; ValueError for an unknown one."""
     known = chapter_names()
@@ -268,13 +388,15 @@ def chosen(names):
 
 
 def main(arguments=None):
-    """Run one of the commands ``update``, ``execute``, ``check``; return the exit status."""
+    """Run one of the commands; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=["update", "execute", "check"])
+    parser.add_argument("command", choices=["update", "format", "execute", "check"])
     parser.add_argument("names", nargs="*", help="chapters, such as 01_valley (default: all)")
     parser.add_argument("--all", action="store_true", help="execute fresh notebooks too")
     options = parser.parse_args(arguments)
     names = chosen(options.names) or chapter_names()
+    if options.command == "format":
+        return format_texts(names)
     if options.command == "check":
         problems = [f"{name}: {problem}" for name in names for problem in check(name)] + ledger_problems()
         print(
@@ -284,9 +406,9 @@ def main(arguments=None):
     for name in names:
         update(name)
     if options.command == "execute":
-        stale = [name for name in names if options.all or options.names or check(name)]
-        print(f"Executing {len(stale)} of {len(names)} notebooks ({len(names) - len(stale)} are up to date)")
-        for name in stale:
+        due = [name for name in names if options.all or options.names or stale(name)]
+        print(f"Executing {len(due)} of {len(names)} notebooks ({len(names) - len(due)} are up to date)")
+        for name in due:
             execute(name)
         write_ledger()
     return 0

@@ -139,7 +139,8 @@ def check(
 
     Raises ValueError for an unknown id, for other combinations of arguments, and for a measurement too
     coarse to mean anything: its reach exceeds ``resolve``, or it agrees with both ``printed`` and
-    ``expected`` although these differ.
+    ``expected`` although these differ. Raises AssertionError, after it has shown the verdict, where
+    ``holds`` is False: a derivation that fails, fails its cell.
 
     Examples
     --------
@@ -169,6 +170,8 @@ def check(
     _made.pop((id, part), None)  # a cell run again goes to the end, like its output
     _made[id, part] = verdict
     verdict.show()
+    if verdict.holds is False:
+        raise AssertionError(f"{verdict.name}: what was to be proved does not hold")
     return verdict
 
 

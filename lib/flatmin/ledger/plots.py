@@ -166,11 +166,66 @@ def label_panels(axes, labels="abcdefghijklmnopqrstuvwxyz"):
         ax.set_title(f"({letter})", loc="left", fontweight="bold")
 
 
-def png(figure):
-    """Return the figure as the bytes of a PNG picture, at the figure's own size."""
+def png(figure, dpi=None):
+    """Return the figure as the bytes of a PNG picture of ``dpi`` dots per inch, by default the figure's own.
+
+    Raises ValueError for a ``dpi`` that is not positive.
+    """
+    if dpi is not None:
+        dpi = _check.number("dpi", dpi, above=0)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    figure.savefig(buffer, format="png", dpi=figure.dpi if dpi is None else dpi)
     return buffer.getvalue()
+
+
+def sharp_png(figure):
+    """Return the figure as PNG at 200 dots per inch, with 256 colours at most: half as many bytes."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png(figure, 200))) as picture:
+        buffer = io.BytesIO()
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def cuts(figure):
+    """Return where a figure wider than a page of a phone may be cut between its columns of panels.
+
+    In thousandths of the width, increasing; none where something reaches over all columns, such as a
+    legend of the figure. The pages stack the pieces on narrow screens.
+    """
+    if figure.get_figwidth() <= 6.5:
+        return []
+    figure.canvas.draw()
+    width, renderer = figure.bbox.width, figure.canvas.get_renderer()
+    spans = []
+    for artist in [*figure.axes, *figure.legends, *figure.texts]:
+        boxes = [artist.get_tightbbox(renderer) for artist in (artist, *_parents(artist))]
+        boxes = [box for box in boxes if box is not None and box.width]
+        spans += [(min(box.x0 for box in boxes), max(box.x1 for box in boxes))] if boxes else []
+    found, end = [], None
+    for left, right in sorted(spans):
+        if end is not None and left > end:
+            found.append(round(500 * (left + end) / width))
+        end = right if end is None else max(end, right)
+    return found
+
+
+def _parents(artist):
+    """Return the axes whose colours the artist explains, where it is a colour bar."""
+    bar = getattr(artist, "_colorbar", None)
+    return [] if bar is None or bar.mappable.axes is None else [bar.mappable.axes]
+
+
+def publish(figure, text=None):
+    """Show the figure now, sharp enough for print, with its alternative ``text`` (none: the cell has it)."""
+    from IPython.display import publish_display_data
+
+    about = {"width": round(figure.get_figwidth() * _STYLE["figure.dpi"]), "cuts": cuts(figure)}
+    about = {key: value for key, value in about.items() if value} | ({"alt": text} if text else {})
+    picture = base64.b64encode(sharp_png(figure)).decode()
+    shown = {"image/png": picture, "text/plain": text or "a figure"}
+    publish_display_data(shown, metadata={"image/png": about})
 
 
 def alt(figure, text):
@@ -182,12 +237,6 @@ def alt(figure, text):
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"text={text!r}: must say in a sentence what the figure shows")
-    text = " ".join(text.split())
     if running_shell() is not None:
-        from IPython.display import publish_display_data
-
-        picture = base64.b64encode(png(figure)).decode()
-        publish_display_data(
-            {"image/png": picture, "text/plain": text}, metadata={"image/png": {"alt": text}}
-        )
+        publish(figure, " ".join(text.split()))
     pyplot.close(figure)

@@ -16,8 +16,8 @@ from flatmin.ledger.decimals import approx, exact
 VERDICTS = ("reproduced", "corrected", "not reproduced", "open")
 MIME = "application/vnd.flatmin.verdict+json"
 
-# For Jupyter and Colab, where the book's style sheet, which sets --flatmin-verdict, is absent: tones that
-# can be read on light and on dark.
+# For Jupyter and Colab, which have not the book's style sheet and let only plain colours pass: tones that can
+# be read on light and on dark.
 _BADGE_COLOURS = {
     "reproduced": "#16835a",
     "corrected": "#9a6a00",
@@ -40,8 +40,8 @@ def overall(verdicts):
 def badge(verdict):
     """Return the HTML of a verdict's badge. Raises ValueError for what is no verdict."""
     _check.choice("verdict", verdict, VERDICTS)
-    colour = f"color:var(--flatmin-verdict,{_BADGE_COLOURS[verdict]})"
-    style = f"{colour};border:1px solid;border-radius:1em;padding:0 0.6em;white-space:nowrap"
+    shape = "border:1px solid;border-radius:1em;padding:0 0.6em;white-space:nowrap"
+    style = f"color:{_BADGE_COLOURS[verdict]};{shape}"
     name = verdict.replace(" ", "-")
     return f'<span class="flatmin-verdict flatmin-{name}" style="{style}">{verdict}</span>'
 
