@@ -331,9 +331,11 @@ INSTALLED = """
 import sys
 from pathlib import Path
 import flatmin
+from flatmin.explorers import bundle
 from flatmin.ledger import claims, paths, record, scoreboard
 home = Path(flatmin.__file__).parent
 assert home.parent == Path(sys.argv[1]), home
+assert "export default" in bundle.module("valley") and bundle.styles()
 assert len(claims.load_claims()) > 40 and claims.load_verdicts()
 assert claims.check("y22-flux", measured=1.0, error=0.1, printed=1.0).verdict == "reproduced"
 for path in paths.results().glob("*.json"):

@@ -1,7 +1,9 @@
+import asyncio
+
 import matplotlib
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from ipywidgets import Checkbox, Dropdown, FloatLogSlider, FloatSlider, IntSlider, Output
+from ipywidgets import HTML, Checkbox, Dropdown, FloatLogSlider, FloatSlider, Image, IntSlider
 from matplotlib import pyplot
 
 from flatmin.ledger import widgets
@@ -62,25 +64,69 @@ def live(monkeypatch):
     InteractiveShell.clear_instance()
 
 
-def test_live_controls_redraw_and_leave_no_figure(live):
+def test_live_controls_replace_one_picture(live):
     explore(draw, **CONTROLS)
-    box = next(item for item in live if hasattr(item, "children"))
+    (box,) = live
     kinds = [type(child) for child in box.children]
-    assert kinds == [FloatSlider, IntSlider, FloatLogSlider, Dropdown, Dropdown, Checkbox, Output]
+    assert kinds == [FloatSlider, IntSlider, FloatLogSlider, Dropdown, Dropdown, Checkbox, HTML, Image]
     assert calls == [START]
     controls = dict(zip(CONTROLS, box.children, strict=False))
+    first = box.children[-1].value
+    assert first.startswith(b"\x89PNG")
     controls["sigma"].value = 0.01
     controls["noise"].value = "isotropic"
     assert calls[1:] == [START | {"sigma": 0.01}, START | {"sigma": 0.01, "noise": "isotropic"}]
     assert pyplot.get_fignums() == []
-    pictures = [item for item in live if item is not box]
-    assert len(pictures) == 3
+    assert live == [box]
+
+
+def test_of_quick_moves_only_the_last_is_drawn(live):
+    signs = []
+
+    def slow(rate):
+        signs.append(box.children[-2].value if live else "")
+        calls.append(rate)
+        pyplot.figure()
+
+    async def moves():
+        for value in (0.1, 0.2, 0.3):
+            box.children[0].value = value
+        assert calls == [0.5]
+        await asyncio.sleep(4 * widgets._PATIENCE)
+        box.children[0].value = 0.4
+        await asyncio.sleep(4 * widgets._PATIENCE)
+
+    explore(slow, rate=(0.0, 1.0, 0.1, 0.5))
+    (box,) = live
+    asyncio.run(moves())
+    assert calls == [0.5, 0.3, 0.4]
+    assert "computing" in signs[1]
+    assert box.children[-2].value == ""
+
+
+def test_what_is_printed_or_fails_stands_in_words(live):
+    def refuse(rate):
+        print("λ <", rate)
+        if rate > 0.7:
+            raise ValueError("rate: must be less")
+
+    explore(refuse, rate=(0.0, 1.0, 0.1, 0.5))
+    (box,) = live
+    *_, words, image = box.children
+    assert (words.value, image.layout.display) == ("<pre>λ &lt; 0.5\n</pre>", "none")
+    box.children[0].value = 0.8
+    assert "ValueError: rate: must be less" in words.value
+
+
+def test_labels_are_symbols(live):
+    explore(draw, lambda_1=(0.0, 1.0, 0.1, 0.5), n_flat=(1, 5, 1, 2))
+    assert [child.description for child in live[0].children[:2]] == ["λ₁", "n flat"]
 
 
 def test_sliders_redraw_when_let_go(live):
     explore(draw, rate=(0.0, 1.0, 0.1, 0.5), sigma=log_slider(0.01, 1, 0.1))
-    box = next(item for item in live if hasattr(item, "children"))
-    assert [child.continuous_update for child in box.children[:-1]] == [False, False]
+    (box,) = live
+    assert [child.continuous_update for child in box.children[:2]] == [False, False]
     assert (box.children[1].min, box.children[1].max) == (-2, 0)
 
 

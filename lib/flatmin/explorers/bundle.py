@@ -1,4 +1,4 @@
-"""The scripts as notebooks and pages take them: an ES module for each explorer, one classic script for the book.
+"""The scripts as notebooks and pages take them: a module for each explorer, a classic script for the book.
 
 A page opened from a file may load neither modules nor data, only classic scripts; a notebook takes a module.
 """

@@ -77,7 +77,7 @@ def _described(name, words, control) -> dict:
 
 
 def _valley_formulas() -> list[str]:
-    """Step, loss, slow equation of order 2 at step η, boundary to next order in ε, curvature and its slope."""
+    """Step, loss, slow equation of order 2, boundary to next order in ε, curvature, its slope."""
     valley = near_degenerate_valley()
     (x, y), parameters = valley.coordinates, valley.parameters
     slow = Reduction(valley).slow_equation(order=2, eta=ETA)

@@ -1,5 +1,9 @@
 """Sliders beside a figure where a frontend listens; the same figure, drawn once, where none does."""
 
+import asyncio
+import contextlib
+import html
+import io
 import os
 from dataclasses import dataclass
 from math import log10
@@ -8,6 +12,12 @@ from matplotlib import pyplot
 
 from flatmin.ledger.plots import png
 from flatmin.ledger.verdicts import running_shell
+
+#: seconds that a change waits for another one
+_PATIENCE = 0.05
+#: what a control is called, where its name is that of a symbol
+_SYMBOLS = {"epsilon": "ε", "sigma": "σ", "eta": "η", "delta_s": "Δₛ", "ratio": "ρ", "batch_size": "B"}
+_SYMBOLS |= {"dimension": "d"} | {f"lambda_{k}": f"λ{digit}" for k, digit in enumerate("₀₁₂")}
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,11 @@ def is_static():
 
 
 def explore(function, **controls):
-    """Let the reader turn the arguments of ``function``, which draws a new figure (and may print).
+    """Let the reader turn the arguments of ``function``, which draws one new figure (and may print).
 
     Each control is a tuple (min, max, step, value), a :func:`log_slider`, a list or :func:`choice` of
     values, or a bool; it is passed to ``function`` under its own name. The function draws anew when a
-    control is let go. In static mode (:func:`is_static`) it is called once, at the start values, and no
+    control is let go, once for several quick moves. In static mode (:func:`is_static`) it is called once, at the start values, and no
     widget is made. Raises ValueError, naming the control, for one that is none of these.
     """
     controls = {name: _control(name, control) for name, control in controls.items()}
@@ -104,40 +114,58 @@ def _start(control):
 
 def draw(function, values):
     """Call ``function(**values)``; show and close the pyplot figures it leaves open, and no others."""
+    for picture in _pictures(function, values):
+        if running_shell() is not None:
+            from IPython.display import Image, display
+
+            display(Image(picture))
+
+
+def _pictures(function, values) -> list[bytes]:
+    """The figures that ``function(**values)`` leaves open, as PNG; they are closed, whatever happens."""
     before = set(pyplot.get_fignums())
     try:
         function(**values)
-        for number in sorted(set(pyplot.get_fignums()) - before):
-            _show(pyplot.figure(number))
+        return [png(pyplot.figure(number)) for number in sorted(set(pyplot.get_fignums()) - before)]
     finally:
         for number in set(pyplot.get_fignums()) - before:
             pyplot.close(number)
 
 
-def _show(figure):
-    if running_shell() is not None:
-        from IPython.display import Image, display
-
-        display(Image(png(figure)))
-
-
 def _live(function, controls):
-    """Show the controls and, below them, what the function draws; draw again whenever a value changes."""
+    """Show the controls and, below them, one picture, whose content is replaced when a value changes."""
     import ipywidgets
     from IPython.display import display
 
     widgets = {name: _widget(name, control) for name, control in controls.items()}
-    output = ipywidgets.Output()
+    image, words = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    waiting = []
 
-    def redraw(_change=None):
-        with output:
-            # wait=True keeps the old picture until the new one is there
-            output.clear_output(wait=True)
-            draw(function, {name: widget.value for name, widget in widgets.items()})
+    def redraw():
+        waiting.clear()
+        words.value, said = "<em>computing …</em>", io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                pictures = _pictures(function, {name: widget.value for name, widget in widgets.items()})
+        except Exception as error:  # there is no cell under which a traceback could stand
+            pictures = []
+            said.write(f"{type(error).__name__}: {error}")
+        image.value = pictures[-1] if pictures else b""
+        image.layout.display = None if pictures else "none"
+        words.value = f"<pre>{html.escape(said.getvalue())}</pre>" if said.getvalue() else ""
+
+    def changed(_change):
+        """Draw once the messages that wait are read: of several quick moves only the last counts."""
+        while waiting:
+            waiting.pop().cancel()
+        try:
+            waiting.append(asyncio.get_running_loop().call_later(_PATIENCE, redraw))
+        except RuntimeError:  # no event loop: nothing else can be waiting
+            redraw()
 
     for widget in widgets.values():
-        widget.observe(redraw, names="value")
-    display(ipywidgets.VBox([*widgets.values(), output]))
+        widget.observe(changed, names="value")
+    display(ipywidgets.VBox([*widgets.values(), words, image]))
     redraw()
 
 
@@ -145,7 +173,10 @@ def _widget(name, control):
     """Return the ipywidgets control for a Slider, Choice or bool."""
     import ipywidgets
 
-    look = {"description": name, "style": {"description_width": "initial"}}
+    look = {
+        "description": _SYMBOLS.get(name, name.replace("_", " ")),
+        "style": {"description_width": "initial"},
+    }
     if isinstance(control, bool):
         return ipywidgets.Checkbox(value=control, **look)
     if isinstance(control, Choice):

@@ -54,7 +54,6 @@ def show_regression(eta, batch_size, dimension):
         f"E A² = {chain.mean_square_factor:.3f}, E log A = {chain.lyapunov:.3f}",
         fontsize=10,
     )
-    plt.show()
 
 
 def law_figure(etas, laws, tail):

@@ -12,6 +12,7 @@ from flatmin.theory.valleys.near_degenerate import boundary, near_degenerate_val
 
 __all__ = [
     "choose_a_valley",
+    "coincident",
     "fluctuations",
     "loss_and_flatness",
     "onsets",
@@ -57,8 +58,7 @@ def choose_a_valley(sigma=0.1, eta=0.02, epsilon=0.001, lambda_1=-2.0, lambda_2=
     right.plot([sigma], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black")
     right.set(xscale="log", yscale="log", xlim=(1e-3, 3), ylim=(0.003, 0.25), xlabel="σ", ylabel="η")
     right.set_title(f"phase {_phase(runs, values, sigma, eta)}")
-    right.legend(loc="lower left")
-    plt.show()
+    right.legend(loc="upper right", fontsize=9)
 
 
 def loss_and_flatness(valley):
@@ -109,7 +109,7 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
     ``flatness`` and ``search_time`` (etas, sigmas) are masked where runs diverge; ``printed_upper`` is the
     printed Δ_m at each η.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.4), sharey=True)
     plots.heatmap(axes[0], sigmas, etas, flatness, r"flatness $F(x_{ss})$", log="xy")
     shown = np.ma.maximum(search_time, 0.1)
     label = r"search time $\tau_s$ (3000: or more)"
@@ -125,8 +125,9 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
             shade = "black" if name == "III" else "white"
             ax.text(*place, name, fontsize=16, fontweight="bold", color=shade)
     axes[0].set_ylabel("learning rate η")
-    frame = {"labelcolor": "white", "facecolor": "#333333", "frameon": True, "framealpha": 0.9}
-    axes[1].legend(loc="lower left", fontsize=8, **frame)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
+    grey = {"facecolor": "#888888", "frameon": True, "labelcolor": "white", "framealpha": 1}
+    axes[0].legend(fontsize=9, **below, **grey)
     plots.label_panels(axes)
     return figure
 
@@ -155,24 +156,41 @@ def onsets(scan, balanced, etas, values, errors):
     return figure
 
 
-def search_times(ax, sigmas, times, line_sigmas, lines):
-    """Search time against noise for several tolerances: points with error bars on the averaged dynamics.
+def search_times(sigmas, times, line_sigmas, lines, flatness, eta, printed_onset):
+    """Search time against noise for several tolerances on the averaged dynamics, and flatness beside it.
 
-    ``times`` and ``lines`` are keyed by tolerance: (sigmas, trajectories) and (line_sigmas,).
+    ``times`` and ``lines`` are keyed by tolerance: (sigmas, trajectories) and (line_sigmas,); ``flatness``:
+    (σ, F) of the simulation, then of the balance of forces; ``printed_onset`` is a σ, at the step ``eta``.
     """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6))
     for (tolerance, measured), kind in zip(times.items(), ("flat", "simulation", "sharp"), strict=True):
         error = measured.std(axis=1) / np.sqrt(measured.shape[1])
-        colour = plots.colour(kind)
-        plots.theory(ax, line_sigmas, lines[tolerance], color=colour, linestyle="-")
-        plots.points(ax, sigmas, measured.mean(axis=1), error, f"within {tolerance:g}", kind, ms=4)
-    ax.axvline(
-        0.0125, color=plots.colour("printed"), linestyle="--", lw=1.2, label=r"$\Delta_S^*/\eta$ as printed"
-    )
-    ax.set(
-        xscale="log", yscale="log", ylim=(0.5, 1e4), xlabel="noise strength σ", ylabel=r"search time $\tau_s$"
-    )
-    ax.set_title("η = 0.04")
-    ax.legend(fontsize=9)
+        plots.theory(left, line_sigmas, lines[tolerance], color=plots.colour(kind), linestyle="-")
+        plots.points(left, sigmas, measured.mean(axis=1), error, f"within {tolerance:g}", kind, ms=4)
+    look = {"color": plots.colour("printed"), "linestyle": "--", "lw": 1.2}
+    left.axvline(printed_onset, label=r"$\Delta_S^*/\eta$ as printed", **look)
+    left.set(xscale="log", yscale="log", ylim=(0.5, 1e4), title=f"η = {eta:g}")
+    left.set(xlabel="noise strength σ", ylabel=r"search time $\tau_s$")
+    measured_sigma, measured_flatness, line_sigma, line_flatness = flatness
+    plots.theory(right, line_sigma, line_flatness, "balance of the slow force")
+    plots.points(right, measured_sigma, measured_flatness, label="simulation")
+    right.axvline(printed_onset, **look)
+    right.set(xscale="log", xlim=(2e-3, 0.3), xlabel="noise strength σ", ylabel=r"flatness $F(x_{ss})$")
+    left.legend(fontsize=9)
+    right.legend(loc="upper left")
+    plots.label_panels((left, right))
+    return figure
+
+
+def coincident(sigmas, times, line_sigmas, line):
+    """Y22 Fig. S2: time to come down (sigmas, trajectories) where the lowest point is the flattest."""
+    figure, ax = plt.subplots(figsize=(5.6, 3.4))
+    error = times.std(axis=1) / np.sqrt(times.shape[1])
+    plots.theory(ax, line_sigmas, line, "averaged slow force")
+    plots.points(ax, sigmas, times.mean(axis=1), error, "simulation, η = 0.01")
+    ax.set(xlabel="noise strength σ", ylabel=r"search time $\tau_s$ to $x=0.1$", yscale="log")
+    ax.legend()
+    return figure
 
 
 def fluctuations(sigmas, along, across, theory_across, onset, printed_onset):
