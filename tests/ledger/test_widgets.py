@@ -71,8 +71,7 @@ def test_live_controls_replace_one_picture(live):
     assert kinds == [FloatSlider, IntSlider, FloatLogSlider, Dropdown, Dropdown, Checkbox, HTML, Image]
     assert calls == [START]
     controls = dict(zip(CONTROLS, box.children, strict=False))
-    first = box.children[-1].value
-    assert first.startswith(b"\x89PNG")
+    assert bytes(box.children[-1].value).startswith(b"\x89PNG")
     controls["sigma"].value = 0.01
     controls["noise"].value = "isotropic"
     assert calls[1:] == [START | {"sigma": 0.01}, START | {"sigma": 0.01, "noise": "isotropic"}]

@@ -82,8 +82,9 @@ def explore(function, **controls):
 
     Each control is a tuple (min, max, step, value), a :func:`log_slider`, a list or :func:`choice` of
     values, or a bool; it is passed to ``function`` under its own name. The function draws anew when a
-    control is let go, once for several quick moves. In static mode (:func:`is_static`) it is called once, at the start values, and no
-    widget is made. Raises ValueError, naming the control, for one that is none of these.
+    control is let go, once for several quick moves. In static mode (:func:`is_static`) it is called once, at
+    the start values, and no widget is made. Raises ValueError, naming the control, for one that is none of
+    these.
     """
     controls = {name: _control(name, control) for name, control in controls.items()}
     if is_static():
