@@ -83,7 +83,7 @@ def test_of_quick_moves_only_the_last_is_drawn(live):
     signs = []
 
     def slow(rate):
-        signs.append(box.children[-2].value if live else "")
+        signs.append(live[0].children[-2].value)
         calls.append(rate)
         pyplot.figure()
 
