@@ -15,7 +15,7 @@ RAW = re.compile(
     r"\{[\w:-]+\}`|^\s*(?:`{3,}|:{3,})\{|^\s*:{3,}|^\([\w-]+\)=|^\$\$ \(|\\label\{|^\s*:\w+:", re.MULTILINE
 )
 
-_FENCE = re.compile(r"^(`{3,}|:{3,})(?:\{([\w:-]+)\}\s*(.*?))?\s*$")
+_FENCE = re.compile(r"^(`{3,}|:{3,})(?:\{([\w:-]+)\}\s*(.*?)|\w*)\s*$")
 _LABEL = re.compile(r"^\(([\w-]+)\)=\s*$")
 _MATH_END = re.compile(r"\$\$(?:\s*\(([\w-]+)\))?\s*$")
 _REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$")
@@ -205,8 +205,7 @@ class Writer:
                 pending.append(self.block(block))
         close()
         made = "\n\n".join(piece for piece in pieces if piece.strip())
-        outside = re.sub(r"(`+)(?:(?!\{).)+?\1", "", made)
-        raw = RAW.search(outside)
+        raw = RAW.search(re.sub(r"(`+).+?\1", "", made, flags=re.DOTALL))
         if raw:
             raise ValueError(f"{self.chapter}: {raw[0]!r} would stand in the notebook as it is")
         return made
