@@ -283,6 +283,17 @@ function curve(c, points, colour, dash = [], width = 2) {
   c.setLineDash([]);
 }
 
+/** Walkers that live as small squares, in one path; those beyond the box stay out of sight. */
+function dots(c, look, box, [xs, ys], alive, X, Y) {
+  c.fillStyle = look.walker;
+  c.beginPath();
+  for (let i = 0; i < xs.length; i++) {
+    const x = X(xs[i]), y = Y(ys[i]);
+    if (alive[i] && x > box[0] && x < box[2] && y > box[1] && y < box[3]) c.rect(x - 1, y - 1, 2, 2);
+  }
+  c.fill();
+}
+
 /** Bands of a function with values in 0…1 over a box, as an image; made again when size, theme or `key` change. */
 function makeGround(value, bands = 16) {
   let kept = null, known = "";
@@ -341,7 +352,7 @@ function makeStage({ model, el }, all, makeScene) {
   const values = () => Object.fromEntries(all.map(({ name }) => [name, model.get(name)]));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const scene = makeScene(values), voice = makeVoice();
-  let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, mixed = false, ahead = 0;
+  let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, drawn = 0, mixed = false, ahead = 0;
   const panels = scene.panels.map(makePanel);
   const buttons = makeButtons({ play: () => setRunning(!running), restart, skip: () => { ahead += scene.settle; next(); }, copy });
   const controls = all.map(control => makeControl(model, control));
@@ -356,7 +367,8 @@ function makeStage({ model, el }, all, makeScene) {
 
   function draw(when = performance.now()) {
     const look = palette();
-    for (const panel of panels) panel.redraw(look);
+    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
+    drawn++;
     if (running && !ahead && when - told < 500) return;
     told = when;
     const now = scene.read();
@@ -662,12 +674,7 @@ function makeScene(values) {
       c.lineWidth = 2.5;
       c.beginPath(); c.arc(X(x), Y(0), 7, 0, 7); c.stroke();
     }
-    c.fillStyle = look.walker;
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
-    const { Q, alive, n } = walkers;
-    for (let i = 0; i < n; i++) if (alive[i]) c.fillRect(X(Q[0][i]) - 1, Y(Q[1][i]) - 1, 2, 2);
-    c.restore();
+    dots(c, look, box, walkers.Q, walkers.alive, X, Y);
   }
   function drawPlot(c, look) {
     const box = [34, 10, look.w - 8, look.h - 34], bars = visits.density();
@@ -1248,12 +1255,8 @@ function makeScene(values) {
     curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
     curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
     markFrozen(c, look, X, box);
-    for (let i = 0; i < walkers.n; i++) {
-      const x = walkers.Q[0][i];
-      c.fillStyle = look.walker;
-      c.fillRect(X(walkers.Q[1][i]) - 1, Y(x) - 1, 2, 2);
-    }
     c.restore();
+    dots(c, look, box, [walkers.Q[1], walkers.Q[0]], walkers.alive, X, Y);
   }
   function markFrozen(c, look, X, box) {
     if (!frozen) return;

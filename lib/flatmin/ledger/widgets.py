@@ -10,7 +10,7 @@ from math import log10
 
 from matplotlib import pyplot
 
-from flatmin.ledger.plots import png
+from flatmin.ledger.plots import png, publish
 from flatmin.ledger.verdicts import running_shell
 
 #: seconds that a change waits for another one
@@ -115,19 +115,15 @@ def _start(control):
 
 def draw(function, values):
     """Call ``function(**values)``; show and close the pyplot figures it leaves open, and no others."""
-    for picture in _pictures(function, values):
-        if running_shell() is not None:
-            from IPython.display import Image, display
-
-            display(Image(picture))
+    _drawn(function, values, publish if running_shell() is not None else lambda figure: None)
 
 
-def _pictures(function, values) -> list[bytes]:
-    """The figures that ``function(**values)`` leaves open, as PNG; they are closed, whatever happens."""
+def _drawn(function, values, take) -> list:
+    """What ``take`` makes of each figure that ``function(**values)`` leaves open; they are closed at the end."""
     before = set(pyplot.get_fignums())
     try:
         function(**values)
-        return [png(pyplot.figure(number)) for number in sorted(set(pyplot.get_fignums()) - before)]
+        return [take(pyplot.figure(number)) for number in sorted(set(pyplot.get_fignums()) - before)]
     finally:
         for number in set(pyplot.get_fignums()) - before:
             pyplot.close(number)
@@ -147,7 +143,8 @@ def _live(function, controls):
         words.value, said = "<em>computing …</em>", io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
-                pictures = _pictures(function, {name: widget.value for name, widget in widgets.items()})
+                values = {name: widget.value for name, widget in widgets.items()}
+                pictures = _drawn(function, values, png)
         except Exception as error:  # there is no cell under which a traceback could stand
             pictures = []
             said.write(f"{type(error).__name__}: {error}")

@@ -105,6 +105,17 @@ function curve(c, points, colour, dash = [], width = 2) {
   c.setLineDash([]);
 }
 
+/** Walkers that live as small squares, in one path; those beyond the box stay out of sight. */
+function dots(c, look, box, [xs, ys], alive, X, Y) {
+  c.fillStyle = look.walker;
+  c.beginPath();
+  for (let i = 0; i < xs.length; i++) {
+    const x = X(xs[i]), y = Y(ys[i]);
+    if (alive[i] && x > box[0] && x < box[2] && y > box[1] && y < box[3]) c.rect(x - 1, y - 1, 2, 2);
+  }
+  c.fill();
+}
+
 /** Bands of a function with values in 0…1 over a box, as an image; made again when size, theme or `key` change. */
 function makeGround(value, bands = 16) {
   let kept = null, known = "";
@@ -163,7 +174,7 @@ function makeStage({ model, el }, all, makeScene) {
   const values = () => Object.fromEntries(all.map(({ name }) => [name, model.get(name)]));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const scene = makeScene(values), voice = makeVoice();
-  let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, mixed = false, ahead = 0;
+  let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, drawn = 0, mixed = false, ahead = 0;
   const panels = scene.panels.map(makePanel);
   const buttons = makeButtons({ play: () => setRunning(!running), restart, skip: () => { ahead += scene.settle; next(); }, copy });
   const controls = all.map(control => makeControl(model, control));
@@ -178,7 +189,8 @@ function makeStage({ model, el }, all, makeScene) {
 
   function draw(when = performance.now()) {
     const look = palette();
-    for (const panel of panels) panel.redraw(look);
+    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
+    drawn++;
     if (running && !ahead && when - told < 500) return;
     told = when;
     const now = scene.read();

@@ -83,12 +83,8 @@ function makeScene(values) {
     curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
     curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
     markFrozen(c, look, X, box);
-    for (let i = 0; i < walkers.n; i++) {
-      const x = walkers.Q[0][i];
-      c.fillStyle = look.walker;
-      c.fillRect(X(walkers.Q[1][i]) - 1, Y(x) - 1, 2, 2);
-    }
     c.restore();
+    dots(c, look, box, [walkers.Q[1], walkers.Q[0]], walkers.alive, X, Y);
   }
   function markFrozen(c, look, X, box) {
     if (!frozen) return;

@@ -114,12 +114,7 @@ function makeScene(values) {
       c.lineWidth = 2.5;
       c.beginPath(); c.arc(X(x), Y(0), 7, 0, 7); c.stroke();
     }
-    c.fillStyle = look.walker;
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
-    const { Q, alive, n } = walkers;
-    for (let i = 0; i < n; i++) if (alive[i]) c.fillRect(X(Q[0][i]) - 1, Y(Q[1][i]) - 1, 2, 2);
-    c.restore();
+    dots(c, look, box, walkers.Q, walkers.alive, X, Y);
   }
   function drawPlot(c, look) {
     const box = [34, 10, look.w - 8, look.h - 34], bars = visits.density();
