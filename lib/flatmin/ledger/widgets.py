@@ -119,7 +119,7 @@ def draw(function, values):
 
 
 def _drawn(function, values, take) -> list:
-    """What ``take`` makes of each figure that ``function(**values)`` leaves open; they are closed at the end."""
+    """What ``take`` makes of each figure that ``function(**values)`` leaves open; then they are closed."""
     before = set(pyplot.get_fignums())
     try:
         function(**values)
