@@ -84,21 +84,22 @@ def test_notebooks_keep_no_widget_that_would_need_a_kernel_or_a_server():
 # From text to notebook
 
 
-def test_the_same_text_makes_the_same_notebook_and_no_version_noise():
+def test_the_same_text_makes_the_same_notebook_and_no_version_noise(chapters):
     text = chapter("# Title", ("1 + 1",), ("1 + 1",))
-    one, other = notebooks.make_notebook(text), notebooks.make_notebook(text)
+    (chapters / "src" / "01_a.md").write_text(text)
+    one, other = (notebooks.make_notebook("01_a", new_notebook()) for _ in range(2))
     assert nbformat.writes(one) == nbformat.writes(other)
     assert len({cell.id for cell in one.cells}) == 3  # two equal cells, two ids
     assert "version" not in str(one.metadata)
 
 
 def test_placeholders_are_filled_in_and_unknown_ones_refused():
-    made = notebooks.make_notebook(chapter("See {{ repository }}.", ("{{ bootstrap }}",)))
+    made = notebooks.myst_notebook(chapter("See {{ repository }}.", ("{{ bootstrap }}",)))
     address = notebooks.placeholders()["repository"]
     assert made.cells[0].source == f"See {address}."
     assert address in made.cells[1].source
     with pytest.raises(ValueError, match=r"\{\{ repo \}\}.*bootstrap.*repository"):
-        notebooks.make_notebook(chapter("{{ repo }}"))
+        notebooks.myst_notebook(chapter("{{ repo }}"))
 
 
 def test_update_keeps_the_outputs_of_unchanged_cells_only(chapters):
@@ -133,6 +134,76 @@ def test_an_edit_in_the_notebook_is_found(chapters):
     made.cells.pop()
     nbformat.write(made, chapters / "01_a.ipynb")
     assert notebooks.check("01_a") == ["the text has 2 cells, the notebook 1"]
+
+
+FIGURE = """```{{code-cell}} ipython3
+---
+tags: [hide-input]
+figure: a-figure
+caption: |
+  **What to see**, {{eq}}`a-one`.
+---
+{}
+```
+"""
+DRAWING = "from IPython.display import Image\nImage(filename='x.png', alt='a [dot]')"
+
+
+def with_picture(cell):
+    """Give a cell an executed picture."""
+    cell.execution_count = 1
+    data = {"image/png": "aGVs\nbG8=\n", "text/plain": "a [dot]"}
+    cell.outputs = [new_output("display_data", data, metadata={"image/png": {"alt": "a [dot]"}})]
+
+
+def test_a_figure_is_numbered_captioned_folded_and_repeated_where_the_text_says(chapters):
+    text = "# Title\n\n{{ figure: a-figure }}\n\n$$x$$ (a-one)\n\nSee {numref}`a-figure`."
+    (chapters / "src" / "07_a.md").write_text(chapter(text) + FIGURE.format(DRAWING))
+    first, drawing, caption = notebooks.update("07_a").cells
+    assert "*[Fig. 7.1](#a-figure) stands here once the chapter was executed.*" in first.source
+    assert (drawing.metadata.cellView, drawing.metadata.tags) == ("form", ["hide-input"])
+    assert drawing.metadata.jupyter == {"source_hidden": True}
+    assert caption.source == '<a id="a-figure"></a>\n\n**Fig. 7.1.** **What to see**, [(7.1)](#a-one).'
+    kept = notebooks.read_notebook(chapters / "07_a.ipynb")
+    with_picture(kept.cells[1])
+    nbformat.write(kept, chapters / "07_a.ipynb")
+    assert notebooks.check("07_a") == ["cell 1: source differs between text and notebook"]
+    first = notebooks.update("07_a").cells[0]
+    assert "![a \\[dot\\]](data:image/png;base64,aGVsbG8=)\n\n*[Fig. 7.1](#a-figure), made" in first.source
+    assert notebooks.check("07_a") == []
+
+
+def test_a_label_of_two_chapters_is_refused(chapters):
+    for name in ("01_a", "02_b"):
+        (chapters / "src" / f"{name}.md").write_text(chapter("# T\n\n$$x$$ (a-one)"))
+    with pytest.raises(ValueError, match="the label 'a-one' stands in 01_a and in 02_b"):
+        notebooks.update("01_a")
+
+
+def test_code_is_laid_out_in_lines_that_fit_the_page(chapters, capsys):
+    path = chapters / "src" / "01_a.md"
+    long = f"x = f({', '.join(f'value_{i}' for i in range(9))})"
+    path.write_text(chapter("# T", (":tags: [hide-input]\n\nx = { 1:2 }\nimport os",), (long,)))
+    assert notebooks.main(["format", "01_a"]) == 1
+    said = capsys.readouterr().out
+    assert "01_a: F401 `os` imported but unused (line 2 of the cell 'x = {1: 2}')" in said
+    text = path.read_text()
+    assert ":tags: [hide-input]\n\nx = {1: 2}\nimport os\n```" in text
+    assert "x = f(\n    value_0, " in text
+    path.write_text(text.replace("import os\n", ""))
+    assert notebooks.main(["format", "01_a"]) == 1  # f is not defined
+    assert capsys.readouterr().out.startswith("01_a: F821 Undefined name `f`")
+
+
+def test_what_is_stale_is_seen(chapters, monkeypatch):
+    (chapters / "src" / "01_a.md").write_text(chapter("# T", ("from flatmin import estimate\n1",)))
+    assert notebooks.stale("01_a")
+    notebooks.execute("01_a")
+    assert not notebooks.stale("01_a")
+    (chapters / "src" / "01_a.md").write_text(chapter("# Other", ("from flatmin import estimate\n1",)))
+    assert not notebooks.stale("01_a")  # words alone need no execution
+    monkeypatch.setattr(notebooks, "made_with", lambda code: "another library")
+    assert notebooks.stale("01_a")
 
 
 def test_a_chapter_without_a_notebook_is_a_problem(chapters):
@@ -220,8 +291,10 @@ def test_execution_is_repeatable_static_and_quiet(chapters, capsys, monkeypatch)
     assert [(output.name, output.text) for output in streams] == [("stdout", "out\nmore\n")]
     assert value[0].data["text/plain"] == f"('1', {str(chapters)[-3:]!r}, 42)"
 
+    written = (chapters / "01_a.ipynb").stat().st_mtime_ns
     notebooks.execute("01_a")
     assert (chapters / "01_a.ipynb").read_bytes() == first
+    assert (chapters / "01_a.ipynb").stat().st_mtime_ns == written  # what is the same is not written
 
 
 def test_a_failing_cell_stops_with_its_source_and_traceback(chapters):

@@ -93,7 +93,9 @@ def test_a_box_is_a_quote_in_which_formulas_hold_together(writer):
 
 def test_an_exercise_is_a_heading_and_its_solution_opens(writer):
     made = writer.markdown(EXERCISE)
-    assert made.startswith('<a id="a-first"></a>\n\n### Exercise 1.1: ★ The [(1.1)](#a-one)\n\nText.\n\n<details>')
+    assert made.startswith(
+        '<a id="a-first"></a>\n\n### Exercise 1.1: ★ The [(1.1)](#a-one)\n\nText.\n\n<details>'
+    )
     assert "<summary><b>Hint</b></summary>\n\nLook at [(1.1)](#a-one).\n\n</details>" in made
     assert made.endswith("<summary><b>Solution to Exercise 1.1</b></summary>\n\nSaid.\n\n</details>")
     assert "Exercise 1.1, continued" in writer.markdown("More.")
@@ -104,7 +106,9 @@ def test_an_exercise_is_a_heading_and_its_solution_opens(writer):
 def test_the_literature_is_named_with_links(writer):
     assert writer.markdown("{cite:t}`yang2026`") == "[Yang et al. (2026)](https://arxiv.org/abs/2601.10962)"
     both = writer.markdown("{cite:p}`yang2023,gardiner2009`")
-    assert both.startswith("([Yang et al., 2023](https://doi.org/10.1103/PhysRevLett.130.237101); [Gardiner, ")
+    assert both.startswith(
+        "([Yang et al., 2023](https://doi.org/10.1103/PhysRevLett.130.237101); [Gardiner, "
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,13 +125,17 @@ def test_the_literature_is_named_with_links(writer):
     ],
 )
 def test_what_cannot_be_shown_is_refused(writer, myst):
-    with pytest.raises(ValueError, match=r"no equation|no figure|no entry|knows only|not closed|closing|as it is"):
+    with pytest.raises(
+        ValueError, match=r"no equation|no figure|no entry|knows only|not closed|closing|as it is"
+    ):
         writer.markdown(myst)
 
 
 def test_labels_are_counted_as_on_the_page():
     figure = new_code_cell("x", metadata={"figure": "a-figure", "caption": "c"})
-    text = "(top)=\n# The *top*\n\n$$\nx\n$$\n\n$$\ny\n$$ (a-one)\n\n:::{note}\n$$z$$ (a-two)\n:::\n" + EXERCISE
+    text = (
+        "(top)=\n# The *top*\n\n$$\nx\n$$\n\n$$\ny\n$$ (a-one)\n\n:::{note}\n$$z$$ (a-two)\n:::\n" + EXERCISE
+    )
     found = plain.targets(new_notebook(cells=[figure, new_markdown_cell(text)]), "07_a")
     assert {label: target.text for label, target in found.items()} == {
         "a-figure": "7.1",

@@ -18,9 +18,10 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def made_with(code, root=ROOT):
     """Return the hash of a chapter's ``code`` (a text), of the modules of ``flatmin`` and of the results."""
     found = _reached(code, root / "lib")
-    words = _words(ast.parse(code)).union(*(_parsed(path)[2] for path in found))
+    modules = [_parsed(path.read_text("utf8")) for path in found]
+    words = _words(ast.parse(code)).union(*(each for _, _, each in modules))
     results = [path for path in sorted((root / "data" / "results").glob("*.json")) if path.stem in words]
-    parts = [code, *(_parsed(path)[0] for path in found), *(path.read_text("utf8") for path in results)]
+    parts = [code, *(bare for bare, _, _ in modules), *(path.read_text("utf8") for path in results)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -36,14 +37,14 @@ def _reached(code, library):
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.exists() and path not in found:
                 found.add(path)
-                waiting |= _parsed(path)[1]
+                waiting |= _parsed(path.read_text("utf8"))[1]
     return sorted(found - {library / "flatmin" / "__init__.py"})  # the door, and the version
 
 
 @cache
-def _parsed(path):
-    """Return of a module its bare code, the names of modules it may import, and the words in its texts."""
-    tree = ast.parse(path.read_text("utf8"))
+def _parsed(text):
+    """Return of a module's text its bare code, the names of modules it may import, and its words."""
+    tree = ast.parse(text)
     words, imported = _words(tree), _imported(tree)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:

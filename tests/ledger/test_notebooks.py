@@ -124,7 +124,7 @@ def test_a_live_explorer_shows_widgets_and_leaves_no_figure(live):
 def test_alt_shows_the_picture_once_with_its_text(static):
     (output,) = static["alt"]
     assert output.data["text/plain"] == "An empty pair of axes"
-    assert output.metadata == {"image/png": {"alt": "An empty pair of axes"}}
+    assert output.metadata == {"image/png": {"alt": "An empty pair of axes", "width": 660}}
     assert base64.b64decode(output.data["image/png"]).startswith(b"\x89PNG")
 
 

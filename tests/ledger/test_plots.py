@@ -107,3 +107,40 @@ def test_alt_needs_a_text_and_closes_the_figure():
         plots.alt(figure, " ")
     plots.alt(figure, "an empty pair of axes")
     assert pyplot.get_fignums() == []
+
+
+def panels(widths, height=3.0):
+    """Draw panels side by side, the last with a colour bar, and return where they may be cut."""
+    figure, axes = pyplot.subplots(1, len(widths), figsize=(sum(widths), height), width_ratios=widths)
+    for ax in np.ravel(axes):
+        ax.plot([0, 1], [0, 1])
+        ax.set_ylabel("a label")
+    figure.colorbar(axes[-1].pcolormesh(np.eye(3)), ax=axes[-1])
+    return figure, plots._cuts(figure)
+
+
+def test_wide_figures_are_cut_between_their_panels_and_never_before_a_colour_bar():
+    figure, cuts = panels([4, 4, 4])
+    assert len(cuts) == 2
+    figure.canvas.draw()
+    for cut, left, right in zip(cuts, figure.axes, figure.axes[1:3], strict=False):
+        ends = left.get_tightbbox().x1, right.get_tightbbox().x0
+        assert ends[0] < cut / 1000 * figure.bbox.width < ends[1]
+    assert panels([3, 3])[1] == []  # narrow enough as it is
+
+
+def test_what_reaches_over_all_panels_forbids_a_cut():
+    figure, cuts = panels([4, 4])
+    assert len(cuts) == 1
+    figure.suptitle("a title that is longer than one of the panels, and so stands above both of them")
+    assert plots._cuts(figure) == []
+
+
+def test_pictures_are_sharp_and_small():
+    figure, ax = pyplot.subplots()
+    ax.plot(np.sin(np.linspace(0, 30, 500)))
+    sharp = plots._sharp_png(figure)
+    assert imread(io.BytesIO(sharp)).shape[:2] == (int(3.8 * 200), 1200)
+    everything = io.BytesIO()
+    figure.savefig(everything, dpi=200)
+    assert len(sharp) < 0.7 * len(everything.getvalue())

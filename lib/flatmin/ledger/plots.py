@@ -166,29 +166,25 @@ def label_panels(axes, labels="abcdefghijklmnopqrstuvwxyz"):
         ax.set_title(f"({letter})", loc="left", fontweight="bold")
 
 
-def png(figure, dpi=None):
-    """Return the figure as the bytes of a PNG picture of ``dpi`` dots per inch, by default the figure's own.
-
-    Raises ValueError for a ``dpi`` that is not positive.
-    """
-    if dpi is not None:
-        dpi = _check.number("dpi", dpi, above=0)
+def png(figure):
+    """Return the figure as the bytes of a PNG picture, at the figure's own size."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi if dpi is None else dpi)
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
     return buffer.getvalue()
 
 
-def sharp_png(figure):
+def _sharp_png(figure):
     """Return the figure as PNG at 200 dots per inch, with 256 colours at most: half as many bytes."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(png(figure, 200))) as picture:
-        buffer = io.BytesIO()
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    drawn, made = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=200)
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(made, "png", optimize=True)
+    return made.getvalue()
 
 
-def cuts(figure):
+def _cuts(figure):
     """Return where a figure wider than a page of a phone may be cut between its columns of panels.
 
     In thousandths of the width, increasing; none where something reaches over all columns, such as a
@@ -221,9 +217,9 @@ def publish(figure, text=None):
     """Show the figure now, sharp enough for print, with its alternative ``text`` (none: the cell has it)."""
     from IPython.display import publish_display_data
 
-    about = {"width": round(figure.get_figwidth() * _STYLE["figure.dpi"]), "cuts": cuts(figure)}
+    about = {"width": round(figure.get_figwidth() * _STYLE["figure.dpi"]), "cuts": _cuts(figure)}
     about = {key: value for key, value in about.items() if value} | ({"alt": text} if text else {})
-    picture = base64.b64encode(sharp_png(figure)).decode()
+    picture = base64.b64encode(_sharp_png(figure)).decode()
     shown = {"image/png": picture, "text/plain": text or "a figure"}
     publish_display_data(shown, metadata={"image/png": about})
 
