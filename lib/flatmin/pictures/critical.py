@@ -45,7 +45,7 @@ def at_scale(sigma, order, search, star):
 
     ``order``: (measured, error, second order); ``search``: (measured, error, second order, printed).
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6))
+    figure, axes = plt.subplots(1, 2, figsize=(8.8, 4.2))
     value, error, ours = order
     plots.theory(axes[0], sigma, ours, "second order, η = 0.04")
     plots.points(axes[0], sigma, value, error, label="simulation")
@@ -54,13 +54,13 @@ def at_scale(sigma, order, search, star):
     axes[0].set(xlabel="noise strength σ", ylabel="⟨|x|⟩")
     value, error, ours, printed = search
     plots.theory(axes[1], sigma, ours, "second order, η = 0.04")
-    plots.printed(axes[1], sigma, printed, "S44 with S30, as printed")
+    plots.printed(axes[1], sigma, printed, "S44, as printed")
     plots.points(axes[1], sigma, value, error, label="simulation")
     axes[1].set(xlabel="noise strength σ", ylabel="search time $τ_s$", yscale="log")
     for ax in axes:
         ax.set_xticks([0.005, 0.01, 0.015, 0.02])
         ax.axvline(star, color="0.7", linewidth=1)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure
 
 
@@ -88,7 +88,7 @@ def exponents(gap, sides, papers):
         plots.printed(ax, centre, papers[name][0] + 0 * centre, "Y22, derived")
         ax.axhline(papers[name][1], color="0.6", linestyle=":", label="Y22, fitted")
         ax.set(xscale="log", xlabel="|σ/σ* − 1|", title=f"local exponent {name}", ylim=(0, 1.4))
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=9)
     return figure
 
 
@@ -104,7 +104,7 @@ def divergence(eta, delta_s, law, grids, s39):
     for level, shade in shades.items():
         plots.theory(left, eta, law(level, eta), color=shade, linewidth=1.2)
         left.annotate(
-            f"$Δ_S$ = {level:g}", (eta[-1], law(level, eta[-1])), (4, -3), color=shade, fontsize=8,
+            f"$Δ_S$ = {level:g}", (eta[-1], law(level, eta[-1])), (4, -3), color=shade, fontsize=9,
             textcoords="offset points",
         )  # fmt: skip
     for deltas, steps, rates, errors in grids:
@@ -116,9 +116,9 @@ def divergence(eta, delta_s, law, grids, s39):
     right.set(xlim=(eta[0], eta[-1]), ylim=(delta_s[0], 1.5), title="mean lifetime τ")
     plane, decades = 1 / law(delta_s[:, None], eta), np.arange(-1, 8)
     lines = right.contour(eta, delta_s, plane, 10.0**decades, cmap="viridis_r", norm="log")
-    right.clabel(lines, fmt={10.0**k: f"$10^{{{k}}}$" for k in decades}, fontsize=8)
+    right.clabel(lines, fmt={10.0**k: f"$10^{{{k}}}$" for k in decades}, fontsize=9)
     plots.printed(right, eta, s39, "$Δ_m$, S39")
-    right.legend(fontsize=8, loc="upper left")
+    right.legend(fontsize=9, loc="upper left")
     plots.label_panels([left, right])
     return figure
 
