@@ -66,8 +66,8 @@ DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
 WIDTH = {"vgg": 16, "resnet": 8}
 SAMPLES = {"vgg": 500, "resnet": 200}
 BATCH_SIZE, BATCH_SIZES = 25, (5,)
-#: two of three starts of VGG-11 diverge at this η; {"resnet": 20} may be added
-BATCH_DEPTH = {"vgg": 13}
+#: not VGG-11, of which two of three starts diverge at this η
+BATCH_DEPTH = {"vgg": 13, "resnet": 20}
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
 
 
