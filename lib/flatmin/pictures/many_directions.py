@@ -129,6 +129,7 @@ def where_sgd_wins(sigma, eta, ahead):
         behind = np.argwhere(np.ma.filled(values, 1) < 0)
         ax.plot(sigma[behind[:, 1]], eta[behind[:, 0]], "x", color="black", ms=6)
         ax.set(xlabel="noise strength σ", title=_DRAWN[name][0])
+        ax.tick_params(labelleft=True)
     axes[0].set_ylabel("learning rate η")
     plots.label_panels(axes)
     return figure

@@ -48,7 +48,7 @@ def along(rows, taus):
 
     ``rows``: (title, {label: (loss (S, T), ln F (S, T))}); the start, ηt = 0, is left out.
     """
-    figure, axes = plt.subplots(len(rows), 2, figsize=(8.6, 3.3 * len(rows)), squeeze=False, sharey="row")
+    figure, axes = plt.subplots(len(rows), 2, figsize=(8, 3.1 * len(rows)), squeeze=False, sharey="row")
     for (left, right), (title, runs) in zip(axes, rows, strict=True):
         for (label, (loss, logs)), look in zip(runs.items(), _LOOKS, strict=False):
             _band(left, taus[1:], logs[:, 1:], label, look)
@@ -57,7 +57,8 @@ def along(rows, taus):
         left.set(xscale="log", yscale="log", xlabel="ηt", ylabel=f"flatness F, {title}")
         right.set(xscale="log", xlabel="training loss")
         right.invert_xaxis()
-        left.legend(fontsize=8)
+        right.tick_params(labelleft=True)
+        left.legend(fontsize=9)
         _plain(left.yaxis)
     plots.label_panels(axes)
     return figure
@@ -68,8 +69,9 @@ def differences(panels):
 
     ``panels``: (title, {row: {label: Estimate}}), the same rows in each panel.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 0.8 + 0.5 * len(panels[0][1])), sharey=True)
-    for ax, (title, rows) in zip(np.atleast_1d(axes), panels, strict=True):
+    size = (4.7 * len(panels), 0.8 + 0.45 * len(panels[0][1]))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for ax, (title, rows) in zip(axes[0], panels, strict=True):
         for place, found in enumerate(rows.values()):
             for shift, ((label, estimate), look) in enumerate(zip(found.items(), _LOOKS, strict=False)):
                 at = place + 0.16 * (shift - (len(found) - 1) / 2)
@@ -77,11 +79,10 @@ def differences(panels):
                 name = label if not place else None
                 ax.errorbar(estimate.value, at, xerr=3 * estimate.error, label=name, **how)
         ax.axvline(0, color="0.5", lw=0.8, ls="-")
-        ax.set(xlabel="difference of ln F", title=title)
-    first = np.atleast_1d(axes)[0]
-    first.set(yticks=range(len(panels[0][1])), yticklabels=list(panels[0][1]))
-    first.invert_yaxis()
-    np.atleast_1d(axes)[-1].legend(fontsize=8)
+        ax.set(xlabel="difference of ln F", title=title, yticks=range(len(rows)), yticklabels=list(rows))
+        ax.invert_yaxis()
+    axes[0, -1].legend(fontsize=9)
+    plots.label_panels(axes)
     return figure
 
 
@@ -90,14 +91,15 @@ def edges(panels, taus):
 
     ``panels``: (title, {label: ηλ₁/2 (S, T)}).
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(9.6, 3.2), sharey=True, squeeze=False)
     for ax, (title, runs) in zip(axes[0], panels, strict=True):
         for (label, ratio), look in zip(runs.items(), _LOOKS, strict=False):
             _band(ax, taus[1:], np.log(ratio[:, 1:]), label, look)
         ax.axhline(1, color=plots.colour("theory"), lw=1, ls="-")
         ax.set(xscale="log", yscale="log", xlabel="ηt", title=title)
+        ax.tick_params(labelleft=True)
     axes[0, 0].set_ylabel(r"$\eta\lambda_1/2$")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=9)
     plots.label_panels(axes)
     return figure
 
@@ -108,7 +110,7 @@ def switches(panels, times):
     ``panels``: (title, {label: list of Estimate, one a time}, Estimate of SGD throughout), two in a row.
     """
     rows = (len(panels) + 1) // 2
-    figure, axes = plt.subplots(rows, 2, figsize=(8.6, 3.1 * rows), sharey=True, sharex=True, squeeze=False)
+    figure, axes = plt.subplots(rows, 2, figsize=(8, 3 * rows), sharey=True, sharex=True, squeeze=False)
     for ax, (title, runs, throughout) in zip(axes.flat, panels, strict=False):
         for (label, found), look in zip(runs.items(), (_LOOKS[0], _LOOKS[1]), strict=True):
             shown = {"color": look["color"], "marker": look["marker"], "ls": look["ls"], "ms": 5}
@@ -120,11 +122,12 @@ def switches(panels, times):
         ax.set(xscale="log", title=title)
         ax.set_xticks(times, [f"{time:g}" for time in times])
         ax.minorticks_off()
+        ax.tick_params(labelleft=True)
     for ax in axes[-1]:
         ax.set_xlabel(r"switched at $\eta t_s$")
     for ax in axes[:, 0]:
         ax.set_ylabel("ln F above descent")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=9)
     plots.label_panels(axes)
     return figure
 
@@ -135,7 +138,7 @@ def scaling(growth, copied, taus, curves):
     ``growth``: {layer: ln growth over ln s (S,)}; ``copied``: {label: growth of ln F (S,)};
     ``curves``: {label: ln F less its value at the reference (S, T)}.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(8.6, 3.4))
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2))
     for ax, found in ((axes[0], growth), (axes[1], copied)):
         for place, values in enumerate(found.values()):
             values = np.asarray(values, dtype=float)
@@ -145,7 +148,7 @@ def scaling(growth, copied, taus, curves):
             ax.plot(
                 [place - 0.3, place + 0.3], [values.mean()] * 2, color=plots.colour("theory"), lw=1.5, ls="-"
             )
-        ax.set_xticks(range(len(found)), list(found), rotation=30, ha="right", fontsize=8)
+        ax.set_xticks(range(len(found)), list(found), rotation=30, ha="right", fontsize=9)
     axes[0].axhline(1, **{"color": plots.colour("printed"), "ls": plots.LINES["printed"], "lw": 1.2})
     axes[0].set_ylabel(r"$\ln$ growth of $\|W_l\|$ over $\ln s$")
     axes[1].set_ylabel("growth of ln F")
@@ -155,7 +158,7 @@ def scaling(growth, copied, taus, curves):
         low, high = (mean - error)[1:], (mean + error)[1:]
         axes[2].fill_between(taus[1:], low, high, color=look["color"], alpha=0.2, lw=0)
     axes[2].set(xscale="log", xlabel="ηt", ylabel=f"ln F less that at ηt = {taus[-1]:g}")
-    axes[2].legend(fontsize=8)
+    axes[2].legend(fontsize=9)
     plots.label_panels(axes)
     return figure
 
@@ -165,12 +168,13 @@ def accuracy(groups):
 
     ``groups``: (title, {label: (ln F (S,), accuracy (S,))}).
     """
-    figure, axes = plt.subplots(1, len(groups), figsize=(8.6, 3.4), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(groups), figsize=(9.6, 3.2), squeeze=False, sharey=True)
     for ax, (title, runs) in zip(axes[0], groups, strict=True):
         for (label, (logs, found)), look in zip(runs.items(), _LOOKS, strict=False):
             ax.plot(logs, found, ls="none", marker=look["marker"], color=look["color"], ms=4, label=label)
         ax.set(xlabel="ln F", title=title)
+        ax.tick_params(labelleft=True)
     axes[0, 0].set_ylabel("test accuracy")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=9)
     plots.label_panels(axes)
     return figure
