@@ -43,6 +43,8 @@ __all__ = [
     "noise_strength",
 ]
 
+#: why no label may be weighed or ignored
+_BATCHES = "for batches of several: torch divides by the weights of each; take batch_size=1"
 #: numbers in one temporary array; and in one that should stay in cache
 _ENTRIES, _CACHED = 2**25, 2**21
 #: inner products of gradients and roots that are kept all at once
@@ -121,7 +123,8 @@ def covariance(here, batch_size: int = 1, sampling: str = "fresh", layer: int | 
     Raises
     ------
     ValueError
-        For a batch size outside 1…n, an unknown layer, or a matrix above 8 GiB.
+        For a batch size outside 1…n, an unknown layer, a matrix above 8 GiB, and above B = 1 for a loss that
+        weighs or ignores labels.
     """
     factor = _factor(here, batch_size, sampling)
     block = here.dense_block(layer)
@@ -134,6 +137,8 @@ def covariance(here, batch_size: int = 1, sampling: str = "fresh", layer: int | 
 
 def _factor(here, batch_size, sampling) -> float:
     batch_size = integer("batch_size", batch_size, least=1)
+    if batch_size > 1:
+        here.loss_function.require_apart(here.data.targets, _BATCHES)
     return Sampling.of(sampling).factor(here.samples, batch_size)
 
 
@@ -158,8 +163,12 @@ def in_hessian_basis(
     :func:`covariance`.
     """
     factor, block = _factor(here, batch_size, sampling), here.block(layer)
-    values, vectors = torch.linalg.eigh(curvature.hessian(here, layer).to(here.device))
-    values, vectors = values.flip(0), vectors.flip(1)
+    dense = curvature.hessian(here, layer).to(here.device)
+    if dense.is_cuda:
+        values, vectors = torch.linalg.eigh(dense)
+    else:  # two thirds of the time
+        values, vectors = map(torch.from_numpy, np.linalg.eigh(dense.cpu().numpy()))
+    values, vectors = values.flip(0).to(here.device), vectors.flip(1).to(here.device)
     noise = torch.zeros_like(values)
     for rows in _centred_gradients(here.passed, block):
         noise += (rows @ vectors).square().sum(0)
@@ -399,10 +408,13 @@ class NoiseStrength(Estimate):
     """𝒩 = (1/n) Σ |∇ℓ_i|² − |∇L|² = Tr Σ (M22 §5.2), with ``loss`` L and ``gradient_square`` |∇L|².
 
     The value is exact for these samples; ``error`` is that of the samples, as a draw from a larger set.
+    ``squares`` and ``slopes`` (n,): |∇ℓ_i|² and ∇ℓ_i·∇L.
     """
 
     loss: float = 0.0
     gradient_square: float = 0.0
+    squares: np.ndarray = field(default=None, repr=False)
+    slopes: np.ndarray = field(default=None, repr=False)
 
 
 def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
@@ -430,7 +442,8 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     slopes = torch.cat(list(found) if pieces else [_slopes_along(here.passed, gradient)])
     value = float(squares.mean()) - square
     error = float((squares - 2 * slopes).std() / n**0.5) if n > 1 else float("inf")
-    return NoiseStrength(value, error, n, "exact for these samples", losses, square)
+    each = squares.numpy(), slopes.numpy()
+    return NoiseStrength(value, error, n, "exact for these samples", losses, square, *each)
 
 
 def map_of(executor):
@@ -482,11 +495,13 @@ class DecouplingFactors:
     """What decoupling leaves out: ⟨|Jᵀe|²⟩ = ``samples`` · ``outputs`` · ⟨|e|²⟩⟨|J|²⟩/K; 1 each if nothing.
 
     ``samples`` = ⟨|e|²|J|²⟩/⟨|e|²⟩⟨|J|²⟩: large errors on samples with long gradients; ``outputs`` =
-    K⟨|Jᵀe|²⟩/⟨|e|²|J|²⟩: the errors of a sample on those of its outputs that have long gradients.
+    K⟨|Jᵀe|²⟩/⟨|e|²|J|²⟩: the errors of a sample on those of its outputs that have long gradients. Both are
+    exact for these samples; ``errors`` are the standard errors of the two, as a draw from a larger set.
     """
 
     samples: float
     outputs: float
+    errors: tuple[float, float] = (0.0, 0.0)
 
 
 def decoupling_factors(here) -> DecouplingFactors:
@@ -500,13 +515,19 @@ def decoupling_factors(here) -> DecouplingFactors:
     units = torch.eye(errors.shape[1], dtype=errors.dtype, device=errors.device)
     lengths = sum(passed.pulled_squares(unit.expand_as(errors)) for unit in units)
     squares = errors.square().sum(1)
-    both = (squares * lengths).mean()
-    if not both > 0:
+    both = squares * lengths
+    if not both.mean() > 0:
         raise ValueError("data: errors or Jacobians vanish (a perfect fit?): must not, for ratios of them")
-    pulled = passed.pulled_squares(errors).mean()
-    return DecouplingFactors(
-        float(both / (squares.mean() * lengths.mean())), float(errors.shape[1] * pulled / both)
+    pulled = passed.pulled_squares(errors)
+    means = [each.double().mean() for each in (both, squares, lengths, pulled)]
+    found = [means[0] / (means[1] * means[2]), errors.shape[1] * means[3] / means[0]]
+    both, squares, lengths, pulled = (
+        each.double() / mean for each, mean in zip((both, squares, lengths, pulled), means, strict=True)
     )
+    moved = both - squares - lengths, pulled - both  # what a sample adds to the logarithms
+    scale = len(both) ** -0.5
+    errors = [float(value * each.std() * scale) for value, each in zip(found, moved, strict=True)]
+    return DecouplingFactors(*map(float, found), tuple(errors))
 
 
 def _square(here):

@@ -74,7 +74,7 @@ def law_figure(etas, laws, tail):
         shape = (1 + cover * u**2) ** -(1 + 1 / (cover * etas[0]))
         plots.theory(left, 1 + u**2, shape / np.trapezoid(shape, u) / 2, name, kind)
     left.set(yscale="log", xlabel="c = L/L*", ylabel="density of θ", ylim=(1e-6, 3), xlim=(1, 3))
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     ratios = np.geomspace(1.08, 3.2, 60)
     for step, law, colour in zip(etas, laws, _BLUES, strict=True):
         right.plot(ratios, step * law.local_exponent(ratios), "-", color=colour, label=f"η = {step:g}")
@@ -83,7 +83,7 @@ def law_figure(etas, laws, tail):
     plots.theory(right, ratios, ratios / (2 * ratios - 1), "exact covariance", "gld")
     right.axhline((tail + 1) / 2 * etas[-1], color=plots.COLOURS["sharp"], ls=":", label="far tail")
     right.set(xlabel="c = L/L*", ylabel="local exponent ηφ/B", ylim=(0.4, 2.7))
-    right.legend(fontsize=8, ncols=2, loc="upper right")
+    right.legend(fontsize=9, ncols=2, loc="upper right")
     plots.label_panels((left, right))
     return figure
 
@@ -110,8 +110,8 @@ def fitted_figure(kept, live):
     right.axhline(1, **_PRINTED)
     left.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="fitted exponent φ")
     right.set(xscale="log", xlabel="batch size B", ylabel="fitted φ over printed", ylim=(0, 1.2))
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
+    left.legend(fontsize=9)
+    right.legend(fontsize=9)
     plots.label_panels((left, right))
     return figure
 
@@ -125,14 +125,14 @@ def rates_figure(inverse, exact, exact_additive, eq15, eq19, simulated):
     plots.printed(left, inverse, eq15, "Eq. 15")
     plots.theory(left, inverse[:-1], exact_additive, "additive noise, exact", "langevin")
     left.set(yscale="log", xlabel="1/T = B/(ηh)", ylabel="escape rate κ", xlim=(0, 21), ylim=(1e-17, 1))
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     plots.points(right, 1 / inverse, eq15 / exact, label="Eq. 15")
     plots.points(
         right, 1 / inverse[:-1], eq19[:-1] / exact_additive, label="Eq. 19, additive noise", kind="langevin"
     )
     right.axhline(1, color=plots.COLOURS["theory"], lw=1)
     right.set(xlabel="temperature T", ylabel="formula over exact rate", ylim=(0.85, 1.2))
-    right.legend(fontsize=8)
+    right.legend(fontsize=9)
     plots.label_panels((left, right))
     return figure
 
@@ -149,7 +149,7 @@ def aligned_figure(temperatures, ratios, limits):
     ax.plot([], [], "*", color="black", ms=11, label="ours, T → 0")
     ax.axhline(1, label="App. C", **_PRINTED)
     ax.set(yscale="log", xlabel="temperature T", ylabel="rate, aligned over isotropic", xlim=(-0.01, 0.42))
-    ax.legend(fontsize=8, title="curvature across", title_fontsize=8)
+    ax.legend(fontsize=9, title="curvature across", title_fontsize=9)
     return figure
 
 
@@ -162,12 +162,12 @@ def critical_figure(dimensions, rates, around, lyapunov, steps, shift):
     left.axhline(0, color=plots.COLOURS["exact"], lw=0.8)
     left.axvline(22, label="$n_c$, printed", **_PRINTED)
     left.set(xlabel="dimension d", ylabel="growth of log|θ − θ*| per step")
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     plots.theory(right, steps, shift, "E log A = 0", marker="o")
     right.axhline(-2, color=plots.COLOURS["gd"], linestyle=plots.LINES["gd"], label="E A² = 1")
     right.axhline(2, label="printed", **_PRINTED)
     right.set(xlabel="η", ylabel="critical dimension − 2B/η", ylim=(-3, 3), xlim=(0, 0.21))
-    right.legend(fontsize=8)
+    right.legend(fontsize=9)
     plots.label_panels((left, right))
     return figure
 
@@ -195,7 +195,7 @@ def passage_figure(ratios, curves, exact, live):
         right.plot([centre[0], centre[-1]], [11 - d / 2] * 2, "--", color=colour, lw=1)
     left.plot(ratios[: len(live)], live, "x", color="black", ms=4, label="live, d = 5")
     left.set(xscale="log", yscale="log", ylabel="mean first-passage time $t_p$", ylim=(0.05, 5e4))
-    left.legend(fontsize=7)
+    left.legend(fontsize=9, ncols=2)
     right.set(xscale="log", ylabel="local power of c (dashed: printed)", ylim=(0, 14))
     for ax in (left, right):
         ax.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
@@ -231,7 +231,7 @@ def _show_times(ax, levels, series, printed, label, every=4):
     ax.set(xscale="log", yscale="log", xlabel="c = L/L*", ylabel=r"mean first-passage time $t_p=\eta k$")
     ax.set_xticks([1, 1.5, 2, 3, 4, 6], ["1", "1.5", "2", "3", "4", "6"])
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
 
 
 def _show_paths(ax, path, level, runs=3, around=30):
@@ -249,7 +249,7 @@ def _show_paths(ax, path, level, runs=3, around=30):
     ax.set(xlabel="steps after the passage", ylabel="L/L*", yscale="log")
     ax.set_yticks([1, 1.5, 2, 3, 4], ["1", "1.5", "2", "3", "4"])
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
 
 
 def _show_offsets(ax, offsets, nine, own):
@@ -272,7 +272,7 @@ def _show_offsets(ax, offsets, nine, own):
     plots.printed(ax, (-0.5, len(offsets) - 0.5), (nine, nine), "as printed, n = 9")
     ax.set_xticks(range(len(offsets)), [f"{low}–{high}" for low, high in offsets])
     ax.set(xlabel="mean passage time in steps", ylabel=r"power of c less $B/(\eta h)$", ylim=(None, 0.5))
-    ax.legend(fontsize=8, loc="upper left")
+    ax.legend(fontsize=9, loc="upper left")
 
 
 def passages_and_paths(levels, series, power, paths, level, title):

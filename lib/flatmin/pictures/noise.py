@@ -29,7 +29,7 @@ def _basis(ax, basis):
 
 def spectrum_and_noise(basis):
     """Curvature and noise along each eigenvector by rank, and one against the other with slopes 1 and 2."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
     rank = np.arange(1, len(basis.curvature) + 1)
     left.semilogy(rank, basis.curvature.clamp(min=1e-12), color=plots.colour("theory"))
     left.semilogy(rank, basis.noise, ".", ms=2, color=plots.colour("sgd"))
@@ -51,23 +51,22 @@ def exponents_along(windows, entropy, square):
 
     ``entropy`` and ``square``: steps, and for each of them slopes (networks, windows).
     """
-    figure, ax = plt.subplots()
-    looks = list(zip(windows, "os^", ("-", "--", ":"), strict=True))
-    for kind, name, (steps, slopes) in (("sgd", "cross-entropy", entropy), ("gd", "square", square)):
-        for k, ((low, high), marker, style) in enumerate(looks):
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True)
+    looks = list(zip(windows, "os^", ("sharp", "sgd", "flat"), ("-", "--", ":"), strict=True))
+    for ax, name, (steps, slopes) in zip(axes, ("cross-entropy", "square"), (entropy, square), strict=True):
+        for k, ((low, high), marker, kind, style) in enumerate(looks):
             found = [independent_mean(each[:, k]) for each in slopes]
             values, errors = zip(*found, strict=True)
-            label = rf"{name}, $\lambda/\lambda_1$ in {low:.0e}…{high:.0e}"
+            label = rf"$10^{{{np.log10(low):.0f}}}$ to $10^{{{np.log10(high):.0f}}}$"
             look = {"marker": marker, "ls": style, "color": plots.colour(kind), "label": label}
             ax.errorbar(np.maximum(steps, 10) * 1.03**k, values, errors, **look)
-    for power, style, text in (
-        (1, "-", "M22, Y26: $C\\propto H$"),
-        (2, "--", "Y22, Y23: $C\\propto H^2$"),
-    ):
-        ax.axhline(power, color=plots.colour("theory"), ls=style, lw=1, label=text)
-    xlabel, ylabel = "step (the start at 10)", "exponent of C against H"
-    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, ylim=(0.4, 2.15))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        for power, text in ((1, "M22, Y26"), (2, "Y22, Y23")):
+            ax.axhline(power, color=plots.colour("printed"), ls=(0, (6, 3)), lw=1)
+            ax.text(0.98, power + 0.04, text, ha="right", transform=ax.get_yaxis_transform(), fontsize=10)
+        ax.set(xscale="log", xlabel="step (the start at 10)", xlim=(8, 2e4), ylim=(0.3, 2.9), title=name)
+    axes[0].set_ylabel("exponent of C against H")
+    axes[0].legend(loc="upper left", title=r"$\lambda/\lambda_1$ from", ncols=2)
+    plots.label_panels(axes)
     return figure
 
 
@@ -75,6 +74,8 @@ def _strengths(ax, losses, values, powers, **style):
     """𝒩 against L ≤ 3 of several runs; power laws through the end of the first."""
     look = {"color": plots.colour("sgd"), "ms": 4, "marker": ".", "ls": "none"} | style
     ax.loglog(losses.T, np.where(losses < 3, values, np.nan).T, **look)
+    if not powers:
+        return
     limits = {"xlim": (ax.get_xlim()[0], 3), "ylim": ax.get_ylim()}
     grid = np.geomspace(losses.min(), 3)
     for power in powers:
@@ -82,7 +83,7 @@ def _strengths(ax, losses, values, powers, **style):
         line = {"ls": "-" if power == 1 else "--", "color": plots.colour("theory"), "lw": 1}
         ax.loglog(grid, law, label=f"slope {power}", **line)
     ax.set(xlabel="loss $L$", **limits)
-    ax.legend(fontsize=8)
+    ax.legend()
 
 
 def strengths(curves, powers):
@@ -100,31 +101,30 @@ def strengths(curves, powers):
 def strengths_at_scale(names, square, entropy):
     """M22 Fig. 2 and 5, recorded: 𝒩 against L for both losses, and 𝒩 over its decoupled form.
 
-    ``names``: kind ("fcn", "cnn", "large") → name; ``square`` and ``entropy``: kind → (L, 𝒩, Tr G), (runs,
-    epochs) each.
+    ``names``: kind ("fcn", "cnn", "large", "half") → name; ``square`` and ``entropy``: kind → (L, 𝒩, Tr G),
+    (runs, epochs) each.
     """
-    looks = {"fcn": (".", "sgd"), "cnn": ("^", "gd"), "large": ("s", "sharp")}
-    figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.6))
-    (fcn, cnn), (ratio, xent) = axes
+    looks = {"fcn": (".", "sgd"), "cnn": ("^", "gd"), "large": ("s", "sharp"), "half": ("x", "gld")}
+    figure, axes = plt.subplots(2, 2, figsize=(8.4, 7))
+    (dense, convolutional), (ratio, xent) = axes
     for kind, name in names.items():
-        (marker, colour), (losses, values, trace) = looks[kind], square[kind]
+        marker, colour = looks[kind]
         style = {"marker": marker, "color": plots.colour(colour), "ls": "none", "ms": 4}
-        if kind == "large":
-            fcn.loglog(losses[0, 1:], values[0, 1:], **style)
-        else:
-            _strengths({"fcn": fcn, "cnn": cnn}[kind], losses, values, (1,), **style)
+        losses, values, trace = square[kind]
+        ax, powers = (dense if kind in ("fcn", "large") else convolutional), (1,) * (kind in ("fcn", "cnn"))
+        _strengths(ax, losses, values, powers, **style)
         ratio.semilogx(losses.T, (5 * values / (losses * trace)).T, **style)[0].set_label(name)
-        if kind == "cnn":
-            xent.loglog(entropy[kind][0][0], entropy[kind][1][0], **style)
-    _strengths(xent, *entropy["fcn"][:2], (1, 2))
+        if kind in entropy:
+            _strengths(xent, *entropy[kind][:2], (1, 2) * (kind == "fcn"), **style)
     ratio.axhline(1, color=plots.colour("theory"), lw=1)
-    ratio.set(xlabel="loss $L$", ylabel=r"$K\mathcal{N}/(2L\,\mathrm{Tr}\,G)$", ylim=(0, 8))
-    ratio.legend(fontsize=8)
+    ratio.set(xlabel="loss $L$", ylabel=r"$K\mathcal{N}/(2L\,\mathrm{Tr}\,G)$", ylim=(0, 16))
+    ratio.legend(loc="upper left", fontsize=9.5)
     titles = ("fully connected, square", "convolutional, square", "decoupling", "cross-entropy")
     for ax, title in zip(axes.ravel(), titles, strict=True):
         ax.set_title(title)
-    for ax in (fcn, cnn, xent):
+    for ax in (dense, convolutional, xent):
         ax.set_ylabel(r"noise strength $\mathcal{N}$")
+        ax.legend(loc="lower right")
     plots.label_panels(axes.ravel())
     return figure
 
@@ -137,20 +137,21 @@ def alignment_along(tracks):
         "mu": ("^-.", "langevin"),
         "gamma": ("v:", "sharp"),
     }
-    figure, axes = plt.subplots(1, len(tracks), figsize=(11, 3.2), sharey=True)
-    for ax, (name, (steps, rows)) in zip(axes, tracks.items(), strict=True):
+    figure, axes = plt.subplots(2, len(tracks) // 2, figsize=(8, 6), sharey=True)
+    for ax, (name, (steps, rows)) in zip(axes.flat, tracks.items(), strict=True):
         for measure, (style, kind) in looks.items():
             values = np.mean([[getattr(one, measure) for one in row] for row in rows], axis=0)
-            ax.plot(np.maximum(steps, 2), values, style, color=plots.colour(kind), ms=3, label=measure)
+            ax.plot(np.maximum(steps, 2), values, style, color=plots.colour(kind), ms=4, label=measure)
         ax.set(xscale="log", title=name, xlabel="step")
-    axes[0].set_ylabel("alignment")
-    axes[0].legend(fontsize=8)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("alignment")
+    axes[0, 0].legend(loc="lower left", ncols=2)
     return figure
 
 
 def alignment_and_size(result, kinds):
     """W22 Fig. 1 and 2, recorded: μ along training, and at its end against P; ``kinds``: kind → name."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
     for (kind, name), marker in zip(kinds.items(), "os^D", strict=True):
         mu, size = result.arrays[f"{kind}_mu"], result.arrays[f"{kind}_parameters"][:, 0]
         steps, middle, end = np.maximum(result.arrays[f"{kind}_steps"], 2), mu[len(mu) // 2], mu[..., -1]
@@ -159,7 +160,7 @@ def alignment_and_size(result, kinds):
         right.errorbar(size, end.mean(1), end.std(1, ddof=1), ms=4, **look)
     left.set(xscale="log", xlabel="step", ylabel=r"$\mu$", ylim=(0, 1.4))
     right.set(xscale="log", xlabel="parameters $P$", ylim=(0, 1.4))
-    left.legend(fontsize=8)
+    left.legend(loc="lower left")
     plots.label_panels((left, right))
     return figure
 
@@ -180,9 +181,10 @@ def basis_with_fit(basis, fit, window, title):
 
 def bases_along(bases):
     """Noise against curvature at several times; ``bases``: step → basis."""
-    figure, axes = plt.subplots(1, len(bases), figsize=(11, 3), sharex=True, sharey=True)
-    for ax, (step, basis) in zip(axes, bases.items(), strict=True):
+    figure, axes = plt.subplots(2, len(bases) // 2, figsize=(8, 6), sharex=True, sharey=True)
+    for ax, (step, basis) in zip(axes.flat, bases.items(), strict=True):
         _basis(ax, basis)
         ax.set(title=f"step {step}", xlabel=r"$\lambda_i$", xlim=(1e-7, 100), ylim=(1e-14, 10))
-    axes[0].set_ylabel("$C_{ii}$")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$C_{ii}$")
     return figure

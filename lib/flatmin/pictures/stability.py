@@ -58,22 +58,23 @@ def _plane(ax, minimum, batch_sizes, sampling="replacement"):
 
 def planes(minima):
     """The (B, η) plane of several minima; ``minima``: title → minimum."""
-    figure, axes = plt.subplots(1, len(minima), figsize=(9.4, 2.9), sharex=True)
-    for ax, (title, minimum) in zip(axes, minima.items(), strict=True):
+    figure, axes = plt.subplots(2, len(minima) // 2, figsize=(8.4, 7), sharex=True, sharey=True)
+    for ax, (title, minimum) in zip(axes.flat, minima.items(), strict=True):
         _plane(ax, minimum, np.geomspace(1, minimum.samples, 10))
-        ax.set(title=title, ylim=(0.1, 60), ylabel="learning rate η" if ax is axes[0] else "")
-    axes[0].legend(fontsize=6.5, loc="lower right")
+        ax.set(title=title, ylim=(0.02, 60))
+        ax.label_outer()
+    axes[0, 0].legend(fontsize=9, loc="lower right")
     return figure
 
 
 def choose_a_minimum(eta=3.0, batch_size=2, decay=1.0, spread=0.0):
     """One minimum with Tr H = 1 in the (B, η) plane, and the loss of 20 paths beside its exact mean."""
     minimum = shaped_minimum(decay, spread)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.7))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7))
     _plane(left, minimum, np.geomspace(1, minimum.samples, 12))
     left.plot([batch_size], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black", zorder=5)
-    left.set_ylim(min(left.get_ylim()[0], eta / 2), max(left.get_ylim()[1], 2 * eta))
-    left.legend(fontsize=8)
+    left.set_ylim(min(left.get_ylim()[0] / 8, eta / 2), max(left.get_ylim()[1], 2 * eta))
+    left.legend(fontsize=9, loc="lower right")
     rho = growth(minimum, eta, batch_size, "replacement")
     logs = log_losses(minimum, eta, batch_size, 60, 20, 1, "replacement") / np.log(10)
     right.plot(logs.T, color=plots.colour("sgd"), ls="-", lw=0.6, alpha=0.6)
@@ -90,7 +91,7 @@ def losses_and_growth(minimum, batch_size, ratios, simulated, eta_ratios):
 
     ``simulated``: η/η* → ln L (trajectories, steps + 1), for the ``ratios``. Batches with replacement.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
     edge = largest_step(minimum, batch_size, "replacement")
     for ratio, kind in zip(ratios, ("flat", "sgd", "sharp"), strict=True):
         losses = np.exp(simulated[ratio])
@@ -122,7 +123,7 @@ def tightness(rows, batch_sizes):
     ``rows``: family → dict of arrays (repeats, B) as of
     :func:`flatmin.theory.stability.families.compare`; ``batch_sizes`` begin with 1.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharex=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8), sharex=True)
     for family, row in rows.items():
         kind, marker = _FAMILY_LOOKS[family]
         colour = plots.colour(kind)
@@ -152,7 +153,7 @@ def paths_and_rates(logs, mean, scan):
 
     ``logs`` (trajectories, steps + 1), ``mean`` (steps + 1,) of L; ``scan`` = (η/η*, ln ρ, typical, errors).
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.8))
     steps = np.arange(logs.shape[1])
     left.plot(steps, logs.T / np.log(10), color=plots.colour("sgd"), ls="-", lw=0.4, alpha=0.25)
     plots.theory(left, steps, np.log10(mean), "exact mean", linewidth=2.2)
@@ -178,7 +179,7 @@ def noise_directions(sizes, cases):
     ``cases``: title → dict with "aligned", "isotropic" (exact η Tr H/B) and "bound aligned", "bound
     isotropic".
     """
-    figure, axes = plt.subplots(1, len(cases), figsize=(8.6, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, len(cases), figsize=(8.4, 3.6), sharey=True)
     for ax, (title, case) in zip(axes, cases.items(), strict=True):
         plots.theory(ax, sizes, case["aligned"], "C ∝ H, exact", "sgd", marker="o", ms=4)
         plots.theory(ax, sizes, case["isotropic"], "C ∝ 1, exact", "gld", marker="^", ms=4)
@@ -188,7 +189,7 @@ def noise_directions(sizes, cases):
         ax.axhline(2, color="0.6", lw=0.8, ls="-")
         ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
     axes[0].set_ylabel("largest stable η Tr H / B")
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=9)
     plots.label_panels(axes)
     return figure
 
@@ -200,8 +201,8 @@ def edges_along(panels):
     :func:`flatmin.networks.edges.live_edges`, each (runs, T). Points are means over runs, bars their standard
     deviation.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.8), sharey=True)
-    for ax, (title, steps, ratios) in zip(axes, panels, strict=True):
+    figure, axes = plt.subplots(2, len(panels) // 2, figsize=(8.4, 6.6), sharey=True)
+    for ax, (title, steps, ratios) in zip(axes.flat, panels, strict=True):
         steps = np.asarray(steps)
         at = np.maximum(steps, steps[1] / 2)  # the start, which a logarithmic axis has no place for
         for (size, (bound, exact, *_)), (kind, marker) in zip(ratios.items(), _BATCHES, strict=True):
@@ -212,8 +213,9 @@ def edges_along(panels):
             plots.points(ax, at, exact.mean(0), error, f"exact, B = {size}", kind, **look)
         ax.axhline(1, color=plots.colour("theory"), lw=1)
         ax.set(xscale="log", ylim=(0, 2.5), xlabel="step", title=title)
-    axes[0].set_ylabel("η over the largest stable η")
-    axes[-1].legend(fontsize=8, loc="upper right")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("η over the largest stable η")
+    axes[0, 0].legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -224,7 +226,7 @@ def ratios_along(panels):
     Points are means over runs, bars their standard deviation.
     """
     rows = len(panels) // 3
-    figure, axes = plt.subplots(rows, 3, figsize=(8.6, 3 * rows), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(rows, 3, figsize=(9.3, 3.2 * rows), sharey=True, squeeze=False)
     for ax, (title, steps, ratios) in zip(axes.flat, panels, strict=True):
         thousands = np.asarray(steps) / 1000
         for name, kind, label in (("descent", "gd", r"$\eta\lambda_1/2$"), ("trace", "gld", "trace rule")):
@@ -239,7 +241,7 @@ def ratios_along(panels):
         ax.set_xlabel("step / 1000")
     for ax in axes[:, 0]:
         ax.set_ylabel("ratio, 1 at its edge")
-    axes[-1, 0].legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.71))
+    axes[-1, 0].legend(fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.71))
     return figure
 
 
@@ -249,7 +251,7 @@ def flatness_against_size(panels):
     ``panels``: (title, [(label, parameters (sizes,), frobenius, trace)]) for one or more step sizes, the
     largest last, with values (sizes, runs). Points are means over runs, bars their standard deviation.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.6))
+    figure, axes = plt.subplots(1, len(panels), figsize=(9.6, 4.2))
     for ax, (title, series) in zip(axes, panels, strict=True):
         for index, (label, parameters, frobenius, trace) in enumerate(series):
             last = index == len(series) - 1
@@ -260,8 +262,8 @@ def flatness_against_size(panels):
         ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_ylim(ax.get_ylim()[0] / 2.5, None)  # room for the legend
-        ax.legend(fontsize=7, loc="lower right")
+        ax.set_ylim(ax.get_ylim()[0] / 6, None)  # room for the legend
+        ax.legend(fontsize=9, loc="lower right")
     axes[0].set_ylabel("curvature at the end")
     return figure
 
@@ -272,9 +274,9 @@ def escapes(panels, top=10.0):
     ``panels``: (title, losses (R, T + 1), mean (T + 1,), descent (T + 1,), factor), where ``factor`` is the
     growth per step of W22's γ₀ with the alignment measured at the start. Losses above ``top`` are cut off.
     """
-    columns = 3
+    columns = 2
     rows = len(panels) // columns + 1  # one place more than panels, for the legend
-    figure, axes = plt.subplots(rows, columns, figsize=(8.6, 2.7 * rows))
+    figure, axes = plt.subplots(rows, columns, figsize=(8, 3 * rows))
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax, (title, losses, mean, descent, factor) in zip(axes.flat, panels, strict=False):
@@ -291,5 +293,5 @@ def escapes(panels, top=10.0):
         ax.set(yscale="log", ylim=(floor, top), xlabel="step", title=title)
     for ax in axes[:, 0]:
         ax.set_ylabel("loss L")
-    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="center")
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center")
     return figure
