@@ -52,6 +52,14 @@ document.addEventListener("DOMContentLoaded", () => {
   reveal();
   window.addEventListener("hashchange", reveal);
 
+  // Formulas are no tab stops, but what scrolls sideways must be reached by the keyboard.
+  const scrollable = () => {
+    for (const node of document.querySelectorAll("main :is(div.math, .flatmin-entry li, .cell_output .text_html)"))
+      if (node.scrollWidth > node.clientWidth) node.tabIndex = 0;
+  };
+  const drawn = window.MathJax && MathJax.startup ? MathJax.startup.promise : null;
+  Promise.resolve(drawn).then(scrollable);
+
   // On paper nothing can be opened, only the folded code of cells stays folded; and paper is white.
   let unfolded = [];
   const root = document.documentElement;

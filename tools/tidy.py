@@ -21,6 +21,7 @@ EXPLORERS = re.compile(
 FIGURE = re.compile(r'<img(?![^>]*\sloading=)([^>]*\ssrc="([^"]*_images/[^"]+)"[^>]*)>')
 REPEATED = re.compile(r'\sid="((?:exercise|solution)-content)"')
 ICON_RULE = re.compile(r"((?:\.fa-[\w-]+:(?:before|after),?)+)\{[^}]*\}")
+LANDMARK = 'role="complementary" aria-label="This book"'
 GLYPH = re.compile(r"\\([ef][0-9a-f]{3})\b")
 WOFF2 = re.compile(r'url\([^)]*\.woff2\)\s*format\("woff2"\),\s*')
 
@@ -43,6 +44,7 @@ def page(path, text):
     if "data-explorer" not in text:
         text = EXPLORERS.sub("", text)
     text = FIGURE.sub(lambda found: f'<img loading="lazy"{size(path.parent / found[2])}{found[1]}>', text)
+    text = text.replace('<div id="pst-primary-sidebar" ', f'<div id="pst-primary-sidebar" {LANDMARK} ')
     numbers = Counter()
 
     def numbered(found):
