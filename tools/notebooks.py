@@ -305,6 +305,8 @@ def run_cells(notebook, name):
         client = NotebookClient(
             notebook,
             timeout=600,
+            iopub_timeout=120,  # of a busy machine; nbclient goes on without the outputs after 4 s
+            raise_on_iopub_timeout=True,
             kernel_name="python3",
             resources={"metadata": {"path": str(CHAPTERS)}},
             record_timing=False,
