@@ -64,9 +64,15 @@ def test_a_file_and_further_arguments(folder, capsys):
     assert json.loads((folder / "out.json").read_text("utf8"))["facts"]["samples"] == 30
 
 
+def test_without_eta_where_nothing_hangs_on_it(capsys):
+    assert main(["diagnose", "my_network:make", "--what", "loss, lambda_1", "--k", "1"]) == 0
+    assert "η =" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["my_network:make"], "eta=None: must be given for the line 'descent_step'"),
         (["my_network:make", *QUICK, "--eta", "-1"], "eta=-1.0: must be"),
         (["my_network:make", *QUICK, "--batch-size", "61"], "batch_size=61: must be"),
         (["my_network:make", *QUICK, "--budget", "soon"], "budget='soon': must be"),
@@ -88,7 +94,7 @@ def test_what_is_refused_ends_with_1_and_a_sentence(arguments, sentence, capsys)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["my_network:make"], "required: --eta, --batch-size"),
+        ([], "required: MODULE:FUNCTION"),
         (["my_network", *QUICK], "must be MODULE:FUNCTION"),
         (["no_such_module:make", *QUICK], "'no_such_module' cannot be imported"),
         (["none.py:make", *QUICK], "'none.py' cannot be imported"),

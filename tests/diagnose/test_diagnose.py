@@ -155,6 +155,16 @@ def test_an_interruption_reports_what_is_done(monkeypatch):
     assert {step.state for step in found.plan.steps} == {"done", "interrupted"}
 
 
+def test_an_interruption_before_the_first_step_reports_too(monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flatmin.diagnosis.measure._timed", stop)
+    found = measured()
+    assert all(line.reason == "interrupted before it was measured" for line in found.lines)
+    assert "interrupted" in str(found)
+
+
 def test_the_same_seed_gives_the_same_numbers_and_leaves_no_trace():
     model, state = copy.deepcopy(MODEL).train(), torch.get_rng_state()
     one, other = (diagnose(model, "cross-entropy", (X, Y), eta=0.1, batch_size=8, **FREE) for _ in range(2))
@@ -171,7 +181,7 @@ def test_samples_are_drawn_by_the_seed():
     found = [measured(samples=20, seed=seed, what="loss") for seed in (0, 0, 1)]
     assert found[0].facts["samples"] == 20
     assert found[0].facts["of_samples"] == 40
-    assert "others could have been drawn" in found[0].plan.notes[-1]
+    assert "other samples could have been drawn" in found[0].plan.notes[-1]
     assert not measured(what="loss").plan.notes
     assert not found[0].compare(found[1])["loss"]
     assert found[0].compare(found[2])["loss"]

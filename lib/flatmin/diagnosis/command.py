@@ -38,8 +38,8 @@ _OPTIONS = {  # option: (type, metavar, help)
 def arguments(parser) -> None:
     """Give an argparse ``parser`` the arguments of the command."""
     parser.add_argument("make", metavar="MODULE:FUNCTION", help="what returns (model, loss, data)")
-    parser.add_argument("--eta", type=float, required=True, help="learning rate of the SGD asked about")
-    parser.add_argument("--batch-size", type=int, required=True, metavar="B", help="its batch size")
+    parser.add_argument("--eta", type=float, help="learning rate of the SGD asked about")
+    parser.add_argument("--batch-size", type=int, metavar="B", help="its batch size")
     for name, (kind, metavar, words) in _OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=words)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")

@@ -33,8 +33,8 @@ _TIMED, _LEAST, _PRODUCTS = 16, 64, 120
 _LONG = 0.03
 #: what errors are of where not all samples were taken
 _DRAWN = (
-    "Errors are those of the numbers on these samples; only those of L, 𝒩, C_ii and the exponent count in "
-    "that others could have been drawn. How much the rest would move, other seeds show."
+    "Errors count in that other samples could have been drawn (those of ρ(λ) and η/η_typ do not); "
+    "eigenvalues, ‖H‖_F, |∇L| and η* are freed of what a draw adds on average, as far as that is known."
 )
 
 
@@ -127,12 +127,9 @@ def diagnose(
         _check.integer("batch_size", batch_size, least=1, most=None if sampling == "replacement" else of)
     here = at(model, loss, read, device=device, dtype=dtype, mode=mode, forward=forward, chunk=chunk)
     names = _wanted(what, min(k, here.parameters), _layers(layers, here.names), how)
-    timed, n = _timed(here), here.samples
-    if samples is None:
-        here = _fitting(here, clock, timed[0], seed)
+    here, timed = _planned(here, clock, seed, samples is None)
     if here.samples < of:
         clock.notes.append(_DRAWN)
-    timed = [each * here.samples / n for each in timed]
     steps = Steps(here, how, of, clock, min(k, here.parameters), seed, timed, executor)
     clock.work(steps.tasks(names), steps.failed, progress)
     facts = {
@@ -226,9 +223,21 @@ def _wanted(what, k, layers, how) -> list[str]:
     for name in ("eta", "batch_size") if late else ():
         if how[name] is None:
             raise _check.refused(
-                name, None, f"given for {late[0]!r}, or what= without stability and theories"
+                name, None, f"given for the line {late[0]!r}, or what= without stability and theories"
             )
     return names
+
+
+def _planned(here, clock, seed, cut: bool):
+    """The point on the samples that fit (all, unless they may be ``cut``), and the seconds of a product and
+    of a pass over single samples there. After Ctrl-C: a few samples, and nothing will be measured."""
+    try:
+        timed, n = _timed(here), here.samples
+        here = _fitting(here, clock, timed[0], seed) if cut else here
+        return here, [each * here.samples / n for each in timed]
+    except KeyboardInterrupt:
+        clock.interrupted = True
+        return here.first(min(_TIMED, here.samples)), (0.0, 0.0)
 
 
 def _timed(here) -> tuple[float, float]:

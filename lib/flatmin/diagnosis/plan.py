@@ -48,6 +48,7 @@ class Clock:
 
     def __init__(self, budget: float):
         self.budget, self.began = budget, time.perf_counter()
+        self.interrupted = False
         self.steps: list[Step] = []
         self.notes: list[str] = []
 
@@ -72,6 +73,8 @@ class Clock:
             for index, task in enumerate(tasks):
                 bar.set_description(task.name)
                 try:
+                    if self.interrupted:
+                        raise KeyboardInterrupt
                     self._one(task, failed)
                 except KeyboardInterrupt:
                     for rest in tasks[index:]:

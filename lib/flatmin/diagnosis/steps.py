@@ -6,23 +6,26 @@ curvature λ has the characteristic polynomial z² − (1 + m − ηλ)z + m, wh
 batches obeys δ ← (1 − ηw − ηH_B)δ = (1 − ηw)(1 − η'H_B)δ with η' = η/(1 − ηw): it grows by (1 − ηw)² ρ(η')
 a step, ρ that of :func:`~flatmin.theory.stability.threshold.growth`. *Drawn samples*: a fresh batch out
 of m samples that were drawn of n is a fresh batch of the n, so the operator on the m is right on average; its
-largest eigenvalue is not, and η* of few samples lies low.
+largest eigenvalue is not, and η* of few samples lies low. What the draw leaves open: :mod:`.draws`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import nn
 
-from flatmin.diagnosis import theories
+from flatmin.diagnosis import draws, theories
 from flatmin.diagnosis.lines import line_of
 from flatmin.diagnosis.plan import Clock, Task
 from flatmin.diagnosis.report import Line, finite
 from flatmin.estimate import Estimate
 from flatmin.ledger.decimals import approx
 from flatmin.networks import curvature, gradient_noise, losses, sampled, stability
+from flatmin.networks.eigen import Eigenpairs
 from flatmin.networks.point import Point
 from flatmin.sampling import Sampling
 from flatmin.theory.stability import paths, threshold
@@ -33,8 +36,21 @@ __all__ = ["Steps"]
 _MEMORY, _SHARP = 2**30, 8
 #: samples of the alignment, steps and trajectories of the typical edge
 _ALIGNED, _PATHS = 256, (200, 32)
+_EXACT, _CORRECTED = "exact for these samples", "less the noise of these samples"
 _NO_MOMENTUM = "derived for plain SGD: not defined with momentum"
+_WIDER = "take dtype='float64', or smaller weights and inputs"
 _NO_DECAY = "derived without weight decay, which has no part in any sample's curvature"
+
+
+def _flat(pairs, name):
+    """Flatness by eigenvalues; ValueError with a sentence for a report."""
+    values = pairs.values[: 1 if name in ("Y22", "M22") else None].tolist()
+    above = (pairs.values > pairs.residuals)[: len(values)].tolist()
+    if not all(above):
+        few = above.index(False)
+        remedy = f"; k={few} takes the positive ones alone" if few else ": no minimum along any direction"
+        raise ValueError(f"λ_{few + 1} = {values[few]:.3g} is not above 0 by more than its error{remedy}")
+    return curvature.flatness_of(pairs, name)
 
 
 class Steps:
@@ -57,6 +73,8 @@ class Steps:
         self.affordable = min(share(0.35, self.product, 12, 5000), self.most)
         self.pairs_wanted = min(k, max(1, (self.affordable - 30) // 6))
         self.sharp = (_SHARP, _SHARP // 2, _SHARP // 4)[self._shortage]
+        apart = here.loss_function.apart(here.data.targets) and here.samples > 2
+        self.draw = draws.Draw(here, of, seed + 6) if here.samples < of and apart else None
 
     @property
     def _batch(self):
@@ -77,7 +95,7 @@ class Steps:
     def put(self, name: str, estimate=None, reason: str = "", at=None) -> None:
         """Keep a number, or why there is none."""
         if estimate is not None and not finite(estimate):
-            estimate, reason = None, "not finite"
+            estimate, reason = None, f"not finite in {str(self.here.dtype).removeprefix('torch.')}: {_WIDER}"
         self.found[name] = (estimate, reason, at)
 
     def tried(self, name: str, make, at=None) -> None:
@@ -117,12 +135,12 @@ class Steps:
         leading += [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
         other_end, aligned = self._lanczos((55, 25, 12)[self._shortage]), min(n, _ALIGNED) / n
         trace = "trace_H frobenius trace_by_layer flatness_W22_frobenius flatness_W22_trace"
-        decoupling = "decoupling_samples decoupling_outputs"
+        decoupling, more = "decoupling_samples decoupling_outputs", 1 if self.draw else 0
         return [
-            ("loss", self._loss, 0.5 * t, "loss gradient_norm"),
+            ("loss", self._loss, 0.5 * t + 2 * single * more, "loss gradient_norm"),
             ("eigenvalues", self._eigenvalues, self._leading, [*leading, "descent_step", "descent"]),
             ("noise", self._noise, 2 * single, "noise_strength noise_scale signal"),
-            ("gain", self._gain, 2 * t, "gain"),
+            ("gain", self._gain, 2 * t * (1 + more), "gain"),
             ("smallest eigenvalue", self._smallest, other_end, "lambda_min"),
             ("exact edge", self._exact, self._operator[0], "largest_step exact growth smallest_batch"),
             (
@@ -131,7 +149,7 @@ class Steps:
                 2 * t * (self.pairs_wanted + self.sharp) + single,
                 "step_bound necessary",
             ),
-            ("trace", self._moments, t * self.probes, trace),
+            ("trace", self._moments, t * (self.probes + 2 * draws.PROBES * more), trace),
             ("Gauss-Newton", self._gauss_newton, 4 * single, "trace_G noise_ratio trace"),
             ("alignment", self._alignment, 2 * t + 12 * single * aligned, "alpha beta mu bound"),
             ("exponent", self._exponent, 4 * t * self.pairs_wanted, "exponent noise_along"),
@@ -155,7 +173,8 @@ class Steps:
     @property
     def _leading(self):
         """Forecast of the leading eigenvalues."""
-        return self._lanczos((30, 20, 10)[self._shortage] + (6, 6, 2)[self._shortage] * self.pairs_wanted)
+        each = (6, 6, 2)[self._shortage] + (1 if self.draw else 0)
+        return self._lanczos((30, 20, 10)[self._shortage] + each * self.pairs_wanted)
 
     @property
     def _shortage(self) -> int:
@@ -168,7 +187,7 @@ class Steps:
         rank = min(self.rows, self.here.parameters)
         if self.rows > stability.MOST_ROWS or rank > threshold.MOST_RANK:
             return 0.0, 0.0
-        exact = 6e-8 * self.rows * rank**2 * (8 if self.how["weight_decay"] else 1)
+        exact = 6e-8 * self.rows * rank**2 * (8 if self.how["weight_decay"] else 1) * (3 if self.draw else 1)
         exact += 2 * self.single * self.rows / self.here.samples  # rows of all outputs, in double precision
         batch = (self.size or 1) * self.rows / self.here.samples
         return exact, 2.5e-7 * _PATHS[0] * _PATHS[1] * batch * rank
@@ -227,7 +246,8 @@ class Steps:
             m = min(self.here.samples, _ALIGNED) if apart else self.here.samples
             outputs = self.here.passed.outputs.shape[1]
             probes = outputs if m == self.here.samples and outputs <= 10 else 2
-            return sampled.sampled_alignment(self.here, m, max(2, probes), self.seed)
+            of = self.of if self.draw else None
+            return sampled.sampled_alignment(self.here, m, max(2, probes), self.seed, of)
 
         return self.once("alignment", make)
 
@@ -261,23 +281,57 @@ class Steps:
         losses = here.passed.losses.double()
         spread = float(losses.std() / n**0.5) if n > 1 else 0.0
         self.put("loss", Estimate(here.loss, spread, n, "mean over these samples, as a draw"))
-        square = float(here.passed.gradient().double().square().sum())
-        self.put("gradient_norm", Estimate(square**0.5, 0.0, 0, "exact for these samples"))
+        if not self.draw:
+            square = float(here.passed.gradient().double().square().sum())
+            self.put("gradient_norm", Estimate(square**0.5, 0.0, 0, _EXACT))
+            return
+        square, error = self._square()
+        shown = approx(self.strength.gradient_square**0.5, digits=2)
+        why = f"at most {shown}, its size here: most of that is the noise of these {n} samples"
+        found = Estimate(square**0.5, error / (2 * square**0.5), n, _CORRECTED) if square else None
+        self.put("gradient_norm", found, why)
+
+    def _square(self):
+        """|∇L|² and its error; of drawn samples without what their own noise adds, (0, 0) where that is a
+        tenth or more."""
+        found, n = self.strength, self.here.samples
+        square = found.gradient_square
+        # the mean of |∇L|² over draws of n samples lies above that of all of them by this
+        own = found.value * (1 / n - 1 / self.of) * n / max(n - 1, 1)
+        if not square > 10 * own:
+            return 0.0, 0.0
+        return square - own, self._spread(2 * found.slopes)
+
+    def _spread(self, shares) -> float:
+        """Standard error of the mean of each sample's ``shares``, as a draw; 0 where all were taken."""
+        return self.draw.spread(shares) if self.draw else 0.0
 
     def _gain(self):
         passed, loss = self.here.passed, self.here.loss
         gradient = passed.gradient()
-        bent = float(gradient.double() @ passed.hessian_product(gradient[None])[0].double())
+        product = passed.hessian_product(gradient[None])[0]
+        bent = float(gradient.double() @ product.double())
         if not loss > 0:
             raise ValueError("the loss is not positive")
         if bent <= 0:
             raise ValueError("no curvature along the gradient: no best step")
         square = float(gradient.double().square().sum())
-        self.put("gain", Estimate(square**2 / (2 * bent * loss), 0.0, 0, "exact, to second order"))
+        value, error = square**2 / (2 * bent * loss), 0.0
+        if self.draw:
+            if not self._square()[0]:
+                raise ValueError(f"most of |∇L|² is the noise of these {self.here.samples} samples")
+            along = 4 * gradient / square - 2 * product / bent  # of the logarithm, in the gradient
+            shares = []
+            for part in (point.passed for point in self.draw.points()):
+                curved = gradient @ part.hessian_product(gradient[None])[0]
+                shares.append(float(along @ part.gradient() - curved / bent) - part.loss / loss)
+            without = self.draw.without(np.mean(shares), np.array(shares))
+            error = value * float(self.draw.jackknife(np.mean(shares), without)[1])
+        self.put("gain", Estimate(value, error, 0, "exact for these samples, to second order"))
 
     def _eigenvalues(self):
         pairs = self.pairs
-        values, errors, how = self._bounds_of(pairs)
+        values, errors, how, flat = self._bounds_of(pairs)
         for index in range(1, self.k + 1):
             if index <= len(values):
                 self.put(f"lambda_{index}", Estimate(values[index - 1], errors[index - 1], 0, how))
@@ -287,19 +341,38 @@ class Steps:
             if name in ("Y26", "Y23") and len(values) < self.k:
                 self.put(f"flatness_{name}", None, f"{len(values)} of {self.k} eigenvalues are known")
             else:
-                self.tried(f"flatness_{name}", lambda name=name: curvature.flatness_of(pairs, name))
+                self.tried(f"flatness_{name}", lambda name=name: flat(name))
         if self.eta is not None:
             self._descent(values[0], errors[0])
         if len(values) < self.k:
             return f"{len(values)} of {self.k} eigenvalues"
 
-    def _bounds_of(self, pairs):
-        """Eigenvalues, bounds on their errors (the residuals, and rounding), and how they were found."""
+    def _bounds_of(self, pairs, block=slice(None)):
+        """Eigenvalues, their errors (bounds from the residuals, rounding and the draw), how they were found,
+        and the function of a name that gives flatness."""
         values = pairs.values.double()
         floor = 10 * torch.finfo(self.here.dtype).eps * float(values.abs().max())
-        errors = pairs.residuals.double().clamp(min=floor)
-        how = f"Lanczos, ≈ {pairs.products} products" if pairs.products else "dense"
-        return values.tolist(), errors.tolist(), f"{how}, error bound"
+        errors = pairs.residuals.double().clamp(min=floor).numpy()
+        values, how = values.numpy(), f"Lanczos, ≈ {pairs.products} products" if pairs.products else "dense"
+        if not self.draw or not values.all():
+            how = f"{how}, error bound"
+            return values.tolist(), errors.tolist(), how, lambda name: _flat(pairs, name)
+        parts, bias = self.draw.eigenvalues(values, pairs.vectors, block)
+        without = self.draw.without(values, parts)
+        errors = np.hypot(errors, self.draw.jackknife(values, without)[1])
+        freed, errors = torch.from_numpy(values - bias), torch.from_numpy(errors)
+        moved = Eigenpairs(freed, pairs.vectors, errors, pairs.products)
+
+        def flat(name):
+            found = _flat(moved, name)
+            count = 1 if name in ("Y22", "M22") else len(values)
+            logs = without[:, :count] / values[:count]
+            error = self.draw.jackknife(logs.mean(), logs.mean(1))[1]
+            power = 1.0 if name in ("Y26", "M22") else 0.5
+            return Estimate(found.value, power * found.value * float(error), 0, found.method)
+
+        how = f"{how}; less {approx(100 * float(bias[0] / values[0]), digits=1)} %, the bias of the draw"
+        return freed.tolist(), errors.tolist(), how, flat
 
     def _descent(self, value, error):
         bent, reach = value + self.how["weight_decay"], 2 * (1 + self.how["momentum"])
@@ -313,24 +386,25 @@ class Steps:
     def _noise(self):
         found = self.strength
         self.put("noise_strength", found)
-        n, square = self.here.samples, found.gradient_square
-        # the mean of |∇L|² over draws of n samples lies above that of all of them by this
-        own = found.value * (1 / n - 1 / self.of) * n / max(n - 1, 1)
-        if square <= 10 * own:
-            why = (
-                "the gradient vanishes" if not square else f"most of |∇L|² is the noise of these {n} samples"
-            )
+        square, error = self._square()
+        if not square:
+            many = f"most of |∇L|² is the noise of these {self.here.samples} samples"
+            why = many if found.gradient_square else "the gradient vanishes"
             self.put("noise_scale", None, why)
             self.put("signal", None, why)
             return
-        how = "exact for these samples" + (f", {approx(100 * own / square, digits=1)} % low" if own else "")
-        self.put("noise_scale", Estimate(found.value / square, 0.0, 0, how))
+        ratio, how = found.value / square, _CORRECTED if self.draw else _EXACT
+        if self.draw:
+            shares = (found.squares - 2 * found.slopes) / found.value - 2 * found.slopes / square
+            error = ratio * self._spread(shares)
+        scale = Estimate(ratio, error, self.here.samples if self.draw else 0, how)
+        self.put("noise_scale", scale)
 
         def signal():
-            noise = self._factor() * found.value
+            noise = self._factor() * scale.value
             if not noise > 0:
                 raise ValueError("there is no noise (B = n, or samples all alike), or no B")
-            return Estimate(square / noise, 0.0, 0, how.replace("low", "high"))
+            return Estimate(1 / noise, scale.error / (scale.value * noise), scale.n, how)
 
         self.tried("signal", signal)
 
@@ -342,7 +416,7 @@ class Steps:
         return Sampling.of(self.sampling).factor(max(self.of, self.size), self.size)
 
     def _smallest(self):
-        values, errors, how = self._bounds_of(self._eigenpairs(1, "smallest"))
+        values, errors, how, _ = self._bounds_of(self._eigenpairs(1, "smallest"))
         self.put("lambda_min", Estimate(values[0], errors[0], 0, how))
 
     def _exact(self):
@@ -356,21 +430,59 @@ class Steps:
 
         if decay * eta >= 1:
             raise ValueError(f"η × weight decay = {decay * eta:.3g}: must be below 1 for the edge")
-        self.put("growth", Estimate(growth(eta), 0.0, 0, how))
         if decay:
             top = 2 / (minimum.sharpness + decay) * (1 - 1e-9)
             step = top if growth(top) <= 1 else brentq(lambda s: growth(s) - 1, 1e-3 * top, top, rtol=1e-6)
-            self.put("smallest_batch", None, "with weight decay not derived; see growth at other B")
         else:
             step = threshold.largest_step(minimum, self.size, self.sampling)
-            batch = threshold.smallest_batch(minimum, eta, self.sampling)
-            if np.isfinite(batch):
-                self.put("smallest_batch", Estimate(batch, 0.0, 0, how))
-            else:
-                edge = approx(2 / minimum.sharpness, digits=4)
-                self.put("smallest_batch", None, f"none is: η is above 2/λ₁(G) {edge}")
-        self.put("largest_step", Estimate(float(step), 0.0, 0, how))
-        self.put("exact", Estimate(eta / float(step), 0.0, 0, how))
+        found = self._drawn_step(minimum, float(step), how)
+        self.put("largest_step", found)
+        self.put("exact", found.inverse().scaled(eta))
+        self.put("growth", Estimate(growth(eta), self._growth_error(minimum), found.n, how))
+        if decay:
+            self.put("smallest_batch", None, "with weight decay not derived; see growth at other B")
+            return
+        batch = threshold.smallest_batch(minimum, eta, self.sampling)
+        if np.isfinite(batch):
+            self.put("smallest_batch", Estimate(batch, self._batch_error(minimum, batch), found.n, how))
+        else:
+            edge = approx(2 / minimum.sharpness, digits=4)
+            self.put("smallest_batch", None, f"none is: η is above 2/λ₁(G) {edge}")
+
+    def _drawn_step(self, minimum, step: float, how: str) -> Estimate:
+        """η* with the error of the draw, freed of its bias; with weight decay as for the edge without."""
+        if not self.draw:
+            return Estimate(step, 0.0, 0, how)
+
+        def edge(of):
+            return threshold.largest_step(of, self.size, self.sampling)
+
+        mode = threshold.leading_mode(minimum, None, self.size, self.sampling)
+        a, b, _ = draws.influences(minimum, mode.moment, self._factor())
+        error = step * mode.eta * self._spread((b - a / mode.eta) / a.mean())
+        low = self.draw.rest * draws.lowered(minimum, edge, self.size, self.seed + 7) / mode.eta
+        if not low > 0:  # B is more than a half of the samples, or there is none to be seen
+            return Estimate(step, error, self.here.samples, f"{how}; low on average")
+        how = f"{how}; plus {approx(100 * low, digits=1)} %, as halves are lower"
+        return Estimate(step * (1 + low), error * (1 + low), self.here.samples, how)
+
+    def _growth_error(self, minimum) -> float:
+        if not self.draw:
+            return 0.0
+        left = 1 - self.eta * self.how["weight_decay"]
+        step = self.eta / left
+        moment = threshold.leading_mode(minimum, step, self.size, self.sampling).moment
+        a, b, _ = draws.influences(minimum, moment / np.linalg.norm(moment), self._factor())
+        return left**2 * self._spread(step**2 * b - step * a)
+
+    def _batch_error(self, minimum, batch) -> float:
+        """B* follows c* with dρ = 0, ∂ρ/∂c = η²⟨Tr(SG_iSG_i) − Tr(SGSG)⟩."""
+        if not self.draw or batch <= 1:
+            return 0.0
+        mode = threshold.leading_mode(minimum, None, batch, self.sampling)  # η* there is η
+        a, b, more = draws.influences(minimum, mode.moment, minimum.factor(batch, self.sampling))
+        moved = self._spread(self.eta * b - a) / (self.eta * more.mean())
+        return abs(moved) * batch**2  # |dB/dc| of c = 1/B, and a little more than that of fresh batches
 
     def _bounded(self):
         self.plain()
@@ -379,8 +491,9 @@ class Steps:
         minimum = stability.compressed(self.here, directions)
         step = threshold.largest_step(minimum, self.size, self.sampling)
         how = f"exact operator on {directions.shape[1]} directions, all {self.here.samples} samples"
-        self.put("step_bound", Estimate(step, 0.0, 0, how))
-        self.put("necessary", Estimate(self.eta / step, 0.0, 0, how))
+        found = self._drawn_step(minimum, step, how)
+        self.put("step_bound", found)
+        self.put("necessary", found.inverse().scaled(self.eta))
 
     def _sharp_directions(self):
         """Of the samples with the most curvature, the direction in which each has most, (P, 1) each."""
@@ -396,26 +509,60 @@ class Steps:
 
     def _moments(self):
         trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1)
+        if self.draw:
+            trace, norm, layers = self._with_draw(trace, norm, layers)
         self.put("trace_H", trace)
         self.put("frobenius", norm)
         self.put("trace_by_layer", layers, at=self.here.names)
-        for name, found in (("trace", trace), ("frobenius", norm)):
-            if found.value > 0:
-                self.put(f"flatness_W22_{name}", found.inverse())
-            else:
-                self.put(f"flatness_W22_{name}", None, f"the {name} is {found.value:.3g}: not positive")
+        for name, symbol, found in (("trace", "Tr H", trace), ("frobenius", "‖H‖_F", norm)):
+            why = f"{symbol} = {approx(found.value, digits=2)} is not positive: its inverse is no flatness"
+            if not np.isfinite(found.value):
+                why = f"{symbol} is not finite: {_WIDER}"
+            self.put(f"flatness_W22_{name}", found.inverse() if found.value > 0 else None, why)
+
+    def _with_draw(self, trace, norm, layers):
+        """The moments with the error of the draw; from the norm what it adds on average is taken off."""
+        parts, squares = self.draw.moments(self.probes, self.seed + 1)
+        if not np.any(layers.error):  # exact, so without signs
+            parts = np.array([self._diagonal(point) for point in self.draw.points()])
+        without = self.draw.without(parts.mean(0), parts)
+        ones = self.draw.jackknife(parts.mean(0), without)[1]
+        whole = self.draw.jackknife(parts.mean(0).sum(), without.sum(1))[1]
+        bias, spread = self.draw.jackknife(1.0, squares)
+        share = max(1 - float(bias), 1e-2)
+        error = np.hypot(norm.error, norm.value * float(spread) / 2) / share**0.5
+        how = f"{norm.method}; less {approx(100 * (1 - share**0.5), digits=1)} %, what the draw adds"
+        return (
+            replace(trace, error=float(np.hypot(trace.error, whole))),
+            Estimate(norm.value * share**0.5, float(error), norm.n, how),
+            replace(layers, error=np.hypot(layers.error, ones)),
+        )
+
+    def _diagonal(self, point):
+        found = curvature.diagonal(point).value
+        return [found[point.block(name)].sum() for name in point.names]
 
     def _gauss_newton(self):
-        outputs = self.here.passed.outputs.shape[1]
-        found = curvature.gauss_newton_trace(self.here, 10 if outputs <= 10 else 2, self.seed + 2)
+        here, outputs, seed = self.here, self.here.passed.outputs.shape[1], self.seed + 2
+        probes = 10 if outputs <= 10 else 2
+        found = curvature.gauss_newton_trace(here, probes, seed)
+        shares = curvature.gauss_newton_shares(here, probes, seed).mean(0).numpy() if self.draw else 0.0
+        kept = here.samples / self.of if self.draw else 1.0  # of the error by signs
+        signs = kept**0.5 * found.error
+        found = replace(found, error=float(np.hypot(signs, self._spread(shares))))
         self.put("trace_G", found)
         if not self.square:
             self.put("noise_ratio", None, "derived for the square loss, L = (1/n) Σ ½|f − y|²")
         elif found.value * self.here.loss > 0:
             noise = self.strength
             ratio = outputs * noise.value / (2 * self.here.loss * found.value)
-            error = ratio * found.error / found.value
-            self.put("noise_ratio", Estimate(ratio, error, found.n, "𝒩, L exact for these samples"))
+            error = signs / found.value
+            if self.draw:
+                losses = here.passed.losses.double().cpu().numpy() / here.loss
+                each = (noise.squares - 2 * noise.slopes) / noise.value - losses - shares / found.value
+                error = np.hypot(error, self._spread(each))
+            how = "𝒩, L exact for these samples"
+            self.put("noise_ratio", Estimate(ratio, float(ratio * error), found.n, how))
         else:
             self.put("noise_ratio", None, "the loss or Tr G vanishes")
         if self.eta is None:
@@ -439,13 +586,19 @@ class Steps:
         found, values = gradient_noise.along(here, pairs.vectors), pairs.values.double().numpy()
         self.tried("noise_along", lambda: found.scaled(self._factor() or 1.0), at=tuple(values.tolist()))
         window = max(1e-2, float(values[-1] / values[0]) * (1 - 1e-9))
-        if len(values) < 3 or not 0 < window < 1:
-            raise ValueError(f"{len(values)} eigenvalues are too few for a slope, or all are equal")
+        kept = values[values >= window * values[0]]
+        if len(kept) < 3 or values[0] <= 0 or not window < 1 or kept[-1] > 0.99 * kept[0]:
+            many = f"k = {len(values)} leading eigenvalues hold {len(kept)} between λ₁/100 and λ₁"
+            raise ValueError(f"{many}: a slope needs three, positive and not all equal; ask for a larger k")
         self.put("exponent", gradient_noise.exponent(here, window, seed=self.seed, pairs=pairs))
 
     def _sharpness(self):
         self._batch_fits()
         found = self.here.batch_sharpness(self.size, self.batches, self.seed + 3, self.how["sampling"])
+        if self.draw:  # batches share samples: of their scatter, at most this part is not averaged out
+            shared = self.draw.rest * found.n * self.size / self.here.samples
+            how = f"{found.method}; error with the draw at most"
+            found = replace(found, error=found.error * (1 + shared) ** 0.5, method=how)
         self.put("batch_sharpness", found)
         self.tried("sharpness", lambda: self.plain() or found.scaled(self.eta / 2))
 
@@ -454,22 +607,25 @@ class Steps:
             raise ValueError("derived for the square loss, L = (1/n) Σ ½|f − y|²")
         here, square = self.here, losses.of("square")  # the ratios of nn.MSELoss are those of ½|f − y|²
         found = gradient_noise.decoupling_factors(Point(here.network, square, here.data, here.chunk))
-        for name in ("samples", "outputs"):
-            self.put(f"decoupling_{name}", Estimate(getattr(found, name), 0.0, 0, "exact for these samples"))
+        for name, error in zip(("samples", "outputs"), found.errors, strict=True):
+            error = error * self.draw.rest**0.5 if self.draw else 0.0
+            self.put(f"decoupling_{name}", Estimate(getattr(found, name), error, 0, _EXACT))
 
     def _block(self, layer):
         block = self.here.block(layer)
         pairs = self._eigenpairs(min(self.k, block.stop - block.start), "largest", layer)
-        values, errors, how = self._bounds_of(pairs)
+        values, errors, how, flat = self._bounds_of(pairs, block)
         self.put(f"lambda_1[{layer}]", Estimate(values[0], errors[0], 0, how))
-        self.tried(f"flatness_Y26[{layer}]", lambda: curvature.flatness_of(pairs, "Y26"))
+        self.tried(f"flatness_Y26[{layer}]", lambda: flat("Y26"))
 
     def _density(self):
         found = curvature.spectral_density(self.here, min(self.nodes, self.most), 12, self.seed + 4)
         low, high = float(found.nodes.min()), float(found.nodes.max())
         width = (high - low) / 60 or 1.0
         grid = np.linspace(low - 2 * width, high + 2 * width, 65)
-        self.put("density", found.on(grid, width), at=tuple(grid.tolist()))
+        found = found.on(grid, width)
+        how = f"{found.method}; without the draw" if self.draw else found.method
+        self.put("density", replace(found, method=how), at=tuple(grid.tolist()))
 
     def _typical(self):
         self.plain()
@@ -477,4 +633,5 @@ class Steps:
         found = paths.typical_edge(
             self.minimum, self.size, self.sampling, steps=steps, trajectories=runs, seed=self.seed + 5
         )
-        self.put("typical", found.inverse().scaled(self.eta))
+        how = f"{found.method}; without the draw" if self.draw else found.method
+        self.put("typical", replace(found.inverse().scaled(self.eta), method=how))

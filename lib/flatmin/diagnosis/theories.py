@@ -33,9 +33,9 @@ def fill(steps) -> None:
 
 
 def _needed(known, *names):
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise ValueError(f"needs {', '.join(missing)}, which has no number here")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"follows from the line {name!r}, which has no number here")
     return [known[name] for name in names]
 
 
@@ -86,8 +86,14 @@ def _logarithmic(steps, known):
 
 
 def _freezing(steps, known):
-    x = _power(known, 1, "Y26")
+    x = known.get("exponent")
+    if x is None:
+        premise = "untested, the exponent has no number"
+    else:
+        fits = "within" if abs(x.value - 1) <= 3 * x.error else "not within"
+        premise = f"{fits} three errors of the exponent {approx(x.value, x.error)}"
     raise ValueError(
-        f"its premise C ∝ H is within three errors of the exponent {approx(x.value, x.error)}; when the "
-        "choice freezes hangs on the ridge between two valleys, which one point does not show"
+        "its freezing time hangs on the ridge between two valleys, which no single point shows; pairs of "
+        "runs that part later and later tell, once both end in one valley. Its premise C ∝ H is "
+        f"{premise}"
     )

@@ -31,6 +31,7 @@ __all__ = [
     "flatness_of",
     "frobenius_norm",
     "gauss_newton",
+    "gauss_newton_shares",
     "gauss_newton_spectrum",
     "gauss_newton_trace",
     "gram",
@@ -427,26 +428,36 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     comes from the scatter between the signs; for a single probe from that over samples, which is above it.
     Raises ValueError for probes below 1, or a loss without a root.
     """
+    shares = gauss_newton_shares(here, probes, seed)
+    probes, n = shares.shape
+    if probes == here.passed.outputs.shape[1]:
+        return Estimate(float(shares.mean()), 0.0, 0, "exact, output by output")
+    if probes > 1:
+        error = float(shares.var(0).sum() / probes) ** 0.5 / n
+    else:
+        error = float(shares.std()) / n**0.5 if n > 1 else float(shares.mean()) * 2**0.5
+    return Estimate(float(shares.mean()), error, n * probes, "random signs for each sample")
+
+
+def gauss_newton_shares(here, probes: int = 1, seed: int = 0) -> Tensor:
+    """|Jᵢᵀ Qᵢ z|² for ``probes`` vectors z of each sample, (probes, n), on the CPU; their mean is Tr G.
+
+    √C times the unit vectors z, (C, n), where there are no more outputs C than ``probes``. Raises ValueError
+    as :func:`gauss_newton_trace`.
+    """
     passed, probes = here.passed, _check.integer("probes", probes, least=1)
-    n, outputs = passed.outputs.shape
+    outputs = passed.outputs.shape[1]
     generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0, most=eigen.SEEDS))
-    exact, rounds = outputs <= probes, []
-    for which in range(outputs if exact else probes):
-        if exact:
+    rounds = []
+    for which in range(min(outputs, probes)):
+        if outputs <= probes:
             signs = torch.zeros_like(passed.outputs)
             signs[:, which] = 1
         else:
             signs = signs_like(passed.outputs, passed.outputs.shape, generator)
         tops = passed.loss_function.root_product(passed.outputs, slice(None), signs[:, None])[:, 0]
         rounds.append(passed.pulled_squares(tops).double().cpu())
-    shares = torch.stack(rounds)
-    if exact:
-        return Estimate(float(shares.sum(0).mean()), 0.0, 0, "exact, output by output")
-    if probes > 1:
-        error = float(shares.var(0).sum() / probes) ** 0.5 / n
-    else:
-        error = float(shares.std()) / n**0.5 if n > 1 else float(shares.mean()) * 2**0.5
-    return Estimate(float(shares.mean()), error, n * probes, "random signs for each sample")
+    return torch.stack(rounds) * (outputs if outputs <= probes else 1)
 
 
 def columns_of(here, name: str, vectors) -> Tensor:

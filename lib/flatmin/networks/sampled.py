@@ -69,6 +69,8 @@ class SampledAlignment:
     _means: np.ndarray
     _without_sample: np.ndarray
     _without_sign: np.ndarray
+    _losses: np.ndarray
+    _drawn: int | None = None
 
     def __post_init__(self):
         for name in ("alpha", "beta", "mu", "g_norm", "sigma_norm", *_MEANS[1::2], "trace_sigma"):
@@ -90,7 +92,14 @@ class SampledAlignment:
             for means in (self._means, self._without_sample, self._without_sign)
         )
         m, share = self.samples, self.samples / self.of_samples
-        variance, bias = (1 - share) * (m - 1) * np.array([np.var(samples), np.mean(samples - value)])
+        both = samples  # L is drawn too, in a first draw
+        if self._drawn:
+            both = np.asarray(function(self._numbers(self._without_sample, self._losses)), float)
+        first = 1 / (self._drawn or self.of_samples)
+        stages = ((1 / m - first, samples), (first - 1 / self.of_samples, both))
+        variance, bias = sum(
+            part * m * (m - 1) * np.array([np.var(one), np.mean(one - value)]) for part, one in stages
+        )
         if signs.size:
             scale = share * (signs.shape[-1] - 1)
             variance += scale * float(np.var(signs, axis=-1).sum())
@@ -106,16 +115,19 @@ class SampledAlignment:
         value, error = _check.finite((eta * found.value, eta * found.error), eta=eta)
         return Estimate(value, error, found.n, found.method)
 
-    def _numbers(self, means):
-        one = SimpleNamespace(**dict(zip(_MEANS, means, strict=True)), loss=self.loss)
+    def _numbers(self, means, loss=None):
+        loss = self.loss if loss is None else loss
+        one = SimpleNamespace(**dict(zip(_MEANS, means, strict=True)), loss=loss)
         one.g_norm, one.sigma_norm = np.sqrt(one.g_square), np.sqrt(one.sigma_square)
         one.alpha = one.trace_sigma_g / (one.sigma_norm * one.g_norm)
-        one.beta = one.sigma_norm / (2 * self.loss * one.g_norm)
+        one.beta = one.sigma_norm / (2 * loss * one.g_norm)
         one.mu = one.alpha * one.beta
         return one
 
 
-def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) -> SampledAlignment:
+def sampled_alignment(
+    here, samples: int = 256, probes: int = 2, seed: int = 0, of_samples: int | None = None
+) -> SampledAlignment:
     """Estimate α, β, μ, ‖G‖_F, Tr G, ‖Σ‖_F, Tr Σ, Tr(ΣG) from a few samples (W22 §2; see the module's text).
 
     One pass over all samples for L and ∇L, then ``probes`` + 1 backward passes over ``samples`` of them. The
@@ -132,6 +144,8 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
         place, which leave nothing to chance.
     seed : int
         Of the samples and the signs.
+    of_samples : int, optional
+        How many samples those of ``here`` were drawn of, n of the data set: by default they are all.
 
     Raises
     ------
@@ -147,14 +161,18 @@ def sampled_alignment(here, samples: int = 256, probes: int = 2, seed: int = 0) 
         raise ValueError(f"data: {here.samples} samples are too few: must be at least {FEWEST}")
     if (samples * (probes + 1)) ** 2 > _ENTRIES:
         raise _check.refused("samples", samples, f"at most {int(_ENTRIES**0.5) // (probes + 1)}")
+    of = _check.integer("of_samples", of_samples or here.samples, least=here.samples)
     chosen = drawn_rows(here.samples, samples, seed)
     few = here.passed if samples == here.samples else only(here, chosen)
     products = _centred_products(here.passed, few, _signs(few.outputs, probes, seed))
-    found = _summed(products, here.samples, probes == few.outputs.shape[1])
+    found = _summed(products, of, probes == few.outputs.shape[1])
     if not (here.loss > 0 and all(found[0] > 0)):
         shown = ", ".join(f"{name} = {value:.3g}" for name, value in zip(_MEANS, found[0], strict=True))
         raise ValueError(f"here: L = {here.loss:.3g}, {shown}: must be positive")
-    return SampledAlignment(here.loss, samples, here.samples, *found)
+    losses = few.losses.double().cpu().numpy()
+    without = here.loss - (losses - losses.mean()) / (samples - 1)
+    drawn = here.samples if here.samples < of else None
+    return SampledAlignment(here.loss, samples, of, *found, without, drawn)
 
 
 def drawn_rows(of: int, samples: int, seed: int) -> torch.Tensor:
@@ -241,7 +259,8 @@ def batch_sharpness(
 
     The batch's own gradient in its own Hessian, or Gauss–Newton matrix as in
     :func:`flatmin.theory.stability.sharpness.batch_sharpness`, which is the same for a linearised network.
-    Batches without a gradient are left out.
+    Batches without a gradient are left out. Those of an epoch are drawn as fresh ones: one alone has the same
+    law, and the error of their mean is known.
 
     Parameters
     ----------
@@ -261,6 +280,7 @@ def batch_sharpness(
     size = _check.integer("batch_size", batch_size, least=1, most=here.samples)
     batches = _check.integer("batches", batches, least=2, most=10**6)
     seed, how = _check.integer("seed", seed, least=0), Sampling.of(sampling)
+    how = Sampling.FRESH if how == Sampling.EPOCH else how
     product = {"hessian": "hessian_product", "gauss-newton": "gauss_newton_product"}
     product, found = product[_check.choice("matrix", matrix, product)], []
     for positions in _drawn(how, here.samples, size, seed, batches):
