@@ -10,6 +10,7 @@ from flatmin.experiments import (
     noise_spectrum,
     noise_square,
     noise_strength,
+    noise_strength_wide,
     parity_network,
     stability_edge,
     stability_escape,
@@ -39,6 +40,12 @@ SHAPES = {
         "fcn_square_trace_g": (2, 15),
         "fcn_xent_strength": (2, 15),
         "fcn_square_epochs": (15,),
+    },
+    noise_strength_wide: {
+        "large_square_loss": (2, 8),
+        "large_square_trace_g": (2, 8),
+        "large_xent_strength": (2, 5),
+        "half_square_loss": (1, 5),
     },
     noise_alignment: {
         "fcn_mu": (2, 2, 4),
