@@ -3,7 +3,7 @@ PYTHON ?= python3
 # cpu (light, the default) or cuda (several GB); a choice once made is kept
 TORCH ?=
 PORT ?= 8000
-CHAPTER ?= --all
+CHAPTER ?=
 # for `make gpu`: how long, what (names of experiments; default: what is missing), and where the results go
 BUDGET ?= 9m
 NAMES ?=
@@ -12,19 +12,27 @@ OUT ?= build/gpu
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-clean mutants serve bench notebooks experiments gpu clean
+.PHONY: help setup book page check test test-clean mutants serve bench notebooks experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=python3.11 (which Python), TORCH=cpu|cuda (which build of torch),"
-	@echo "           CHAPTER=01_valley (for notebooks), PORT=8000 (for serve), BUDGET=9m, NAMES=..., OUT=build/gpu (for gpu)"
+	@echo "           CHAPTER=01_valley (for notebooks and page), PORT=8000 (for serve and page), BUDGET=9m, NAMES=..., OUT=build/gpu (for gpu)"
 
 setup: ## make .venv and install the pinned packages (once; later runs find it done)
 	@$(PYTHON) tools/environment.py $(TORCH)
 
 book: setup ## build the site in _build/html from the executed notebooks
 	@$(RUN) tools/book.py
+
+page: setup ## show one chapter after a change of its words, not executed (CHAPTER=01_valley)
+	@$(RUN) tools/page.py $(CHAPTER)
+	@echo "The page is at http://127.0.0.1:$(PORT)/chapters/$(CHAPTER).html (stop with Ctrl-C)"
+	@$(RUN) -m http.server $(PORT) --bind 127.0.0.1 --directory build/page/_build/html
+
+check: setup ## in about a minute: lint, layout, notebooks against texts, the tests of what has changed
+	@$(RUN) tools/quick.py
 
 test: setup ## lint, then run all tests and execute every chapter (pytest --nbval)
 	@echo "Checking the code's style"
@@ -47,7 +55,7 @@ serve: setup ## show the built site on a local address
 bench: setup ## compare with peers; prints times and ratios
 	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(RUN) "$$file" || exit 1; done
 
-notebooks: setup ## make the notebooks from chapters/src and execute them (CHAPTER=NAME for one)
+notebooks: setup ## make the notebooks from chapters/src, execute what is stale (CHAPTER=NAME: that one, --all: all)
 	@$(RUN) tools/notebooks.py execute $(CHAPTER)
 
 experiments: setup ## run the full-scale experiments that are not done (hours; can be stopped and resumed)

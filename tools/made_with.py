@@ -30,9 +30,11 @@ def _reached(code, library):
     tree = ast.parse(code)
     asked = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     through_the_door = {module for word, (module, _) in flatmin._DOOR.items() if word in asked}
-    waiting, found = _imported(tree) | (through_the_door if "import flatmin" in code else set()), set()
+    waiting, found = imported(tree) | (through_the_door if "import flatmin" in code else set()), set()
     while waiting:
         name = waiting.pop()
+        if name.split(".")[0] != "flatmin":
+            continue
         stem = library.joinpath(*name.split("."))
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.exists() and path not in found:
@@ -45,22 +47,22 @@ def _reached(code, library):
 def _parsed(text):
     """Return of a module's text its bare code, the names of modules it may import, and its words."""
     tree = ast.parse(text)
-    words, imported = _words(tree), _imported(tree)
+    words, names = _words(tree), imported(tree)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
-    return ast.unparse(tree), imported, words
+    return ast.unparse(tree), names, words
 
 
-def _imported(tree):
-    """Return the names of what a module imports from ``flatmin``, with all packages above them."""
+def imported(tree):
+    """Return the names of what a module imports, with all packages above them."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    parts = [name.split(".") for name in names if name.split(".")[0] == "flatmin"]
+    parts = [name.split(".") for name in names]
     return {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
 
 

@@ -12,6 +12,7 @@ the outputs in the notebook (``pages``).
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -357,10 +358,28 @@ def ledger_problems():
     return [problem] if wrong else []
 
 
+def changed_verdicts(before, after):
+    """Return in words which checks have another verdict than before, are new, or are gone; both ledgers."""
+    old, new = (
+        {(id, part["part"]): part["verdict"] for id, entry in ledger.items() for part in entry["parts"]}
+        for ledger in (before, after)
+    )
+    changes = []
+    for key in sorted(old.keys() | new.keys(), key=str):
+        words = old.get(key, "not checked"), new.get(key, "not checked")
+        if words[0] != words[1]:
+            name = f"{key[0]} ({key[1]})" if key[1] else key[0]
+            changes.append(f"verdict changed: {name}: {words[0]} → {words[1]}")
+    return changes
+
+
 def write_ledger():
-    """Collect the verdicts of all executed chapters and write the ledger's file and the generated pages."""
+    """Collect the verdicts of all executed chapters, say which changed, and write the generated files."""
     made = [path for path in map(notebook_path, chapter_names()) if path.exists()]
-    claims.write_verdicts(claims.collect(made))
+    found = claims.collect(made)
+    with contextlib.suppress(ValueError):  # a damaged file is made anew
+        print("".join(f"{change}\n" for change in changed_verdicts(claims.load_verdicts(), found)), end="")
+    claims.write_verdicts(found)
     scoreboard.write_pages()
     errata.write_page()
     api.main([])
