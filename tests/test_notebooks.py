@@ -256,12 +256,14 @@ def test_unexecuted_misordered_and_failed_cells_are_found():
         new_code_cell("b", execution_count=3),
         new_code_cell("c", execution_count=3, outputs=[error]),
         announced,
+        new_code_cell("plots.alt(figure, 'x')", execution_count=5),
         new_code_cell("d"),
     ]
     assert notebooks.execution_problems(new_notebook(cells=cells)) == [
         "code cell 2 (['b']) was executed as number 3, not in order from 1",
         "code cell 3 (['c']) holds an error: ValueError",
-        "code cell 5 (['d']) is not executed",
+        "code cell 5 ([\"plots.alt(figure, 'x')\"]) holds no picture",
+        "code cell 6 (['d']) is not executed",
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import book
 import notebooks
-from tidy import tidy
+import tidy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ def show(name, output):
     if page.stat().st_mtime_ns == before:
         print("Nothing in it has changed")
     else:
-        tidy(output / "_build" / "html")
+        page.write_text(tidy.page(page, page.read_text("utf8")), "utf8")
     return page
 
 
