@@ -219,8 +219,8 @@ def code_cells(notebook):
 def execution_problems(notebook):
     """Return what is wrong with the outputs of a notebook, as a list of sentences.
 
-    Every code cell must have run, in order from 1, and none may hold an error it does not announce by
-    the tag ``raises-exception``.
+    Every code cell must have run, in order from 1, one that draws must hold its picture, and none may hold
+    an error it does not announce by the tag ``raises-exception``.
     """
     problems = []
     for position, cell in enumerate(code_cells(notebook), start=1):
@@ -229,6 +229,9 @@ def execution_problems(notebook):
             problems.append(f"{head} is not executed")
         elif cell.execution_count != position:
             problems.append(f"{head} was executed as number {cell.execution_count}, not in order from 1")
+        shown = {kind for output in cell.outputs for kind in output.get("data", {})}
+        if cell.execution_count is not None and "plots.alt(" in cell.source and "image/png" not in shown:
+            problems.append(f"{head} holds no picture")
         errors = [output.ename for output in cell.outputs if output.output_type == "error"]
         if errors and "raises-exception" not in cell.metadata.get("tags", []):
             problems.append(f"{head} holds an error: {errors[0]}")
