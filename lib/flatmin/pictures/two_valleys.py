@@ -78,7 +78,7 @@ def at_the_ridge(valley, delta_s, operator, simulated, theory, printed):
     near = np.linspace(-0.03, 0.03, 400)
     plots.theory(left, near, hopping.stationary_density(valley, near, delta_s), "Itô, $\\eta\\to0$")
     left.set(xlabel="$x$", ylabel="stationary density")
-    left.legend(fontsize=8)
+    left.legend(fontsize=9)
     etas, flat = operator
     plots.theory(right, np.sqrt(etas), flat, "transfer operator", "exact", marker="x")
     etas, flat, error = simulated
@@ -87,7 +87,7 @@ def at_the_ridge(valley, delta_s, operator, simulated, theory, printed):
         plots.theory(right, [0, 0.1], [theory[name]] * 2, label, color=colour)
     plots.printed(right, [0, 0.1], [printed] * 2, "Eq. 9")
     right.set(xlabel=r"$\sqrt{\eta}$", ylabel=r"$P_\mathrm{flat}$ at $y=5$", ylim=(0.70, 0.83))
-    right.legend(fontsize=8, loc="lower left", ncols=2)
+    right.legend(fontsize=9, loc="lower left", ncols=2)
     plots.label_panels([left, right])
     return figure
 
@@ -164,7 +164,7 @@ def freezing(valleys, levels, simulated, theory, constants):
     """
     axis, heights = np.logspace(-4, np.log10(6e-3), 80), np.linspace(0.1, 15, 90)
     steady = hopping.stationary_flat(hopping.frozen(valleys, heights[:, None]), axis)
-    figure, ax = plt.subplots(figsize=(6.6, 4.2))
+    figure, ax = plt.subplots(figsize=(6.6, 5))
     label = r"stationary $P_\mathrm{flat}$ (Itô)"
     plots.heatmap(ax, axis, heights, steady, label, log="x", limits=(0.6, 1))
     look = {"color": "white", "markeredgecolor": "black", "ecolor": "black"}
@@ -178,7 +178,7 @@ def freezing(valleys, levels, simulated, theory, constants):
         plots.printed(ax, axis, estimate, f"Eq. 11, constant of the {where}", color=colour)
     ax.axhline(5, color="black", linestyle=":", linewidth=1)
     ax.set(xlabel=r"$\Delta_S$", ylabel="$y$", ylim=(0.1, 15))
-    ax.legend(fontsize=8, loc="upper left", frameon=True)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.55, -0.15), ncols=2)
     return figure
 
 
@@ -207,12 +207,13 @@ def fork(runs, path):
 
 
 def forks(panels):
-    """The share in the flat valley for several settings; ``panels``: (title, runs, path)."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.8), sharey=True)
-    for ax, (title, runs, path) in zip(axes, panels, strict=True):
+    """The share in the flat valley for four settings; ``panels``: (title, runs, path)."""
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5.8), sharey=True)
+    for ax, (title, runs, path) in zip(axes.flat, panels, strict=True):
         _share(ax, runs, path, 10)
-        ax.set_title(title, fontsize=9)
-    axes[0].set_ylabel(r"$P_\mathrm{flat}$")
+        ax.set_title(title)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(r"$P_\mathrm{flat}$")
     return figure
 
 
