@@ -367,8 +367,9 @@ function makeStage({ model, el }, all, makeScene) {
 
   function draw(when = performance.now()) {
     const look = palette();
-    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     drawn++;
+    if (ahead > 0 && drawn % 8) return;
+    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     if (running && !ahead && when - told < 500) return;
     told = when;
     const now = scene.read();
@@ -382,7 +383,7 @@ function makeStage({ model, el }, all, makeScene) {
     if (!visible) return;
     const thinking = scene.think(), start = performance.now();
     if (ahead > 0 || running) { // as many steps as fit into a frame, more where only the result is wanted
-      const fit = Math.max(Math.floor((ahead > 0 ? 30 : 7) / cost), 1);
+      const fit = Math.max(Math.floor((ahead > 0 ? 40 : 7) / cost), 1);
       const count = ahead > 0 ? Math.min(fit, ahead) : Math.min(fit, scene.pace);
       scene.advance(count);
       cost = 0.7 * cost + 0.3 * Math.max((performance.now() - start) / count, 1e-3);
@@ -767,14 +768,8 @@ print((x**2).mean() ** 0.5, runs.diverged.sum())
 }
 
 const render = host => makeStage(host, CONTROLS, makeScene);
-/** For the tests: n walkers after some steps, without a page. */
-function simulate(given, n, steps) {
-  const walkers = ensembleOf(n);
-  walkers.run(steps, given.eta, given.sigma, { ...FIXED, ...given });
-  return walkers;
-}
 
-return { render, simulate, controls: CONTROLS };
+return { render, controls: CONTROLS };
 })());
 flatminExplorers.define("two_valleys", (() => {
 const NAME = "two_valleys";
@@ -1328,19 +1323,7 @@ print((runs.final[:, 0] >= 0).mean(), runs.hops.last.mean())
 }
 
 const render = host => makeStage(host, CONTROLS, makeScene);
-/** For the tests: n walkers after some steps, without a page. */
-function simulate(given, n, steps) {
-  const { eta, sigma, P, at } = numbers(given), walkers = ensembleOf(n, at);
-  const watch = walkers.watch = new Watch(walkers, steps);
-  walkers.run(steps, eta, sigma, P, () => watch.step());
-  return walkers;
-}
-/** For the tests: the rate equation to its end. */
-function predict(given) {
-  const { eta, Delta, P, at, end } = numbers(given), theory = follow(eta, Delta, at, FIXED.start_y, end, P);
-  for (;;) { const { done, value } = theory.next(); if (done) return { ...value, time: lastHop(value, value.t), where: lastHop(value, value.y) }; }
-}
 
-return { render, simulate, controls: CONTROLS, predict };
+return { render, controls: CONTROLS };
 })());
 })();

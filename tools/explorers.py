@@ -1,17 +1,19 @@
-"""Write the explorers' script and style sheet for the pages, _static/explorers.js and .css."""
+"""Write what is generated of the explorers: their formulas, in lib/, and the pages' script, in _static/."""
 
 from pathlib import Path
 
 from flatmin.explorers import bundle
 from flatmin.ledger.files import write_bytes
 
-STATIC = Path(__file__).resolve().parent.parent / "_static"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main():
-    """Write both files."""
-    write_bytes(STATIC / "explorers.js", bundle.classic().encode("utf8"))
-    write_bytes(STATIC / "explorers.css", bundle.styles().encode("utf8"))
+    """Write the formulas of each explorer, then the script and style sheet made of all files."""
+    for name, text in bundle.made().items():
+        write_bytes(ROOT / "lib" / "flatmin" / "explorers" / "web" / name, text.encode("utf8"))
+    write_bytes(ROOT / "_static" / "explorers.js", bundle.classic().encode("utf8"))
+    write_bytes(ROOT / "_static" / "explorers.css", bundle.styles().encode("utf8"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from functools import cache
 from flatmin import _check
 from flatmin.explorers import bundle
 from flatmin.explorers.catalogue import EXPLORERS
-from flatmin.ledger.widgets import draw, is_static
+from flatmin.ledger.widgets import Choice, draw, is_static
 
 __all__ = ["show", "widget"]
 
@@ -56,9 +56,12 @@ def _kind(name):
     import traitlets
 
     explorer = EXPLORERS[name]
-    traits = {"summary": traitlets.Dict().tag(sync=True)}
-    for key, value in explorer.state().items():
-        kind = traitlets.Unicode if isinstance(value, str) else traitlets.Float
-        traits[key] = kind(value).tag(sync=True)
-    body = {"_esm": bundle.module(name), "_css": bundle.styles(), **traits}
+    traits = {"summary": traitlets.Dict()}
+    for key, (_, control) in explorer.controls.items():
+        if isinstance(control, Choice):
+            traits[key] = traitlets.Enum([value for _, value in control.options], control.value)
+        else:
+            traits[key] = traitlets.Float(control.value, min=control.low, max=control.high)
+    body = {"_esm": bundle.module(name), "_css": bundle.styles()}
+    body |= {key: trait.tag(sync=True) for key, trait in traits.items()}
     return type(f"Explorer_{name}", (anywidget.AnyWidget,), body)

@@ -189,8 +189,9 @@ function makeStage({ model, el }, all, makeScene) {
 
   function draw(when = performance.now()) {
     const look = palette();
-    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     drawn++;
+    if (ahead > 0 && drawn % 8) return;
+    panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     if (running && !ahead && when - told < 500) return;
     told = when;
     const now = scene.read();
@@ -204,7 +205,7 @@ function makeStage({ model, el }, all, makeScene) {
     if (!visible) return;
     const thinking = scene.think(), start = performance.now();
     if (ahead > 0 || running) { // as many steps as fit into a frame, more where only the result is wanted
-      const fit = Math.max(Math.floor((ahead > 0 ? 30 : 7) / cost), 1);
+      const fit = Math.max(Math.floor((ahead > 0 ? 40 : 7) / cost), 1);
       const count = ahead > 0 ? Math.min(fit, ahead) : Math.min(fit, scene.pace);
       scene.advance(count);
       cost = 0.7 * cost + 0.3 * Math.max((performance.now() - start) / count, 1e-3);

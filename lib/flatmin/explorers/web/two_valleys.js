@@ -156,15 +156,3 @@ print((runs.final[:, 0] >= 0).mean(), runs.hops.last.mean())
 }
 
 const render = host => makeStage(host, CONTROLS, makeScene);
-/** For the tests: n walkers after some steps, without a page. */
-function simulate(given, n, steps) {
-  const { eta, sigma, P, at } = numbers(given), walkers = ensembleOf(n, at);
-  const watch = walkers.watch = new Watch(walkers, steps);
-  walkers.run(steps, eta, sigma, P, () => watch.step());
-  return walkers;
-}
-/** For the tests: the rate equation to its end. */
-function predict(given) {
-  const { eta, Delta, P, at, end } = numbers(given), theory = follow(eta, Delta, at, FIXED.start_y, end, P);
-  for (;;) { const { done, value } = theory.next(); if (done) return { ...value, time: lastHop(value, value.t), where: lastHop(value, value.y) }; }
-}

@@ -207,9 +207,3 @@ print((x**2).mean() ** 0.5, runs.diverged.sum())
 }
 
 const render = host => makeStage(host, CONTROLS, makeScene);
-/** For the tests: n walkers after some steps, without a page. */
-function simulate(given, n, steps) {
-  const walkers = ensembleOf(n);
-  walkers.run(steps, given.eta, given.sigma, { ...FIXED, ...given });
-  return walkers;
-}

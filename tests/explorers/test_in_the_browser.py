@@ -1,0 +1,335 @@
+"""The explorers in headless Chromium, on a page opened from a file: the numbers and a reader's hands."""
+
+import html
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import sympy as sp
+from playwright.sync_api import sync_playwright
+
+import flatmin as fm
+from flatmin.explorers import bundle
+from flatmin.explorers.catalogue import EXPLORERS
+from flatmin.theory.continuum.critical import critical_law
+from flatmin.theory.continuum.divergence import edges, typical_growth
+from flatmin.theory.continuum.fokker_planck import DELTA_S
+from flatmin.theory.continuum.reduction import Reduction
+from flatmin.theory.noise import ETA
+from flatmin.theory.two_valleys.ensemble import START_X
+from flatmin.theory.two_valleys.freezing_point import follow
+from flatmin.theory.two_valleys.hopping import frozen
+from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, position
+
+pytestmark = pytest.mark.browser
+
+PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf8"><title>One</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{styles}</style>
+<script src="explorers.js"></script></head><body><main>{places}</main></body></html>"""
+MODEL = "document.querySelector('[data-explorer]').model"
+PLACE = """<div class="cell_output"><img alt="still" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">
+<div data-explorer="{name}" data-state="{state}"><p>words</p></div></div>"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None and os.environ.get("FLATMIN_REQUIRE_BROWSER") == "1":
+        pytest.fail("FLATMIN_REQUIRE_BROWSER=1 and there is no Chromium")
+    if path is None:
+        pytest.skip("no Chromium here")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the script and a page for each explorer and theme."""
+    place = tmp_path_factory.mktemp("explorers")
+    (place / "explorers.js").write_text(bundle.classic(), "utf8")
+    for name, explorer in EXPLORERS.items():
+        state = html.escape(json.dumps(explorer.state()))
+        for theme in ("light", "dark"):
+            places = PLACE.format(name=name, state=state)
+            text = PAGE.format(theme=theme, styles=bundle.styles(), places=places)
+            (place / f"{name}-{theme}.html").write_text(text, "utf8")
+    return place
+
+
+@pytest.fixture
+def visit(browser, folder):
+    """A function that opens an explorer's page; at the end nothing may have gone wrong on any."""
+    contexts, trouble = [], []
+
+    def open_page(name, address="", theme="light", width=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: trouble.append(f"console: {m.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"script: {error}"))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or trouble.append(r.url))
+        page.goto(f"{(folder / f'{name}-{theme}.html').as_uri()}{address}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+@pytest.fixture(scope="module")
+def evaluate(browser, folder):
+    """A function that runs code among the functions of one explorer and returns what it returns."""
+    page = browser.new_page()
+    page.goto((folder / "valley-light.html").as_uri())
+
+    def run(name, code):
+        module = bundle.module(name).replace("export default { render };", code)
+        return page.evaluate("text => new Function(text)()", module)
+
+    return run
+
+
+def summary(page):
+    return page.evaluate(f"{MODEL}.get('summary')")
+
+
+def wait_for(page, condition):
+    page.wait_for_function(f"(() => {{ const now = {MODEL}.get('summary'); return now && {condition}; }})()")
+
+
+# ---------------------------------------------------------------- the same numbers
+
+VALLEYS = [
+    (0.1, 0.02, 0.001, -2.0),
+    (2.0, 0.02, 0.001, -2.0),
+    (0.01, 0.2, 0.05, -3.5),
+    (3.0, 0.24, 1e-4, -4.0),
+]
+
+
+@pytest.mark.parametrize(("sigma", "eta", "epsilon", "lambda_1"), VALLEYS)
+def test_walkers_of_the_valley_are_those_of_simulate(evaluate, sigma, eta, epsilon, lambda_1):
+    """Bit for bit, 100 walkers for 1000 steps; in the second setting most diverge, in the last all."""
+    given = {"sigma": sigma, "eta": eta, "epsilon": epsilon, "lambda_1": lambda_1}
+    code = f"""const given = {json.dumps(given)}, w = ensembleOf(100);
+      w.run(1000, given.eta, given.sigma, {{ ...FIXED, ...given }});
+      return {{ x: [...w.Q[0]], y: [...w.Q[1]], alive: [...w.alive], lived: w.lived }};"""
+    found = evaluate("valley", code)
+    valley = fm.near_degenerate_valley().at(epsilon=epsilon, lambda_0=8, lambda_1=lambda_1, lambda_2=1)
+    noise, start = fm.RandomShift(sigma), (1.5, 1.5)
+    runs = fm.simulate(valley, noise, eta=eta, steps=1000, start=start, trajectories=100, seed=1)
+    assert (runs.final == np.transpose([found["x"], found["y"]])).all()
+    assert (runs.diverged == (np.array(found["alive"]) == 0)).all()
+    assert found["lived"] == runs.lifetime.sum()
+
+
+FORKS = [(1e-3, 0.02, 1.5, "ridge"), (1e-2, 0.05, 3.0, "sharp"), (1e-4, 0.005, 1.05, "flat")]
+
+
+@pytest.mark.parametrize(("delta_s", "eta", "ratio", "start"), FORKS)
+def test_walkers_and_hops_of_the_two_valleys_are_those_of_simulate(evaluate, delta_s, eta, ratio, start):
+    given = {"delta_s": delta_s, "eta": eta, "ratio": ratio, "start": start}
+    code = f"""const now = numbers({json.dumps(given)}), w = ensembleOf(100, now.at);
+      const watch = new Watch(w, 1000);
+      w.run(1000, now.eta, now.sigma, now.P, () => watch.step());
+      return {{ x: [...w.Q[0]], y: [...w.Q[1]], start: [...w.starts[0]], last: [...watch.last],
+               where: [...watch.where] }};"""
+    found = evaluate("two_valleys", code)
+    runs = fm.simulate(fork(ratio), fm.HessianAligned(delta_s / eta), eta=eta, steps=1000,
+                       start=(np.array(found["start"]), 1.0), trajectories=100, seed=1, hops="x")  # fmt: skip
+    assert (runs.final == np.transpose([found["x"], found["y"]])).all()
+    assert (runs.hops.last == found["last"]).all()
+    assert (runs.hops.position[:, 1] == found["where"]).all()
+    floors = frozen(fork(ratio), 1.0).floor
+    expected = {"ridge": [-START_X, START_X], "sharp": [-floors["sharp"]], "flat": [floors["flat"]]}[start]
+    assert found["start"][: len(expected)] == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def fork(ratio):
+    return fm.two_valleys().at(**{**PAPER, "x1": PAPER["x2"] * ratio**0.5})
+
+
+def formulas():
+    """Explorer, function, arguments and expression of all that is written into the scripts."""
+    valley, valleys = fm.near_degenerate_valley(), fm.two_valleys()
+    (x, y), slow = valley.coordinates, Reduction(valley).slow_equation(order=2, eta=ETA)
+    curvature = valley.hessian[1, 1]
+    yield "valley", valley, "loss", (x, y), valley.loss
+    yield "valley", valley, "drift", (x, ETA, DELTA_S), slow.drift
+    yield "valley", valley, "diffusion", (x, ETA, DELTA_S), slow.diffusion
+    yield "valley", valley, "boundary", (ETA,), critical_law(valley, ETA).boundary
+    yield "valley", valley, "curvature", (x,), curvature
+    yield "valley", valley, "bend", (x,), sp.diff(curvature, x)
+    x, y = valleys.coordinates
+    yield "two_valleys", valleys, "loss", (x, y), valleys.loss
+    yield "two_valleys", valleys, "downhill", (x, y), -valleys.gradient[1]
+    yield "two_valleys", valleys, "barrier", (y,), barrier()
+    yield "two_valleys", valleys, "pathDrift", (y,), path_drift()
+    for side in ("flat", "sharp"):
+        yield "two_valleys", valleys, f"floor{side.title()}", (y,), position(side)
+        yield "two_valleys", valleys, f"width{side.title()}", (y,), flatness(side)
+
+
+@pytest.mark.parametrize("formula", [*formulas()], ids=lambda f: f"{f[0]}-{f[2]}")
+def test_a_formula_of_the_script_is_that_of_the_library(evaluate, formula):
+    """At 100 points, to 1e-12 of the largest value there: a sum may cancel."""
+    name, landscape, function, arguments, expression = formula
+    rng = np.random.default_rng(3)
+    ranges = {"x": (-1.5, 1.5), "y": (0.1, 12), "eta": (0.003, 0.2), "Delta_S": (1e-4, 0.1)}
+    points = np.array([rng.uniform(*ranges[a.name], 100) for a in arguments]).T
+    if name == "valley":
+        numbers = {"epsilon": 0.01, "lambda_0": 8, "lambda_1": -2.5, "lambda_2": 1.0}
+    else:
+        numbers = {**PAPER, "x1": 0.9}
+    exact = sp.lambdify((*arguments, *landscape.parameters), expression)
+    expected = [exact(*point, *(numbers[p.name] for p in landscape.parameters)) for point in points]
+    code = f"return {points.tolist()}.map(point => {function}(...point, {json.dumps(numbers)}));"
+    found = np.array(evaluate(name, code))
+    assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+
+
+def test_the_predicted_density_is_that_of_the_slow_equation(evaluate):
+    valley = fm.near_degenerate_valley().at(epsilon=0.01, lambda_0=8, lambda_1=-2, lambda_2=1)
+    numbers = {"epsilon": 0.01, "lambda_0": 8, "lambda_1": -2, "lambda_2": 1}
+    law = evaluate("valley", f"return slowLaw(0.02, 0.02, {json.dumps(numbers)});")
+    x = np.array(law["xs"])
+    both = Reduction(valley).marginal(np.concatenate([-x[:0:-1], x]), 0.02, order=2, eta=0.02)
+    expected = 2 * both[len(x) - 1 :]  # of |x|
+    assert law["sound"]
+    assert np.abs(law["density"] - expected).max() < 1e-4 * expected.max()
+
+
+def test_the_typical_edge_is_that_of_the_library(evaluate):
+    points = [(0.1, 0.05), (0.5, 0.2), (1.2, 0.3), (0.02, 0.5), (0.3, 5.0), (1.9, 0.01)]
+    found = evaluate("valley", f"return {json.dumps(points)}.map(([a, b]) => typicalGrowth(a, b));")
+    assert found == pytest.approx([float(typical_growth(*p)) for p in points], abs=7e-6)
+    valley = fm.near_degenerate_valley().at(epsilon=0.001, lambda_0=8, lambda_1=-2, lambda_2=1)
+    numbers = {"epsilon": 0.001, "lambda_0": 8, "lambda_1": -2, "lambda_2": 1}
+    for eta, delta_s in ((0.05, 0.02), (0.1, 0.2), (0.2, 0.01)):
+        found = evaluate("valley", f"return typicalEdge({eta}, {delta_s}, {json.dumps(numbers)});")
+        assert found == pytest.approx(edges(valley, eta, delta_s)[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(("delta_s", "eta", "ratio", "start"), [FORKS[0], (1e-2, 0.05, 3.0, "sharp")])
+def test_the_rate_equation_in_the_page_is_that_of_the_library(evaluate, delta_s, eta, ratio, start):
+    """Fewer nodes and straight lines between the tabulated y: to 0.002 in P_flat and 0.5 % in the times."""
+    given = {"delta_s": delta_s, "eta": eta, "ratio": ratio, "start": start}
+    code = f"""const now = numbers({json.dumps(given)});
+      const theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
+      for (;;) {{
+        const {{ done, value: path }} = theory.next();
+        if (done) return {{ ...path, time: lastHop(path, path.t), where: lastHop(path, path.y) }};
+      }}"""
+    found = evaluate("two_valleys", code)
+    valleys, floors = fork(ratio), frozen(fork(ratio), 1.0).floor
+    starts = {"ridge": (-START_X, START_X), "sharp": [-float(floors["sharp"])]}[start]
+    path = follow(valleys, eta, delta_s, start_y=1.0, start_x=starts, steps=round(400 / eta), points=1000)
+    assert np.abs(path.flat - found["flat"]).max() < 0.002
+    assert np.abs(path.y - found["y"]).max() < 0.01
+    for moments, kept in ((path.last_hop(), "time"), (path.freezing_y(), "where")):
+        assert [found[kept]["mean"], found[kept]["spread"]] == pytest.approx(moments, rel=0.005)
+
+
+# ---------------------------------------------------------------- the reader's hands
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_an_explorer_runs_on_a_phone_from_a_file(visit, name, theme):
+    page = visit(name, theme=theme, width=360, device_scale_factor=3)
+    wait_for(page, "now.steps > 20")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    wide = page.evaluate("[...document.querySelectorAll('canvas')].map(c => c.width / c.clientWidth)")
+    assert max(wide) <= 2.01  # not more than two pixels for one, whatever the screen has
+    assert page.locator("canvas").count() == 2
+    assert not page.locator("img").is_visible()  # the still gives way
+    page.emulate_media(media="print")
+    assert page.locator("img").is_visible()
+    assert not page.locator("canvas").first.is_visible()
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_a_copied_run_gives_the_numbers_on_the_screen(visit, name):
+    """Also after a slider was moved on the way: the run begins anew before it is copied."""
+    page = visit(name)
+    wait_for(page, "now.steps > 50")
+    page.locator("input").first.focus()
+    page.keyboard.press("ArrowRight")
+    wait_for(page, "now.steps > 200")
+    page.get_by_role("button", name="Copy as Python").click()
+    code = page.locator("pre").inner_text()
+    now, given = summary(page), {}
+    exec(code, given)
+    runs = given["runs"]
+    if name == "valley":
+        x = runs.final[~runs.diverged, 0]
+        assert (x**2).mean() ** 0.5 == pytest.approx(now["rms"], rel=1e-12)
+        assert runs.diverged.sum() == now["lost"]
+    else:
+        assert (runs.final[:, 0] >= 0).mean() == now["flat"]
+        assert runs.hops.last.mean() == pytest.approx(now["last_hop"], rel=1e-12)
+    assert f"steps={now['steps']}," in code
+
+
+def test_the_address_keeps_the_state_and_takes_none_out_of_range(visit):
+    page = visit("valley")
+    page.locator("input").first.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("location.hash.includes('sigma')")
+    moved = page.evaluate(f"{MODEL}.get('sigma')")
+    assert moved > 0.1
+    again = visit("valley", address=page.evaluate("location.hash"))
+    assert again.evaluate(f"{MODEL}.get('sigma')") == moved
+    state = EXPLORERS["valley"].state()
+    wrong = visit("valley", address="#explorer=valley&sigma=99&eta=NaN&epsilon=&lambda_1=-1e9&walkers=1e9")
+    assert {key: wrong.evaluate(f"{MODEL}.get('{key}')") for key in state} == state
+
+
+def test_pause_restart_and_out_of_sight(visit):
+    page = visit("valley")
+    wait_for(page, "now.steps > 50")
+    page.get_by_role("button", name="Pause").press("Enter")
+    stood = summary(page)["steps"]
+    page.wait_for_timeout(600)
+    assert summary(page)["steps"] == stood
+    page.get_by_role("button", name="Play").press("Enter")
+    wait_for(page, f"now.steps > {stood}")
+    page.get_by_role("button", name="Pause").press("Enter")
+    page.get_by_role("button", name="Restart").press("Enter")
+    wait_for(page, "now.steps === 0")
+    page.get_by_role("button", name="Play").press("Enter")
+    wait_for(page, "now.steps > 50")
+    page.evaluate("document.querySelector('main').style.marginTop = '5000px'")
+    page.wait_for_timeout(700)
+    stood = summary(page)["steps"]
+    page.wait_for_timeout(700)
+    assert summary(page)["steps"] == stood
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_who_wants_no_motion_gets_a_result(visit, name):
+    page = visit(name, reduced_motion="reduce")
+    wait_for(page, "now.steps >= 20000")
+    stood = summary(page)["steps"]
+    page.wait_for_timeout(600)
+    assert summary(page)["steps"] == stood == 20000
+    assert page.get_by_role("button", name="Play").is_visible()
+
+
+def test_a_screen_reader_hears_changes_of_phase_only(visit):
+    page = visit("valley")
+    wait_for(page, "now.steps > 100")
+    page.evaluate("""() => { window.heard = 0; const status = document.querySelector('[role=status]');
+      new MutationObserver(() => heard++).observe(status, { childList: true }); }""")
+    shown = page.locator(".flatmin-said").inner_text()
+    page.wait_for_function("old => document.querySelector('.flatmin-said').textContent !== old", arg=shown)
+    assert page.evaluate("heard") <= 1
+    for control in page.locator("input").all():
+        assert control.get_attribute("aria-valuetext")
+    assert page.locator("canvas").first.get_attribute("aria-label").startswith("Walkers")
