@@ -1,6 +1,7 @@
 """The command line: ``python -m flatmin experiments list | run NAME ... | status`` and ``diagnose MAKE``."""
 
 import argparse
+import contextlib
 import difflib
 import os
 import signal
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from flatmin import _check
 from flatmin.diagnosis import command
-from flatmin.experiments import discover, status
+from flatmin.experiments import cluster, discover, status
 from flatmin.ledger import paths
 from flatmin.ledger.record import RecordError, SweepError
+from flatmin.ledger.sweeps import WORKERS, WORKERS_VARIABLE
 
 
 class OutOfTimeError(KeyboardInterrupt):
@@ -34,7 +36,7 @@ def main(arguments=None):
             folder = paths.results(to_write=options.action == "run")
         experiments = discover()
         if options.action == "run":
-            return _run(_chosen(parser, options, experiments), options.quick, folder, options.budget)
+            return _run(_chosen(parser, options, experiments), folder, options)
         (_list if options.action == "list" else _status)(experiments, folder)
     except (OSError, RecordError, SweepError, ValueError) as error:
         print(f"flatmin: {error}", file=sys.stderr)
@@ -60,6 +62,16 @@ def _parser():
         type=duration,
         metavar="TIME",
         help="stop after this time (90s, 12m, 1.5h); what is finished by then is kept",
+    )
+    where = run.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help=f"so many local processes of one thread (default: {WORKERS_VARIABLE}, or {WORKERS})",
+    )
+    where.add_argument(
+        "--dask", metavar="ADDRESS", help="a Dask scheduler (tcp://host:8786), or the file that it writes"
     )
     for action in actions.choices.values():
         action.add_argument("--folder", type=Path, help="where the results are (default: data/results)")
@@ -87,30 +99,46 @@ def _out_of_time(*_):
     raise OutOfTimeError
 
 
-def _run(experiments, quick, folder, budget):
+def _workers(text):
+    """Return a number of processes; ValueError for less than one."""
+    return _check.integer("workers", int(text), least=1)
+
+
+def _run(experiments, folder, options):
     """Run the experiments one after the other and return the exit status."""
-    if quick:
+    if options.quick:
         folder = folder / ".partial" / "quick"
-    if budget is None:
-        return _run_all(experiments, quick, folder)
+    if options.workers:
+        os.environ[WORKERS_VARIABLE] = str(options.workers)
+    pool = cluster.executor_of(options.dask) if options.dask else contextlib.nullcontext()
+    with pool as executor, _budget(options.budget):
+        return _run_all(experiments, folder, options.quick, executor)
+
+
+@contextlib.contextmanager
+def _budget(seconds):
+    """Interrupt what runs in the block after so many seconds, unless they are None."""
+    if seconds is None:
+        yield
+        return
     if not hasattr(signal, "setitimer"):
         raise ValueError("--budget: this system has no timers")
     before = signal.signal(signal.SIGALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, budget)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        return _run_all(experiments, quick, folder)
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
-def _run_all(experiments, quick, folder):
+def _run_all(experiments, folder, quick, executor):
     for experiment in experiments:
         scale = "small scale" if quick else f"about {experiment.minutes:g} min"
         print(f"{experiment.name}: {experiment.title} ({scale})", flush=True)
         start = time.perf_counter()
         try:
-            experiment.run(folder, quick)
+            experiment.run(folder, quick, executor)
         except KeyboardInterrupt as error:
             late = isinstance(error, OutOfTimeError)
             why = "out of time" if late else "interrupted"

@@ -129,14 +129,15 @@ class Experiment:
         """The command line that makes the result, for its provenance."""
         return f"python -m flatmin experiments run {self.name}"
 
-    def run(self, folder: Path | None = None, quick: bool = False) -> record.Result:
+    def run(self, folder: Path | None = None, quick: bool = False, executor=None) -> record.Result:
         """Compute what no earlier run has finished, and record the arrays in ``folder``.
 
         Everything is kept there: the results, in ``.partial`` each finished point and the states of
-        unfinished ones. Raises SweepError when points failed.
+        unfinished ones. ``executor`` (``concurrent.futures``, of processes or a cluster) takes the points of
+        all grids but those that are computed ``here``. Raises SweepError when points failed.
         """
         scale = self.quick if quick else self.full
-        found, seconds, devices = self._computed(scale.grids, folder)
+        found, seconds, devices = self._computed(scale.grids, folder, executor)
         arrays = {}
         for key, grid in scale.grids.items():
             arrays |= grid.stacked(found[key], key)
@@ -154,7 +155,7 @@ class Experiment:
             **self.provenance,
         )
 
-    def _computed(self, grids, folder):
+    def _computed(self, grids, folder, executor):
         """The results of every grid, the seconds they took, and on what; grids of one function share a sweep.
 
         Interrupted, it does not wait for the point that this process computes.
@@ -171,7 +172,8 @@ class Experiment:
                 if states:
                     points = [point | {"states": self._states(folder)} for point in points]
                 how = {"seed": seed, "version": version, "device": self.device}
-                how |= {"executor": local} if here else {}
+                pool = local if here else executor
+                how |= {} if pool is None else {"executor": pool}
                 results = record.sweep(function, points, name=self.name, folder=folder, **how)
                 rest, own = iter(results), sum("seconds" in result for result in results)
                 seconds += sum(float(r["seconds"]) for r in results) if own else results.seconds

@@ -301,6 +301,12 @@ def _pool(executor, missing):
 def _start_worker():
     """Keep a worker to one thread, leave Ctrl-C to the parent, and end with it even if that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def one_thread():
+    """Keep this process's numerical libraries, loaded or not, to one thread."""
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # for what is imported from now on
     if importlib.util.find_spec("threadpoolctl"):
         import threadpoolctl
@@ -309,7 +315,6 @@ def _start_worker():
     for library in ("torch", "numba"):
         if library in sys.modules:
             sys.modules[library].set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent():
