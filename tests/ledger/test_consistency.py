@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from flatmin.ledger import paths, scoreboard
 from flatmin.ledger.claims import claim_of, load_claims
@@ -46,6 +47,14 @@ def test_a_claim_names_a_chapter_that_checks_it():
         assert claims[id].chapter in chapters, f"{id}: data/claims.yml says {claims[id].chapter}"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_announces_the_claims_that_it_checks(path):
+    text = (path.parent / "src" / f"{path.stem}.md").read_text("utf8")
+    box = re.search(r"\*\*Claims examined:\*\*(.*?)\n(?:- )?\*\*", text, re.S)[1]
+    checked = {data[MIME]["id"] for data in verdict_outputs(path)}
+    assert set(re.findall(r"`([^`]+)`", box)) == checked
+
+
 def test_every_verdict_says_what_would_have_turned_it():
     for id, entry in load_verdicts().items():
         for part in entry["parts"]:
@@ -69,10 +78,13 @@ def test_what_a_notebook_shows_is_what_it_stores(path):
         assert html.escape(" · ".join(verdict.findings())) in page
 
 
-@pytest.mark.parametrize("name", ["scoreboard.md", "_claims_at_a_glance.md"])
+@pytest.mark.parametrize("name", ["scoreboard.md", "_claims_at_a_glance.md", "_findings.md"])
 def test_the_generated_pages_are_up_to_date(name):
-    wanted = scoreboard.pages(load_claims(), load_verdicts())[name]
+    findings = yaml.safe_load((paths.data() / "findings.yml").read_text("utf8"))
+    wanted = scoreboard.pages(load_claims(), load_verdicts(), findings)[name]
     assert (paths.chapters() / name).read_text("utf8") == wanted, REMEDY
+    if name == "_findings.md":
+        assert wanted.count("\n1. ") == len(findings) == 3, "a check that the front page quotes is gone"
 
 
 def test_links_of_the_scoreboard_lead_to_checks_of_the_notebooks():
