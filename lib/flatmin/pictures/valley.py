@@ -119,7 +119,7 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
         ax.plot(boundary(values, etas) / etas, etas, lw=3.5, **white)
         plots.theory(ax, boundary(values, etas) / etas, etas, r"$\Delta_S^*$ with the finite step")
         plots.printed(ax, boundary(values, 0.0) / etas, etas, r"$\Delta_S^*$ as printed", **white)
-        plots.printed(ax, printed_upper / etas, etas, r"$\Delta_m$ as printed", color="red", linestyle=":")
+        plots.printed(ax, printed_upper / etas, etas, r"$\Delta_m$ as printed", color="black", linestyle=":")
         ax.set(xlabel="noise strength σ", xlim=sigmas[[0, -1]], ylim=etas[[0, -1]])
         for name, place in (("I", (2.5e-3, 0.012)), ("II", (0.1, 0.02)), ("III", (0.5, 0.12))):
             shade = "black" if name == "III" else "white"
@@ -177,7 +177,7 @@ def search_times(sigmas, times, line_sigmas, lines, flatness, eta, printed_onset
     right.axvline(printed_onset, **look)
     right.set(xscale="log", xlim=(2e-3, 0.3), xlabel="noise strength σ", ylabel=r"flatness $F(x_{ss})$")
     left.legend(fontsize=9)
-    right.legend(loc="upper left")
+    right.legend(loc="lower right")
     plots.label_panels((left, right))
     return figure
 
