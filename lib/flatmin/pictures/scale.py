@@ -43,7 +43,7 @@ def estimates(sizes, samples, found, naive, scatter):
     ``sizes`` (M,): drawn of so many ``samples``; ``found``, ``naive`` (M, repeats): estimate over exact;
     ``scatter`` (M, repeats): the errors that the estimates claim, over the exact value.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
     for values, kind, label, shift in (
         (found, "sgd", "two probes, weights as in all pairs", 0.96),
         (naive, "printed", "one probe, all pairs alike", 1.04),
@@ -61,7 +61,8 @@ def estimates(sizes, samples, found, naive, scatter):
     _small_ticks(left, right)
     for ax in (left, right):
         ax.set_xticks(sizes, [str(size) for size in sizes])
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=9)
+    left.set_ylim(None, 1.25 * left.get_ylim()[1])  # room for the legend
     return figure
 
 
@@ -71,7 +72,7 @@ def alignment_along(panels):
     ``panels``: (title, steps (T,), outputs K, {label: (μ (R, T), error (R, T), isotropic μ (R, T))}). Points
     are means over runs; a bar is the larger of the runs' standard deviation and the estimator's error.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.7), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(8.4, 4.2), squeeze=False)
     for ax, (title, steps, outputs, series) in zip(axes[0], panels, strict=True):
         steps = np.asarray(steps)
         at = np.maximum(steps, steps[1] / 2)  # the start, which a logarithmic axis has no place for
@@ -86,9 +87,8 @@ def alignment_along(panels):
         ax.text(at[-1], 1.5 / outputs, "1/K", ha="right", fontsize=9)
         ax.plot([], [], ls=":", lw=1, color="0.4", label="isotropic noise")
         ax.set(xscale="log", yscale="log", xlabel="step", title=title)
-        ax.set_ylim(None, 4 / outputs)
-        ax.legend(fontsize=7.5, loc="center left")
-    axes[0, 0].set_ylabel("alignment μ")
+        ax.set(ylim=(None, 4 / outputs), ylabel="alignment μ")
+        ax.legend(fontsize=9, loc="center left")
     return figure
 
 
@@ -98,7 +98,7 @@ def ratios(panels):
     ``panels``: (title, batch sizes (B,), {name: (B, runs)}) with names among exact, descent, sharpness,
     trace, bound. Points are means over runs, bars their standard deviation.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 3.8), squeeze=False)
     for ax, (title, sizes, found) in zip(axes[0], panels, strict=True):
         for name, values in found.items():
             label, kind, marker = _RATIOS[name]
@@ -107,11 +107,11 @@ def ratios(panels):
             plots.points(ax, sizes, values.mean(1), bar, label, kind, **look)
         ax.axhline(1, color=plots.colour("theory"), lw=1)
         ax.set(xscale="log", yscale="log", xlabel="batch size B", title=title)
+        ax.set(ylabel="ratio, 1 at the edge", ylim=(0.02, 2.5))
         ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.margins(x=0.15)
     _small_ticks(*axes[0])
-    axes[0, 0].set_ylabel("ratio, 1 at the edge")
-    axes[0, 0].set_ylim(0.04, None)
-    axes[0, 0].legend(fontsize=7, loc="lower left")
+    axes[0, 0].legend(fontsize=9, loc="lower left")
     return figure
 
 
@@ -120,7 +120,7 @@ def flatness_and_bound(panels):
 
     ``panels``: (title, parameters (D,), ‖G‖_F (D, R), bound (D, R), Tr G (D, R), names (D,)).
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(8.6, 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(8.4, 4.2), squeeze=False)
     for ax, (title, parameters, norm, bound, trace, names) in zip(axes[0], panels, strict=True):
         for values, kind, label in (
             (trace, "sharp", "Tr G"),
@@ -131,13 +131,14 @@ def flatness_and_bound(panels):
             look = {"linestyle": "--" if kind == "printed" else "-", "lw": 0.8}
             plots.points(ax, parameters, values.mean(1), bar, label, kind, **look)
         for x, y, name in zip(parameters, norm.mean(1), names, strict=True):
-            ax.annotate(str(name), (x, y), (0, -12), textcoords="offset points", ha="center", fontsize=7)
-        ax.set(xscale="log", yscale="log", xlabel="parameters P", title=title)
-        ax.set_ylim(ax.get_ylim()[0] / 2, None)
-        ax.margins(x=0.15)  # room for the names
-        ax.legend(fontsize=7, loc="best")
+            number = str(name).rpartition("-")[2]
+            ax.annotate(number, (x, y), (0, -14), textcoords="offset points", ha="center", fontsize=9)
+        ax.set(xscale="log", yscale="log", xlabel="parameters P", ylabel="curvature at the end", title=title)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low / 2, 6 * high)  # room for names and legend
+        ax.margins(x=0.15)
+        ax.legend(fontsize=9, loc="upper left")
     _small_ticks(*axes[0])
-    axes[0, 0].set_ylabel("curvature at the end")
     return figure
 
 
@@ -148,13 +149,9 @@ def escapes(panels, top=10.0):
     of SGD at a small and at a large batch, the exact mean of the linearised network at the small one, and
     gradient descent, all from one minimum. Losses above ``top`` are cut off.
     """
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    size = (min(8.6, 2.8 + 2.2 * columns), 3.3 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
-    for ax, (title, losses, control, mean, descent) in zip(axes.flat, panels, strict=False):
+    size = (4.1 * max(1.5, len(panels)), 3.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for ax, (title, losses, control, mean, descent) in zip(axes[0], panels, strict=True):
         t = np.arange(losses.shape[1])
         for values, kind in ((control, "gld"), (losses, "sgd")):
             shown = np.where(np.isfinite(values), values, np.nan)
@@ -165,13 +162,12 @@ def escapes(panels, top=10.0):
         known = (losses < 1e9).all(0)
         look = {"label": "small batch, mean", "kind": "sharp", "ms": 3}
         plots.points(ax, t[known], losses[:, known].mean(0), **look)
-        ax.set(yscale="log", xlabel="step", title=title)
+        ax.set(yscale="log", xlabel="step", ylabel="loss L", title=title)
     floor = min(min(p[4].min(), p[1][:, 0].min()) for p in panels)
     highest = max(p[1][np.isfinite(p[1])].max() for p in panels)
-    axes[0, 0].set_ylim(floor / 3, min(top, 100 * highest))
-    for ax in axes[:, 0]:
-        ax.set_ylabel("loss L")
-    axes.flat[0].legend(fontsize=7, loc="upper left")
+    for ax in axes[0]:
+        ax.set_ylim(floor / 3, min(top, 300 * highest))
+    axes[0, 0].legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -182,7 +178,7 @@ def choose_a_spectrum(decay=1.0, spread=0.0, batch_size=2):
     where nothing but B changes.
     """
     minimum = shaped_minimum(decay, spread)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6), width_ratios=(1, 1.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6), width_ratios=(1, 1.4))
     left.plot(np.arange(1, minimum.rank + 1), np.sort(minimum.eigenvalues)[::-1], ".-", lw=0.8)
     title = f"effective rank {minimum.effective_rank:.2g}"
     left.set(xlabel="number", ylabel="eigenvalue of H", yscale="log", title=title)
@@ -198,5 +194,5 @@ def choose_a_spectrum(decay=1.0, spread=0.0, batch_size=2):
     right.axhline(1, color=plots.colour("theory"), lw=1)
     right.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="W22's ratio", ylim=(0.05, 20))
     _small_ticks(left, right)
-    right.legend(fontsize=8)
+    right.legend(fontsize=9)
     return figure
