@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -354,3 +355,13 @@ def test_the_module_runs_as_a_command():
         check=True,
     )
     assert done.stdout
+
+
+def test_the_recipe_for_contributors_runs(root, tmp_path, monkeypatch, sweeps_here):
+    code = re.search(r"```python\n(.*?)```", (root / "CONTRIBUTING.md").read_text("utf8"), re.S)[1]
+    recipe = types.ModuleType("recipe")
+    monkeypatch.setitem(sys.modules, "recipe", recipe)
+    exec(code, vars(recipe))
+    recipe.EXPERIMENT.run(tmp_path, quick=True)
+    found = record.load("my-experiment", tmp_path)
+    assert found.square == pytest.approx(found.eta**2)
