@@ -112,6 +112,27 @@ def test_formulas_are_drawn_by_the_copy_that_comes_along(site):
     assert list((site / "_static/mathjax/output/chtml/fonts").rglob("*.woff"))
 
 
+def test_the_picture_of_the_front_page_is_the_chapters_own_with_its_numbers(root, site):
+    page = (site / "chapters" / "index.html").read_text("utf8")
+    (picture,) = re.findall(r'src="([^"]*valley-runs\.png)"', page)
+    shown = (site / "chapters" / picture).read_bytes()
+    chapter = (site / "chapters" / "01_valley.html").read_text("utf8")
+    kept = {path.read_bytes() for path in (site / "_images").iterdir() if path.name in chapter}
+    assert shown in kept
+    text, source = ((root / "chapters" / name).read_text("utf8") for name in ("index.md", "src/01_valley.md"))
+    caption = text.partition("made/valley-runs.png")[2].partition("```")[0]
+    cells = source.partition("## Three runs")[2].partition("figure: valley-runs")[0]
+    for said, done in {
+        r"\sigma=0.02": "sigmas = np.array([0.0, 0.02, 0.2])",
+        r"\sigma=0.2": "sigmas = np.array([0.0, 0.02, 0.2])",
+        r"\eta=0.01": "eta=0.01",
+        "(1.5, 1.5)": "start=(1.5, 1.5)",
+    }.items():
+        assert said in caption
+        assert done in cells, f"the caption of the front page says {said}"
+    assert 'PAPER = {"epsilon": 0.001, "lambda_0": 8, "lambda_1": -2, "lambda_2": 1}' in source
+
+
 def test_the_notation_names_code_that_exists(root):
     text = (root / "chapters" / "notation.md").read_text("utf8")
     cells = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| $")]

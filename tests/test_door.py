@@ -79,5 +79,15 @@ def test_the_example_of_the_readme_runs(root, tmp_path):
     assert "≈" not in run(block)
 
 
+def test_the_three_lines_of_the_front_page_run(root):
+    text = (root / "chapters" / "index.md").read_text("utf8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for line in block.splitlines() if line.strip() and not line.startswith("import")]
+    assert len(lines) == 3
+    given = "train, _ = fm.datasets.digits()\nmodel = fm.models.mlp((64, 16, 10))\n"
+    said = run(block.replace("import flatmin as fm\n", "import flatmin as fm\n" + given))
+    assert "±" in said or "error" in said
+
+
 def test_the_page_of_the_library_is_what_the_docstrings_say():
     assert api.PAGE.read_text("utf8") == api.page(), "run python tools/api.py"

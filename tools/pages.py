@@ -4,6 +4,7 @@ The notebooks hold plain Markdown. A page is made from the chapter's own MyST te
 the outputs in its notebook, so that it has all that Sphinx offers: numbers, links, captions, boxes.
 """
 
+import base64
 import html
 import re
 from itertools import pairwise
@@ -18,6 +19,7 @@ from flatmin.ledger import claims
 # What the line says that opens a folded cell; the first word found in the cell decides.
 _PROMPTS = {"plots.alt(": "the code of this figure", "check(": "the check", "import ": "the imports"}
 _REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$", re.MULTILINE)
+_TAKEN = re.compile(r"\{figure\} made/([\w-]+)\.png")
 _PANELS = re.compile(r'<img [^>]*class="[^"]*\bflatmin-cuts((?:-\d+)+)\b[^>]*>')
 
 _CHECKED = re.compile(r'(<div id="[^"]*" class="flatmin-check">.*?)<code>([\w-]+)</code>')
@@ -27,6 +29,7 @@ def setup(app):
     """Register the reader of the notebooks and the layout of figures on narrow screens."""
     notebooks.CHAPTERS = Path(app.srcdir) / "chapters"
     app.connect("config-inited", _read_from_texts, priority=100)
+    app.connect("builder-inited", _take_pictures)
     app.connect("html-page-context", _finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -53,6 +56,32 @@ def read(text):
     notebook.cells, notebook.metadata = cells, kept.metadata
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _take_pictures(app):
+    """Write the pictures of chapters that pages without cells show as ``made/LABEL.png``."""
+    for page in notebooks.CHAPTERS.glob("*.md"):
+        for label in _TAKEN.findall(page.read_text("utf8")):
+            target = notebooks.CHAPTERS / "made" / f"{label}.png"
+            target.parent.mkdir(exist_ok=True)
+            picture = _picture(label)
+            if picture:
+                target.write_bytes(picture)
+            elif not target.exists():
+                raise ValueError(f"made/{label}.png: no chapter keeps that figure; run `make notebooks`")
+
+
+def _picture(label):
+    """Return the PNG that the cell with the figure ``label`` made, or None: none has, or it is stale."""
+    for name in notebooks.chapter_names():
+        text = notebooks.text_path(name).read_text("utf8")
+        if f"figure: {label}\n" in text:
+            kept = nbformat.read(notebooks.notebook_path(name), as_version=4)
+            for cell in notebooks.keep_outputs(notebooks.myst_notebook(text), kept).cells:
+                if cell.metadata.get("figure") == label:
+                    shown = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
+                    return base64.b64decode(shown[0]["image/png"]) if shown else None
+    return None
 
 
 def _with_figure(cell):

@@ -149,6 +149,20 @@ def test_the_glance_counts_add_up(pages):
     assert sum(map(float, widths)) == pytest.approx(100, abs=0.2)
 
 
+def test_a_finding_takes_its_numbers_from_checks_or_is_left_out():
+    def made(*numbers):
+        findings = [{"text": "It is {a}, not {b}.", "numbers": dict(zip("ab", numbers, strict=True))}]
+        return scoreboard.pages(CLAIMS, VERDICTS, findings)["_findings.md"].splitlines()[2:]
+
+    link = '<a href="03_critical.html#claim-y22-b-s30">'
+    assert made(["y22-b", "S30", "measured"], ["y22-b", "S30", "printed"]) == [
+        f"1. It is {link}≈ 2.00(10)</a>, not {link}1</a>."
+    ]
+    assert made(["y22-b", "S30", "measured"], ["y22-b", "S31", "printed"]) == []
+    with pytest.raises(ValueError, match=r"findings\.yml"):
+        made(["y22-b", "S30"], ["y22-b", "S30", "printed"])
+
+
 EVIL = '"><script>alert(1)</script>\n\n'
 
 
@@ -216,5 +230,5 @@ def test_pages_are_written_into_the_chapters_of_a_root(tmp_path):
     )
     write_verdicts({}, tmp_path / "data" / "verdicts.json")
     written = scoreboard.write_pages(tmp_path)
-    assert [path.name for path in written] == ["scoreboard.md", "_claims_at_a_glance.md"]
+    assert [path.name for path in written] == ["scoreboard.md", "_claims_at_a_glance.md", "_findings.md"]
     assert "score-Y22" in (tmp_path / "chapters" / "scoreboard.md").read_text("utf8")

@@ -2,7 +2,8 @@
 
 ``chapters/scoreboard.md`` lists every claim, folded to its statement, its deciding number and its verdict;
 opened, it links to the cells that found it. ``_static/flatmin.js`` filters it by what its entries carry.
-``chapters/_claims_at_a_glance.md`` is the small summary that the front page includes, each count a filter.
+The front page includes ``chapters/_claims_at_a_glance.md``, a small summary whose counts are filters, and
+``chapters/_findings.md``, three findings with their numbers.
 """
 
 import html
@@ -11,9 +12,12 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
+import yaml
+
 from flatmin.ledger import paths
 from flatmin.ledger.claims import load_claims
 from flatmin.ledger.collection import load_verdicts
+from flatmin.ledger.decimals import approx, exact
 from flatmin.ledger.files import write_bytes
 from flatmin.ledger.verdicts import VERDICTS, Verdict, badge
 
@@ -47,11 +51,15 @@ def standing(claims, verdicts):
     return {id: verdicts[id]["verdict"] if id in verdicts else "open" for id in claims}
 
 
-def pages(claims, verdicts):
-    """Return the generated pages as a dict from file name to text."""
+def pages(claims, verdicts, findings=()):
+    """Return the generated pages as a dict from file name to text.
+
+    ``findings`` are the entries of ``data/findings.yml``. Raises ValueError for one of another form.
+    """
     return {
         "scoreboard.md": _scoreboard(claims, verdicts),
         "_claims_at_a_glance.md": _GENERATED + _glance(claims, verdicts),
+        "_findings.md": _GENERATED + _findings(findings, verdicts),
     }
 
 
@@ -61,7 +69,9 @@ def write_pages(root=None):
     claims = load_claims(root / "data" / "claims.yml")
     verdicts = load_verdicts(root / "data" / "verdicts.json")
     written = []
-    for name, text in pages(claims, verdicts).items():
+    kept = root / "data" / "findings.yml"
+    findings = yaml.safe_load(kept.read_text("utf8")) if kept.exists() else ()
+    for name, text in pages(claims, verdicts, findings).items():
         write_bytes(root / "chapters" / name, text.encode())
         written.append(root / "chapters" / name)
     return written
@@ -151,6 +161,30 @@ def _deciding(claim, verdict, parts):
 
 def _slug(verdict):
     return verdict.replace(" ", "-")
+
+
+def _findings(findings, verdicts):
+    """Return the list of the findings; one whose checks are not all there is left out."""
+    parts = {(id, part["part"]): part for id, entry in verdicts.items() for part in entry["parts"]}
+    lines = []
+    for finding in findings:
+        try:
+            wanted = finding["numbers"].items()
+            sources = {word: (id, parts.get((id, name)), key) for word, (id, name, key) in wanted}
+            if all(part for _, part, _ in sources.values()):
+                numbers = {word: _linked(*source) for word, source in sources.items()}
+                lines.append(f"1. {finding['text'].format(**numbers)}\n")
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ValueError(f"findings.yml, {finding!r}: {error!r}") from None
+    return "".join(lines)
+
+
+def _linked(id, part, key):
+    """Return a number of a check, with its error if measured, as a link to the check."""
+    found = Verdict.from_dict(part | {"id": id})
+    value = getattr(found, key)
+    number = approx(value, found.error) if key == "measured" else exact(value)
+    return f'<a href="{quote(part["chapter"])}.html#{_line(part["anchor"])}">{number}</a>'
 
 
 def _line(text):
