@@ -1,6 +1,7 @@
 """Error bars: over 100 seeds the misses, in units of the error, have standard deviation 1 ± 0.2."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 import flatmin as fm
 from flatmin.networks import curvature, gradient_noise
 from flatmin.networks.point import Point, at
+from flatmin.networks.stability import compressed
+from flatmin.theory.stability import threshold
 
 torch.set_num_threads(1)
 SEEDS, WHOLE = range(100), 3000
@@ -110,3 +113,61 @@ def test_the_exact_trace_is_left_where_it_takes_longer_than_products(model, meth
     assert abs(trace.value - here.trace().value) <= 4 * trace.error + 1e-5 * abs(trace.value)
     assert np.sum(layers.value) == pytest.approx(trace.value, rel=1e-5)
     assert norm.value > 0
+
+
+#: lines that are means or smooth functions of means over samples; and those whose error is an upper bound
+DRAWN = (
+    "loss", "lambda_1", "lambda_2", "trace_H", "trace_G", "flatness_Y26", "noise_strength", "noise_ratio",
+    "decoupling_outputs", "alpha", "mu", "trace", "theory_M22",
+)  # fmt: skip
+BOUNDED = "frobenius", "exact", "smallest_batch", "necessary", "batch_sharpness"
+
+
+@functools.cache
+def regression():
+    """A network fitted to noisy targets, and 3000 samples."""
+    inputs, generator = trained()[1][0], torch.Generator().manual_seed(5)
+    teacher = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    noise = 0.3 * torch.randn(WHOLE, 2, generator=generator, dtype=torch.float64)
+    data = inputs, torch.tanh(inputs @ teacher) + noise
+    model = fm.models.mlp((6, 10, 10, 2), 1, activation="tanh", dtype=torch.float64)
+    runs = fm.train(model, "square", data, eta=0.05, batch_size=50, steps=600, seed=0, keep=600)
+    return runs.model_at(0, -1), data
+
+
+def reported(samples, seed=0, what=DRAWN + BOUNDED):
+    model, data = regression()
+    how = {"eta": 0.3, "batch_size": 8, "k": 3, "budget": math.inf, "progress": False}
+    return fm.diagnose(model, "square", data, samples=samples, seed=seed, what=what, **how)
+
+
+@pytest.mark.slow
+def test_drawn_samples():
+    """64 of 3000 samples, a hundred times, against all: the errors count in the draw."""
+    measured = [name for name in (*DRAWN, *BOUNDED) if name not in ("exact", "smallest_batch", "alpha", "mu")]
+    whole = reported(WHOLE, what=measured)
+    model, data = regression()
+    here = at(model, "square", data)
+    minimum, exact = compressed(here, torch.eye(here.parameters).double()), gradient_noise.alignment(here)
+    truth = {name: whole[name].estimate.value for name in measured}
+    truth |= {"exact": 0.3 / threshold.largest_step(minimum, 8), "alpha": exact.alpha, "mu": exact.mu}
+    truth["smallest_batch"] = threshold.smallest_batch(minimum, 0.3)
+    found = [reported(64, seed) for seed in SEEDS]
+    for name, expected in truth.items():
+        each = [one[name].estimate for one in found]
+        misses = [(one.value - expected) / one.error for one in each]
+        if name in BOUNDED:
+            assert np.std(misses) < 1.2, name
+            assert abs(np.mean(misses)) < 1, name
+        else:
+            calibrated(name, misses)
+
+
+def test_what_all_samples_leave_to_chance_is_not_of_a_draw():
+    """All but one of the samples: the errors of the draw are next to nothing, the numbers those of all."""
+    what = "lambda_1", "trace_G", "noise_ratio", "trace_H"
+    one, all_but_one = (reported(samples, what=what) for samples in (WHOLE, WHOLE - 1))
+    for name in what:
+        own, other = one[name].estimate, all_but_one[name].estimate
+        assert other.error < 1e-2 * other.value
+        assert abs(own.value - other.value) < 5 * other.error + 1e-3 * own.value

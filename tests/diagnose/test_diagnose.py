@@ -376,6 +376,32 @@ def test_a_loss_without_a_root_drops_its_lines_only():
         assert found[name].estimate is not None
 
 
+@pytest.mark.parametrize("margin", [3.0, 14.0, 28.0])
+def test_a_close_fit_is_measured_in_double_precision(margin):
+    """Two classes, outputs ±m/2: the loss is e^{−m}, H = p(1 − p) aaᵀ ⊗ [[1, −1], [−1, 1]]."""
+    model = nn.Linear(1, 2, bias=False).double()
+    with torch.no_grad():
+        model.weight[:] = torch.tensor([[margin / 2], [-margin / 2]])
+    data = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, dtype=torch.long)
+    here = fm.at(model, "cross-entropy", data)
+    expected = 2 * math.exp(-margin) / (1 + math.exp(-margin)) ** 2
+    assert float(here.eigenpairs(1).values[0]) == pytest.approx(
+        expected, rel=1e-15 * math.exp(margin) + 1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [("float64", "an earlier step"), ("float32", "dtype='float64'")]
+)
+def test_a_fit_to_rounding_is_refused(dtype, remedy):
+    model = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        model.weight[:] = torch.tensor([[25.0], [-25.0]])
+    data = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"check 'rounding'.*{remedy}"):
+        fm.at(model, "cross-entropy", data, dtype=dtype)
+
+
 # the report as text
 
 
@@ -432,3 +458,21 @@ def test_processes_give_the_same_noise():
             for executor in (None, pool)
         )
     assert (one.value, one.error) == (other.value, other.error)
+
+
+def test_processes_take_the_chunks_of_products():
+    data = X.repeat(2, 1), Y.repeat(2)
+    model = nn.Sequential(nn.Identity(), MODEL)
+    options = {
+        "what": ("lambda_1", "trace_H", "mu"),
+        "k": 1,
+        "chunk": 20,
+        "eta": 0.1,
+        "batch_size": 8,
+        **FREE,
+    }
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        one, other = (
+            diagnose(model, "cross-entropy", data, executor=executor, **options) for executor in (None, pool)
+        )
+    assert all(not z for z in one.compare(other).values())

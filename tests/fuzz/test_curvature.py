@@ -31,6 +31,7 @@ CASES = [
     case(curvature.gauss_newton, {"layer": 1}, layer=LAYER),
     case(curvature.gauss_newton_spectrum),
     case(curvature.gauss_newton_trace, {"probes": 1, "seed": 0}, probes={"10**30": "exact"}),
+    case(curvature.gauss_newton_shares, {"probes": 1, "seed": 0}, probes={"10**30": "exact"}),
     case(curvature.diagonal, {"layer": 1, "probes": 5}, layer=LAYER, probes={"10**30": "exact"}),
     case(curvature.trace, {"layer": 1, "probes": 5}, layer=LAYER, probes={"10**30": "exact"}),
     case(curvature.frobenius_norm, {"layer": 1, "probes": 5}, layer=LAYER, probes={"10**30": "exact"}),

@@ -53,7 +53,11 @@ CASES = [
         then=lambda minimum: minimum.trace,
     ),
     Case(
-        sampled.sampled_alignment, {"here": HERE, "samples": 8}, leave=PLACE, right=MANY, then=lambda a: a.mu
+        sampled.sampled_alignment,
+        {"here": HERE, "samples": 8, "of_samples": 1000},
+        leave=PLACE,
+        right=MANY | {"of_samples": {"None": "all"}},
+        then=lambda a: a.mu,
     ),
     Case(SAMPLED.of, {"function": lambda one: one.mu}),
     Case(SAMPLED.bound, {"eta": 0.1, "batch_size": 5}),

@@ -94,21 +94,27 @@ class Draw:
         return inner[:, range(len(values)), range(len(values))], (np.sign(apart) * pushed / 2).sum(1)
 
     def moments(self, probes: int, seed: int):
-        """Per group: (z ∘ H_gz) summed up by parameter (G, layers), and |H|² without the group over |H|²."""
+        """(z ∘ H_gz) by parameter (G, layers), |H|² without each group over |H|² (G,), and by how much the
+        scatter of the latter is too large because the signs z are few."""
         here = self.here
         probes = int(max(2, min(probes, PROBES, _BYTES // (8 * here.parameters))))
         generator = torch.Generator("cpu").manual_seed(seed)
         signs = signs_like(here.passed.outputs, (probes, here.parameters), generator)
         whole = here.passed.hessian_product(signs)
         total, blocks = float(whole.double().square().sum()), [here.block(name) for name in here.names]
-        layers, squares, m = [], [], here.samples
+        layers, squares, crossed, m = [], [], [], here.samples
         for size, point in zip(self.sizes, self.points(), strict=True):
             moved = point.passed.hessian_product(signs)
             shares = (signs * moved).double().sum(0)
             layers.append([float(shares[block].sum()) / probes for block in blocks])
-            crossed, own = (float((one * moved).double().sum()) for one in (whole, moved))
-            squares.append((m**2 * total - 2 * m * size * crossed + size**2 * own) / (m - size) ** 2 / total)
-        return np.array(layers), np.array(squares)
+            crossed.append((whole * moved).double().sum(1).cpu().numpy())
+            both, own = m * size * crossed[-1].sum(), float(moved.double().square().sum())
+            squares.append((m**2 * total - 2 * both + size**2 * own) / (m - size) ** 2 / total)
+        crossed = np.array(crossed)
+        rest = crossed - crossed.mean(0) - crossed.mean(1, keepdims=True) + crossed.mean()
+        within = np.square(rest).sum() / ((len(rest) - 1) * (probes - 1)) / probes
+        shrink = max(0.1, 1 - within / max(crossed.mean(1).var(ddof=1), 1e-300)) ** 0.5
+        return np.array(layers), np.array(squares), shrink
 
 
 def influences(minimum: Minimum, moment: np.ndarray, c: float):

@@ -95,7 +95,8 @@ def diagnose(
     progress : bool
         Show a bar, on a terminal.
     executor : optional
-        Processes (``concurrent.futures``, Dask) that take the samples chunk by chunk where each counts alone.
+        Processes (``concurrent.futures``, Dask): 𝒩 of each thousand samples is theirs, and of networks that
+        are not fully connected every product with the Hessian, ``chunk`` by chunk.
 
     Returns
     -------

@@ -63,6 +63,8 @@ class Steps:
         self.executor, self.found, self._kept = executor, {}, {}
         self.eta, self.size = how["eta"], how["batch_size"]
         self.sampling = "replacement" if how["sampling"] == "replacement" else "fresh"
+        if executor is not None and here.loss_function.apart(here.data.targets):
+            here.passed.mapped = gradient_noise.map_of(executor)
         self.rows = here.samples * here.passed.outputs.shape[1]
         size = here.parameters * torch.finfo(here.dtype).bits // 8
         self.most = max(8, _MEMORY // size)  # vectors of P numbers
@@ -371,7 +373,8 @@ class Steps:
             power = 1.0 if name in ("Y26", "M22") else 0.5
             return Estimate(found.value, power * found.value * float(error), 0, found.method)
 
-        how = f"{how}; less {approx(100 * float(bias[0] / values[0]), digits=1)} %, the bias of the draw"
+        share = approx(100 * float(bias[0] / values[0]), digits=1)
+        how = f"{how}; less {share} %, the bias of the draw, at least"
         return freed.tolist(), errors.tolist(), how, flat
 
     def _descent(self, value, error):
@@ -422,7 +425,7 @@ class Steps:
     def _exact(self):
         self.plain(decay=True)
         minimum, eta, decay = self.minimum, self.eta, self.how["weight_decay"]
-        how = "exact operator of the linearised network"
+        how = exact = "exact operator of the linearised network"
 
         def growth(step):
             left = 1 - step * decay
@@ -438,13 +441,19 @@ class Steps:
         found = self._drawn_step(minimum, float(step), how)
         self.put("largest_step", found)
         self.put("exact", found.inverse().scaled(eta))
-        self.put("growth", Estimate(growth(eta), self._growth_error(minimum), found.n, how))
+        rho, slow = (
+            growth(eta),
+            "; below the edge that of the slowest direction, which few samples know badly",
+        )
+        how += slow if self.draw and rho <= 1 else ""
+        self.put("growth", Estimate(rho, self._growth_error(minimum), found.n, how))
         if decay:
             self.put("smallest_batch", None, "with weight decay not derived; see growth at other B")
             return
         batch = threshold.smallest_batch(minimum, eta, self.sampling)
         if np.isfinite(batch):
-            self.put("smallest_batch", Estimate(batch, self._batch_error(minimum, batch), found.n, how))
+            error = self._batch_error(minimum, batch)
+            self.put("smallest_batch", Estimate(batch, error, found.n if error else 0, exact))
         else:
             edge = approx(2 / minimum.sharpness, digits=4)
             self.put("smallest_batch", None, f"none is: η is above 2/λ₁(G) {edge}")
@@ -522,13 +531,14 @@ class Steps:
 
     def _with_draw(self, trace, norm, layers):
         """The moments with the error of the draw; from the norm what it adds on average is taken off."""
-        parts, squares = self.draw.moments(self.probes, self.seed + 1)
+        parts, squares, shrink = self.draw.moments(self.probes, self.seed + 1)
         if not np.any(layers.error):  # exact, so without signs
             parts = np.array([self._diagonal(point) for point in self.draw.points()])
         without = self.draw.without(parts.mean(0), parts)
         ones = self.draw.jackknife(parts.mean(0), without)[1]
         whole = self.draw.jackknife(parts.mean(0).sum(), without.sum(1))[1]
         bias, spread = self.draw.jackknife(1.0, squares)
+        spread = spread * shrink
         share = max(1 - float(bias), 1e-2)
         error = np.hypot(norm.error, norm.value * float(spread) / 2) / share**0.5
         how = f"{norm.method}; less {approx(100 * (1 - share**0.5), digits=1)} %, what the draw adds"
@@ -584,6 +594,8 @@ class Steps:
     def _exponent(self):
         pairs, here = self.pairs, self.here
         found, values = gradient_noise.along(here, pairs.vectors), pairs.values.double().numpy()
+        if self.draw:
+            found = replace(found, method="along the eigenvectors of these samples")
         self.tried("noise_along", lambda: found.scaled(self._factor() or 1.0), at=tuple(values.tolist()))
         window = max(1e-2, float(values[-1] / values[0]) * (1 - 1e-9))
         kept = values[values >= window * values[0]]

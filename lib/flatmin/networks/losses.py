@@ -106,6 +106,11 @@ class Loss:
         bound.verify(outputs.reshape(bound.samples, bound.columns))
         return bound
 
+    @property
+    def saturates(self) -> bool:
+        """Whether ∂ℓ/∂f is a difference p − 1 that good fits make small: cross-entropy."""
+        return self._kind is _CrossEntropy
+
     def apart(self, targets) -> bool:
         """Whether a sample's share of L is a loss of its own, whatever the other ``targets``.
 

@@ -161,7 +161,8 @@ def sampled_alignment(
         raise ValueError(f"data: {here.samples} samples are too few: must be at least {FEWEST}")
     if (samples * (probes + 1)) ** 2 > _ENTRIES:
         raise _check.refused("samples", samples, f"at most {int(_ENTRIES**0.5) // (probes + 1)}")
-    of = _check.integer("of_samples", of_samples or here.samples, least=here.samples)
+    of = here.samples if of_samples is None else of_samples
+    of = _check.integer("of_samples", of, least=here.samples, most=10**15)
     chosen = drawn_rows(here.samples, samples, seed)
     few = here.passed if samples == here.samples else only(here, chosen)
     products = _centred_products(here.passed, few, _signs(few.outputs, probes, seed))

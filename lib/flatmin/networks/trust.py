@@ -137,7 +137,9 @@ class _Terms:
     """Sizes of the terms that loss and derivatives are sums of: of them rounding is a share.
 
     A sample's slope ∂ℓ/∂f is known to rounding of t = |∂ℓ/∂f| + |∂²ℓ f|, as f is to rounding of itself;
-    random signs keep Jᵀt from cancelling where Jᵀ∂ℓ/∂f does (for outputs that are all equal).
+    random signs keep Jᵀt from cancelling where Jᵀ∂ℓ/∂f does (for outputs that are all equal). Cross-entropy's
+    slope at the label is p − 1, so terms of size 1 are added in it however good the fit: ``resolved`` is the
+    curvature without these.
     """
 
     def __init__(self, passed, network):
@@ -146,13 +148,16 @@ class _Terms:
         tops = passed.output_gradients.abs() + bent.abs()
         generator = torch.Generator("cpu").manual_seed(1)
         signs = torch.randint(2, f.shape, generator=generator, device="cpu").to(f) * 2 - 1
-        rows = passed.pull(every, (signs * tops)[:, None])[:, 0]
-        self.loss = float(losses.abs().mean() + (tops * f.abs()).sum(1).mean())
-        self.entry = float(rows.abs().max()) if rows.numel() else 0.0
-        self.square = float(rows.square().sum(1).max())
-        self.norm = self.square**0.5
         size = math.sqrt(sum(float(p.detach().square().sum()) for p in network.tensors))
-        self.curvature = self.norm / size if size else 0.0  # the natural size of |Hv|/|v|
+        for added in (0.0, 1.0) if passed.loss_function.loss.saturates else (0.0,):
+            rows = passed.pull(every, (signs * (tops + added))[:, None])[:, 0]
+            self.loss = float(losses.abs().mean() + ((tops + added) * f.abs()).sum(1).mean() + added)
+            self.entry = float(rows.abs().max()) if rows.numel() else 0.0
+            self.square = float(rows.square().sum(1).max())
+            self.norm = self.square**0.5
+            self.curvature = self.norm / size if size else 0.0  # the natural size of |Hv|/|v|
+            if not added:
+                self.resolved = self.curvature
 
 
 def _outputs(network, few, many, passes, eps) -> tuple[int, ...]:
@@ -247,6 +252,8 @@ def _first(point, few, passes, eps, model):
     _require_paired(loss, few.targets, outputs)
     passed = linearise(network, few, loss)
     terms = _Terms(passed, network)
+    if loss.saturates:
+        _resolved(float(passed.output_gradients.abs().max()), network.dtype)
     plain = _plain(network, loss, outputs, passed.loss_function.targets, model)
     passes("loss", passed.losses.detach().mean(), plain[0], 1e3 * eps, 0.1 * terms.loss)
     passes("gradient", passed.gradient(), plain[1], 1e4 * eps, 1e-2 * terms.entry)
@@ -257,6 +264,17 @@ def _first(point, few, passes, eps, model):
     squares = passed.pulled_squares(passed.output_gradients)[one]
     passes("sample gradients", squares, found.square().sum(1), 1e4 * eps, 1e-2 * terms.square)
     return passed, terms
+
+
+def _resolved(left: float, dtype):
+    """Refuse a cross-entropy whose slopes of at most ``left`` are rounding of the p − 1 that they are."""
+    wide, eps = dtype == torch.float64, torch.finfo(dtype).eps
+    if left < (eps / _NOISE if wide else eps):
+        remedy = "take an earlier step, or smaller weights" if wide else "measure with dtype='float64'"
+        raise ValueError(
+            f"check 'rounding': ∂ℓ/∂f is {left:.1g} at most, a difference p − 1 in {str(dtype)[6:]}: the "
+            f"samples are fitted too well for derivatives of this loss; {remedy}"
+        )
 
 
 def _plain(network, loss, outputs, targets, model):
@@ -313,6 +331,7 @@ def _second(point, fresh, few, passed, terms, passes, eps):
         if point.dtype == torch.float64:
             passes("product", images, image, 1e4 * eps, 1e-2 * size / eps)
         else:
+            size = eps * terms.resolved * float(longest)
             passes("rounding", images.to(image), image, _NOISE, 1e2 * size / _NOISE)
     error = _difference_error(exact, both.to(exact.outputs), terms)
     passes("finite difference", torch.tensor([error]), torch.tensor([0.0]), _SLOPE, 1.0)

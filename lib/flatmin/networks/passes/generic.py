@@ -62,10 +62,11 @@ class AutogradPass:
     """The quantities of :class:`~flatmin.networks.passes.dense.DensePass` for any module, through autograd.
 
     The module must treat samples independently. Graphs of ``chunk`` samples are built at a time; where one
-    chunk holds all samples its graph is kept, and a product is then one more backward pass.
+    chunk holds all samples its graph is kept, and a product is then one more backward pass. ``mapped``, the
+    ``map`` of an executor of processes, takes the chunks of Hessian products where there are several.
     """
 
-    piecewise_linear = False
+    piecewise_linear, mapped = False, None
 
     def __init__(self, network: Network, samples: Samples, loss: Loss, chunk: int | None = None):
         self.network, self.data, self.samples = network, samples, len(samples)
@@ -190,6 +191,10 @@ class AutogradPass:
     def hessian_product(self, vectors: Tensor) -> Tensor:
         """H v for the rows of ``vectors`` (k, P): (k, P)."""
         total = torch.zeros_like(vectors)
+        if self.mapped is not None and len(self.chunks) > 1:
+            loss = self.loss_function.loss
+            parts = [(self.network, self.data.take(rows), loss, vectors) for rows in self.chunks]
+            return sum(self.mapped(_sum_of_products, parts), total) / self.samples
         for index in range(len(self.chunks)):
             gradient = self._graph(index, self._gradient_of)
             live = [i for i, g in enumerate(gradient) if g.requires_grad]
@@ -390,6 +395,12 @@ class AutogradPass:
         if found is None or placed is None or bool(placed[~some].any()):
             return False
         return self._agrees(found, expected[:, 0].square().sum(1))
+
+
+def _sum_of_products(part):
+    network, data, loss, vectors = part
+    passed = AutogradPass(network, data, loss, len(data))
+    return passed.hessian_product(vectors) * len(data)
 
 
 def _flat(parts) -> Tensor:
