@@ -57,7 +57,7 @@ def along(rows, taus):
         left.set(xscale="log", yscale="log", xlabel="ηt", ylabel=f"flatness F, {title}")
         right.set(xscale="log", xlabel="training loss")
         right.invert_xaxis()
-        right.tick_params(labelleft=True)
+        right.tick_params(labelleft=True, which="both")
         left.legend(fontsize=9)
         _plain(left.yaxis)
     plots.label_panels(axes)
