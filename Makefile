@@ -12,7 +12,7 @@ OUT ?= build/gpu
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book page check test test-clean mutants serve bench notebooks experiments gpu clean
+.PHONY: help setup book pdf page check test test-clean mutants serve bench notebooks experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -25,6 +25,9 @@ setup: ## make .venv and install the pinned packages (once; later runs find it d
 
 book: setup ## build the site in _build/html from the executed notebooks
 	@$(RUN) tools/book.py
+
+pdf: setup ## print the built site into one PDF, _build/book.pdf (minutes, needs Chromium)
+	@$(RUN) tools/pdf.py
 
 page: setup ## show one chapter after a change of its words, not executed (CHAPTER=01_valley)
 	@$(RUN) tools/page.py $(CHAPTER)
@@ -42,7 +45,7 @@ test: setup ## lint, then run all tests and execute every chapter (pytest --nbva
 	@$(RUN) tools/run_tests.py
 
 test-clean: setup ## install into clean environments as Binder and Colab do (minutes, needs a package index)
-	@$(RUN) -m pytest -m clean tests/test_setup.py
+	@$(RUN) -m pytest -m clean tests/test_setup.py tests/test_lab.py
 
 mutants: setup ## put slips into the formulas, one at a time: does a test notice each? (minutes)
 	@$(RUN) tools/mutants.py

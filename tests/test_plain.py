@@ -178,3 +178,23 @@ def test_links_within_a_notebook_lead_somewhere(name):
     headings = {title.strip().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
     for place in re.findall(r"\]\(#([^)]+)\)", text):
         assert place in headings or text.count(f'<a id="{place}"></a>') == 1, place
+
+
+# The numbers that the notebooks give are those of the page
+
+NUMBER = {
+    "equation": r'id="equation-{}"[^>]*>\s*<span class="eqno">\((.*?)<a',
+    "figure": r'<figure [^>]*id="{}">.*?<span class="caption-number">Fig\. (.*?) </span>',
+    "exercise": r'<div class="exercise admonition" id="{}">.*?caption-number">Exercise (.*?) </span>',
+}
+
+
+@pytest.mark.parametrize("name", notebooks.chapter_names())
+def test_page_and_notebook_number_alike(site, name):
+    page = (site / "chapters" / f"{name}.html").read_text("utf8")
+    own = {label: each for label, each in notebooks.book_index().items() if each.chapter == name}
+    for label, target in own.items():
+        if target.kind in NUMBER:
+            found = re.search(NUMBER[target.kind].format(label), page, re.DOTALL)
+            assert found, label
+            assert found[1].strip(") ") == target.text, label

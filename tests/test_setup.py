@@ -290,6 +290,8 @@ def test_make_names_its_targets(root):
         "setup",
         "book",
         "test",
+        "page",
+        "check",
         "test-clean",
         "serve",
         "bench",

@@ -1,0 +1,114 @@
+"""The notebooks as the launch buttons show them: in JupyterLab, in headless Chromium, without a network.
+
+JupyterLab is no part of the book's environment: `make test-clean` installs it into one of its own.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import sync_playwright
+
+import notebooks
+
+pytestmark = [pytest.mark.clean, pytest.mark.browser]
+
+VERSION = "4.6.6"
+SHOWN = ["04_two_valleys", "08_many_directions"]
+SETTINGS = "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+COUNT = "selector => document.querySelectorAll(selector).length"
+PICTURES = ".jp-MarkdownOutput img, .jp-OutputArea img"
+LOADED = "all => [...document.querySelectorAll(all)].every(i => i.complete && i.naturalWidth > 0)"
+# what should have become a formula, or markup that Jupyter does not know
+RAW = r"""() => [...document.querySelectorAll('.jp-MarkdownOutput')].flatMap(cell => {
+  const copy = cell.cloneNode(true);
+  copy.querySelectorAll('mjx-container, code, pre').forEach(node => node.remove());
+  return copy.textContent.match(/\$|\\[a-zA-Z]+\{|\{[\w:-]+\}|:::|```/g) || [];
+})"""
+
+
+def formulas(text):
+    """Return how many formulas stand in Markdown."""
+    text = re.sub(r"(`+).+?\1", "", text, flags=re.DOTALL)
+    display = re.findall(r"\$\$.+?\$\$", text, flags=re.DOTALL)
+    rest = re.sub(r"\$\$.+?\$\$", "", text, flags=re.DOTALL)
+    return len(display) + len(re.findall(r"(?<!\\)\$[^$]+\$", rest))
+
+
+@pytest.fixture(scope="module")
+def lab(root, tmp_path_factory):
+    """The address of a JupyterLab that shows the book; FLATMIN_LAB names an environment that has one."""
+    home = tmp_path_factory.mktemp("lab")
+    environment = Path(os.environ.get("FLATMIN_LAB") or home / "venv")
+    if not environment.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        packages = [f"jupyterlab=={VERSION}", "ipykernel"]
+        subprocess.run([environment / "bin" / "pip", "install", "-q", *packages], check=True)
+    settings = home / "config" / SETTINGS
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # else only what is on the screen is drawn
+    variables = {"CONFIG": "config", "DATA": "data", "RUNTIME": "run"}
+    own = {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in variables.items()}
+    command = [environment / "bin" / "jupyter", "lab", "--no-browser", "--allow-root", "--port=8947"]
+    options = ["--IdentityProvider.token=", "--LabApp.news_url=", f"--ServerApp.root_dir={root}"]
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen([*command, *options], env=os.environ | own, stdout=log, stderr=log)
+    address = "http://127.0.0.1:8947"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    """A function that opens a chapter in JupyterLab and waits until it is drawn."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium here")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+
+        def open_notebook(name):
+            tab = chromium.new_page(viewport={"width": 1300, "height": 1400})
+            tab.goto(f"{lab}/lab/tree/chapters/{name}.ipynb?reset")
+            tab.wait_for_selector(".jp-Notebook .jp-MarkdownCell", timeout=120_000)
+            count, last = -1, -2
+            while count != last or count == 0:
+                tab.wait_for_timeout(4000)
+                last, count = count, tab.evaluate(COUNT, ".jp-Notebook mjx-container")
+            return tab
+
+        yield open_notebook
+        chromium.close()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_notebook_reads_as_the_page_does(page, name):
+    made = nbformat.read(notebooks.notebook_path(name), as_version=4)
+    markdown = [cell.source for cell in made.cells if cell.cell_type == "markdown"]
+    tab = page(name)
+    assert tab.evaluate(COUNT, ".jp-MarkdownOutput mjx-container") == sum(map(formulas, markdown))
+    assert tab.evaluate(COUNT, ".jp-Notebook mjx-merror") == 0
+    assert tab.evaluate(RAW) == []
+    numbers = "".join(markdown).count(r"\tag{")
+    assert tab.evaluate(COUNT, ".jp-MarkdownOutput mjx-mlabeledtr") == numbers
+    assert tab.evaluate(COUNT, PICTURES) > 5
+    tab.wait_for_function(LOADED, arg=PICTURES, timeout=60_000)
+    folded = sum(bool(cell.metadata.get("jupyter")) for cell in notebooks.code_cells(made))
+    assert tab.evaluate(COUNT, ".jp-CodeCell .jp-Cell-inputWrapper .jp-Placeholder") == folded
+    assert tab.evaluate(COUNT, ".jp-MarkdownOutput details") == "".join(markdown).count("<details>")
