@@ -12,7 +12,7 @@ OUT ?= build/gpu
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf page check test test-clean mutants serve bench notebooks experiments gpu clean
+.PHONY: help setup book pdf page check test test-clean mutants serve bench notebooks explorers experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -60,6 +60,9 @@ bench: setup ## compare with peers; prints times and ratios
 
 notebooks: setup ## make the notebooks from chapters/src, execute what is stale (CHAPTER=NAME: that one, --all: all)
 	@$(RUN) tools/notebooks.py execute $(CHAPTER)
+
+explorers: setup ## write what is generated of the explorers (lib/flatmin/explorers/web, _static)
+	@$(RUN) tools/explorers.py
 
 experiments: setup ## run the full-scale experiments that are not done (hours; can be stopped and resumed)
 	@$(RUN) -m flatmin experiments run --all

@@ -22,6 +22,7 @@ from flatmin.theory.two_valleys.ensemble import START_X
 from flatmin.theory.two_valleys.freezing_point import follow
 from flatmin.theory.two_valleys.hopping import frozen
 from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, position
+from flatmin.theory.valleys.high_dimensional import high_dimensional_valley, isotropic_strength
 
 pytestmark = pytest.mark.browser
 
@@ -99,7 +100,8 @@ def summary(page):
 
 
 def wait_for(page, condition):
-    page.wait_for_function(f"(() => {{ const now = {MODEL}.get('summary'); return now && {condition}; }})()")
+    code = f"(() => {{ const now = {MODEL}.get('summary'); return now && {condition}; }})()"
+    page.wait_for_function(code, timeout=120_000)  # a machine may be busy
 
 
 # ---------------------------------------------------------------- the same numbers
@@ -148,6 +150,41 @@ def test_walkers_and_hops_of_the_two_valleys_are_those_of_simulate(evaluate, del
     floors = frozen(fork(ratio), 1.0).floor
     expected = {"ridge": [-START_X, START_X], "sharp": [-floors["sharp"]], "flat": [floors["flat"]]}[start]
     assert found["start"][: len(expected)] == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "eta", "kind"), [(0.02, 0.05, "shift"), (0.3, 0.1, "shift"), (0.01, 0.02, "iso")]
+)
+def test_walkers_of_many_directions_are_those_of_simulate(evaluate, sigma, eta, kind):
+    """In the second setting all diverge."""
+    strengths = "Math.sqrt(2 * sigma), 0" if kind == "shift" else "0, Math.sqrt(2 * sigma)"
+    code = f"""const sigma = {sigma}, swarm = new Swarm(16, {strengths}, {eta});
+      swarm.run(1000);
+      return {{ points: swarm.q.map(q => [...q]), alive: [...swarm.alive] }};"""
+    found = evaluate("many_directions", code)
+    valley = high_dimensional_valley(seed=1)
+    noise = fm.RandomShift(sigma) if kind == "shift" else fm.Isotropic(sigma)
+    start = list(valley.start(1))
+    runs = fm.simulate(valley, noise, eta=eta, steps=1000, start=start, trajectories=16, seed=1)
+    assert (runs.final == found["points"]).all()
+    assert (runs.diverged == (np.array(found["alive"]) == 0)).all()
+
+
+def test_what_is_predicted_in_many_directions_is_the_librarys(evaluate):
+    valley, eta, sigma = high_dimensional_valley(seed=1), 0.05, 0.02
+    code = f"""const path = averaged({eta}, {eta * sigma}, 1000);
+      for (;;) {{
+        const {{ done, value }} = path.next();
+        if (done) return {{ path: value, limits: thresholds({eta}), strengths: isotropicStrengths({sigma}) }};
+      }}"""
+    found = evaluate("many_directions", code)
+    tau, log_flatness = np.transpose(found["path"])
+    expected = valley.log_flatness(valley.averaged(eta, sigma, valley.start(1), tau).x)
+    assert np.abs(log_flatness - expected).max() < 1e-5
+    assert found["limits"] == pytest.approx(valley.thresholds(eta).tolist(), rel=1e-12, abs=0)
+    for same, name in (("trace", "trace"), ("coordinate", "kick")):
+        strength = isotropic_strength(valley, sigma, np.zeros(100), same)
+        assert found["strengths"][name] == pytest.approx(strength, rel=1e-12)
 
 
 def fork(ratio):
@@ -270,6 +307,8 @@ def test_a_copied_run_gives_the_numbers_on_the_screen(visit, name):
         x = runs.final[~runs.diverged, 0]
         assert (x**2).mean() ** 0.5 == pytest.approx(now["rms"], rel=1e-12)
         assert runs.diverged.sum() == now["lost"]
+    elif name == "many_directions":
+        assert given["log_flatness"].mean() == pytest.approx(now["log_flatness"], rel=1e-10)
     else:
         assert (runs.final[:, 0] >= 0).mean() == now["flat"]
         assert runs.hops.last.mean() == pytest.approx(now["last_hop"], rel=1e-12)

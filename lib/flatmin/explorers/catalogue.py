@@ -19,6 +19,7 @@ from flatmin.theory.noise import ETA, HessianAligned, RandomShift
 from flatmin.theory.sgd.rng import stream_key
 from flatmin.theory.two_valleys.ensemble import START_X
 from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_drift, position, two_valleys
+from flatmin.theory.valleys.high_dimensional import high_dimensional_valley
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
 __all__ = ["EXPLORERS", "SEED", "Explorer"]
@@ -110,6 +111,14 @@ def _two_valleys_formulas() -> list[str]:
     return [step_source(valleys, HessianAligned()), *made]
 
 
+def _many_directions_formulas() -> list[str]:
+    """The coefficients of the valley and the start, as numbers: its step is written from its structure."""
+    valley = high_dimensional_valley(seed=SEED)
+    names = ("lambda_0", "lambda_1", "lambda_2")
+    numbers = {name: getattr(valley, name).tolist() for name in names} | {"tilt": valley.tilt}
+    return [f"const VALLEY = {json.dumps(numbers | {'start': valley.start(SEED).tolist()})};\n"]
+
+
 EXPLORERS = {
     each.name: each
     for each in (
@@ -139,6 +148,17 @@ EXPLORERS = {
             | {"walkers": 500, "start_y": 1.0, "start_x": START_X, "length": 400},
             ("chain.js", "two_valleys.js"),
             _two_valleys_formulas,
+        ),
+        Explorer(
+            "many_directions",
+            "Walkers of SGD in a valley of five sharp and a hundred flat directions",
+            {
+                "sigma": ("noise σ", log_slider(1e-4, 1.0, 0.02, 0.01)),
+                "eta": ("step η", log_slider(0.01, 0.1, 0.05, 0.01)),
+            },
+            {"walkers": 16, "others": 4, "length": 1000},
+            ("many_directions.js",),
+            _many_directions_formulas,
         ),
     )
 }

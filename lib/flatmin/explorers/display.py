@@ -16,7 +16,7 @@ __all__ = ["show", "widget"]
 
 
 def show(name: str, still: Callable | None = None, **start):
-    """Show an explorer: ``"valley"`` (chapter 1) or ``"two_valleys"`` (chapter 4).
+    """Show an explorer: ``"valley"``, ``"two_valleys"`` or ``"many_directions"`` (chapters 1, 4 and 8).
 
     ``start`` changes start values, such as ``sigma=0.2``. Where a notebook runs, it is a widget; otherwise
     ``still``, called with all start values, draws what print and plain notebooks show, and the book's page
