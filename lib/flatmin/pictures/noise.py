@@ -60,10 +60,11 @@ def exponents_along(windows, entropy, square):
             label = rf"$10^{{{np.log10(low):.0f}}}$ to $10^{{{np.log10(high):.0f}}}$"
             look = {"marker": marker, "ls": style, "color": plots.colour(kind), "label": label}
             ax.errorbar(np.maximum(steps, 10) * 1.03**k, values, errors, **look)
-        for power, text in ((1, "M22, Y26"), (2, "Y22, Y23")):
+        for power in (1, 2):
             ax.axhline(power, color=plots.colour("printed"), ls=(0, (6, 3)), lw=1)
-            ax.text(0.98, power + 0.04, text, ha="right", transform=ax.get_yaxis_transform(), fontsize=10)
         ax.set(xscale="log", xlabel="step (the start at 10)", xlim=(8, 2e4), ylim=(0.3, 2.9), title=name)
+    for power, text in ((1, "M22, Y26: H"), (2, "Y22, Y23: H²")):
+        axes[1].text(10, power + 0.05, text, fontsize=10)
     axes[0].set_ylabel("exponent of C against H")
     axes[0].legend(loc="upper left", title=r"$\lambda/\lambda_1$ from", ncols=2)
     plots.label_panels(axes)
@@ -107,7 +108,7 @@ def strengths_at_scale(names, square, entropy):
     looks = {"fcn": (".", "sgd"), "cnn": ("^", "gd"), "large": ("s", "sharp"), "half": ("x", "gld")}
     figure, axes = plt.subplots(2, 2, figsize=(8.4, 7))
     (dense, convolutional), (ratio, xent) = axes
-    for kind, name in names.items():
+    for kind, name in reversed(names.items()):  # those that set the limits last
         marker, colour = looks[kind]
         style = {"marker": marker, "color": plots.colour(colour), "ls": "none", "ms": 4}
         losses, values, trace = square[kind]
@@ -117,7 +118,7 @@ def strengths_at_scale(names, square, entropy):
         if kind in entropy:
             _strengths(xent, *entropy[kind][:2], (1, 2) * (kind == "fcn"), **style)
     ratio.axhline(1, color=plots.colour("theory"), lw=1)
-    ratio.set(xlabel="loss $L$", ylabel=r"$K\mathcal{N}/(2L\,\mathrm{Tr}\,G)$", ylim=(0, 16))
+    ratio.set(xlabel="loss $L$", ylabel=r"$K\mathcal{N}/(2L\,\mathrm{Tr}\,G)$", ylim=(0, 18))
     ratio.legend(loc="upper left", fontsize=9.5)
     titles = ("fully connected, square", "convolutional, square", "decoupling", "cross-entropy")
     for ax, title in zip(axes.ravel(), titles, strict=True):
