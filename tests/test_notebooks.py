@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -79,6 +80,18 @@ def test_notebooks_keep_no_widget_that_would_need_a_kernel_or_a_server():
     for name in notebooks.chapter_names():
         text = notebooks.notebook_path(name).read_text("utf8")
         assert "application/vnd.jupyter.widget" not in text, name
+
+
+@pytest.mark.parametrize("name", notebooks.chapter_names())
+def test_pictures_can_be_read_on_a_phone(name):
+    """The panels of a wide picture are cut apart there; what is left may be 6.5 inches wide, of 110 dots."""
+    for cell in notebooks.code_cells(notebooks.read_notebook(notebooks.notebook_path(name))):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                about = output.metadata["image/png"]
+                ends = [0, *about.get("cuts", []), 1000]
+                widest = max(right - left for left, right in pairwise(ends)) / 1000 * about["width"]
+                assert widest <= 720, (cell.source[:80], about.get("alt"))
 
 
 # From text to notebook

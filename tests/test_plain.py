@@ -167,7 +167,7 @@ def test_what_the_page_folds_is_folded_in_notebooks(name):
     made = nbformat.read(notebooks.notebook_path(name), as_version=4)
     for cell in notebooks.code_cells(made):
         if {"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])):
-            assert cell.metadata.jupyter == {"source_hidden": True}
+            assert cell.metadata.jupyter["source_hidden"]
             assert cell.metadata.cellView == "form"
 
 

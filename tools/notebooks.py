@@ -163,9 +163,9 @@ def literature():
 
 
 def _fold(cell, solution):
-    """Fold the code of a cell in JupyterLab and Colab where the page folds it, and that of a solution."""
+    """Fold the code of a cell in JupyterLab and Colab where the page folds it; of a solution all of it."""
     if solution or {"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])):
-        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if solution else {})
         cell.metadata["cellView"] = "form"
 
 
