@@ -143,7 +143,7 @@ def reported(samples, seed=0, what=DRAWN + BOUNDED):
 
 @pytest.mark.slow
 def test_drawn_samples():
-    """64 of 3000 samples, a hundred times, against all: the errors count in the draw."""
+    """128 of 3000 samples, a hundred times, against all: the errors count in the draw."""
     measured = [name for name in (*DRAWN, *BOUNDED) if name not in ("exact", "smallest_batch", "alpha", "mu")]
     whole = reported(WHOLE, what=measured)
     model, data = regression()
@@ -152,7 +152,7 @@ def test_drawn_samples():
     truth = {name: whole[name].estimate.value for name in measured}
     truth |= {"exact": 0.3 / threshold.largest_step(minimum, 8), "alpha": exact.alpha, "mu": exact.mu}
     truth["smallest_batch"] = threshold.smallest_batch(minimum, 0.3)
-    found = [reported(64, seed) for seed in SEEDS]
+    found = [reported(128, seed) for seed in SEEDS]
     for name, expected in truth.items():
         each = [one[name].estimate for one in found]
         misses = [(one.value - expected) / one.error for one in each]

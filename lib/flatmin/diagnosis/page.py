@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -129,6 +130,7 @@ def plot(report) -> Figure:
     with matplotlib.rc_context():
         plots.use()
         made = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+        FigureCanvasAgg(made)
         axes = np.atleast_1d(made.subplots(1, len(panels)))
         for ax, (draw, _) in zip(axes, panels.values(), strict=True):
             draw(ax)

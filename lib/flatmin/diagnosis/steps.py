@@ -137,11 +137,17 @@ class Steps:
         leading += [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
         other_end, aligned = self._lanczos((55, 25, 12)[self._shortage]), min(n, _ALIGNED) / n
         trace = "trace_H frobenius trace_by_layer flatness_W22_frobenius flatness_W22_trace"
-        decoupling, more = "decoupling_samples decoupling_outputs", 1 if self.draw else 0
+        decoupling = "decoupling_samples decoupling_outputs"
+        norm, more = ["gradient_norm"], 1 if self.draw else 0  # of drawn samples it takes the noise
         return [
-            ("loss", self._loss, 0.5 * t + 2 * single * more, "loss gradient_norm"),
+            ("loss", self._loss, 0.5 * t, ["loss", *norm[: 1 - more]]),
             ("eigenvalues", self._eigenvalues, self._leading, [*leading, "descent_step", "descent"]),
-            ("noise", self._noise, 2 * single, "noise_strength noise_scale signal"),
+            (
+                "noise",
+                self._noise,
+                2 * single,
+                ["noise_strength", "noise_scale", "signal", *norm[1 - more :]],
+            ),
             ("gain", self._gain, 2 * t * (1 + more), "gain"),
             ("smallest eigenvalue", self._smallest, other_end, "lambda_min"),
             ("exact edge", self._exact, self._operator[0], "largest_step exact growth smallest_batch"),
@@ -286,12 +292,6 @@ class Steps:
         if not self.draw:
             square = float(here.passed.gradient().double().square().sum())
             self.put("gradient_norm", Estimate(square**0.5, 0.0, 0, _EXACT))
-            return
-        square, error = self._square()
-        shown = approx(self.strength.gradient_square**0.5, digits=2)
-        why = f"at most {shown}, its size here: most of that is the noise of these {n} samples"
-        found = Estimate(square**0.5, error / (2 * square**0.5), n, _CORRECTED) if square else None
-        self.put("gradient_norm", found, why)
 
     def _square(self):
         """|∇L|² and its error; of drawn samples without what their own noise adds, (0, 0) where that is a
@@ -390,6 +390,11 @@ class Steps:
         found = self.strength
         self.put("noise_strength", found)
         square, error = self._square()
+        if self.draw:
+            n, shown = self.here.samples, approx(found.gradient_square**0.5, digits=2)
+            why = f"at most {shown}, its size here: most of that is the noise of these {n} samples"
+            norm = Estimate(square**0.5, error / (2 * square**0.5), n, _CORRECTED) if square else None
+            self.put("gradient_norm", norm, why)
         if not square:
             many = f"most of |∇L|² is the noise of these {self.here.samples} samples"
             why = many if found.gradient_square else "the gradient vanishes"
@@ -601,7 +606,9 @@ class Steps:
         kept = values[values >= window * values[0]]
         if len(kept) < 3 or values[0] <= 0 or not window < 1 or kept[-1] > 0.99 * kept[0]:
             many = f"k = {len(values)} leading eigenvalues hold {len(kept)} between λ₁/100 and λ₁"
-            raise ValueError(f"{many}: a slope needs three, positive and not all equal; ask for a larger k")
+            raise ValueError(
+                f"{many}: a slope needs three, positive and not all equal; ask for a larger k or budget"
+            )
         self.put("exponent", gradient_noise.exponent(here, window, seed=self.seed, pairs=pairs))
 
     def _sharpness(self):
