@@ -114,4 +114,4 @@ def test_each_check_leads_to_its_row(site, name):
     checks = re.findall(r'<div id="claim-[^"]*" class="flatmin-check">.*?</div>', html, re.DOTALL)
     assert checks
     for check in checks:
-        assert re.search(r'<a href="scoreboard.html#score-([\w-]+)"><code>\1</code></a>', check)
+        assert re.search(r'<a href="scoreboard.html#score-([\w.-]+)"><code>\1</code></a>', check)

@@ -22,7 +22,7 @@ _REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$", re.MULTILINE)
 _TAKEN = re.compile(r"\{figure\} made/([\w-]+)\.png")
 _PANELS = re.compile(r'<img [^>]*class="[^"]*\bflatmin-cuts((?:-\d+)+)\b[^>]*>')
 
-_CHECKED = re.compile(r'(<div id="[^"]*" class="flatmin-check">.*?)<code>([\w-]+)</code>')
+_CHECKED = re.compile(r'(<div id="[^"]*" class="flatmin-check">.*?)<code>([\w.-]+)</code>')
 
 
 def setup(app):
@@ -128,7 +128,7 @@ def _linked(box):
         address = f"scoreboard.html#score-{id}"
         return f'<a class="flatmin-claim" href="{address}"><code>{id}</code></a>' if id in known else match[0]
 
-    return re.sub(r"`([\w-]+)`", link, box[0])
+    return re.sub(r"`([\w.-]+)`", link, box[0])
 
 
 def _finish(app, pagename, templatename, context, doctree):
