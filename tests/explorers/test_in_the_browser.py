@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import sympy as sp
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 import flatmin as fm
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.browser
 
 PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf8"><title>One</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{styles}</style>
-<script src="explorers.js"></script></head><body><main>{places}</main></body></html>"""
+<script src="explorers.js"></script></head><body style="background: {paper}; color: {ink}">
+<main><h1>One</h1>{places}</main></body></html>"""
 MODEL = "document.querySelector('[data-explorer]').model"
 PLACE = """<div class="cell_output"><img alt="still" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">
 <div data-explorer="{name}" data-state="{state}"><p>words</p></div></div>"""
@@ -56,7 +58,8 @@ def folder(tmp_path_factory):
         state = html.escape(json.dumps(explorer.state()))
         for theme in ("light", "dark"):
             places = PLACE.format(name=name, state=state)
-            text = PAGE.format(theme=theme, styles=bundle.styles(), places=places)
+            paper, ink = ("#121212", "#ddd") if theme == "dark" else ("#fff", "#222")
+            text = PAGE.format(theme=theme, paper=paper, ink=ink, styles=bundle.styles(), places=places)
             (place / f"{name}-{theme}.html").write_text(text, "utf8")
     return place
 
@@ -285,6 +288,9 @@ def test_an_explorer_runs_on_a_phone_from_a_file(visit, name, theme):
     assert max(wide) <= 2.01  # not more than two pixels for one, whatever the screen has
     assert page.locator("canvas").count() == 2
     assert not page.locator("img").is_visible()  # the still gives way
+    page.get_by_role("button", name="Copy as Python").click()
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
     page.emulate_media(media="print")
     assert page.locator("img").is_visible()
     assert not page.locator("canvas").first.is_visible()
