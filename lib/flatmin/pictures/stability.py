@@ -34,6 +34,7 @@ _FAMILY_LOOKS = {
     "groups": ("highlight", "D"),
 }
 _BATCHES = (("sgd", "o"), ("sharp", "s"))
+DRAWN = 50  # trajectories of a panel of :func:`escapes`
 
 
 def _plane(ax, minimum, batch_sizes, sampling="replacement"):
@@ -215,7 +216,7 @@ def edges_along(panels):
         ax.set(xscale="log", ylim=(0, 2.5), xlabel="step", title=title)
     for ax in axes[:, 0]:
         ax.set_ylabel("η over the largest stable η")
-    axes[0, 0].legend(fontsize=9, loc="upper left")
+    axes[0, 1].legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -282,7 +283,7 @@ def escapes(panels, top=10.0):
     for ax, (title, losses, mean, descent, factor) in zip(axes.flat, panels, strict=False):
         t = np.arange(len(mean))
         shown = np.where(np.isfinite(losses), losses, np.nan)
-        ax.plot(t, shown.T, color=plots.colour("sgd"), lw=0.4, alpha=0.15, ls="-")
+        ax.plot(t, shown[:DRAWN].T, color=plots.colour("sgd"), lw=0.5, alpha=0.3, ls="-")
         plots.theory(ax, t, mean, "linearised SGD, exact mean")
         plots.printed(ax, t, losses[0, 0] * factor**t, r"$\gamma_0^t$ with the $\mu$ of the start")
         ax.plot(t, descent, color=plots.colour("gd"), ls=":", label="gradient descent goes on")
