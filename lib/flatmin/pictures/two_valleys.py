@@ -164,7 +164,7 @@ def freezing(valleys, levels, simulated, theory, constants):
     """
     axis, heights = np.logspace(-4, np.log10(6e-3), 80), np.linspace(0.1, 15, 90)
     steady = hopping.stationary_flat(hopping.frozen(valleys, heights[:, None]), axis)
-    figure, ax = plt.subplots(figsize=(6.6, 5))
+    figure, ax = plt.subplots(figsize=(6.5, 5))
     label = r"stationary $P_\mathrm{flat}$ (Itô)"
     plots.heatmap(ax, axis, heights, steady, label, log="x", limits=(0.6, 1))
     look = {"color": "white", "markeredgecolor": "black", "ecolor": "black"}
