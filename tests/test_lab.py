@@ -3,6 +3,7 @@
 JupyterLab is no part of the book's environment: `make test-clean` installs it into one of its own.
 """
 
+import json
 import os
 import re
 import shutil
@@ -49,13 +50,20 @@ def lab(root, tmp_path_factory):
     environment = Path(os.environ.get("FLATMIN_LAB") or home / "venv")
     if not environment.exists():
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        packages = [f"jupyterlab=={VERSION}", "ipykernel"]
+        pinned = (root / "requirements.txt").read_text("utf8").split()
+        widgets = [pin for pin in pinned if pin.startswith(("ipywidgets==", "anywidget=="))]
+        packages = [f"jupyterlab=={VERSION}", "ipykernel", *widgets]
         subprocess.run([environment / "bin" / "pip", "install", "-q", *packages], check=True)
     settings = home / "config" / SETTINGS
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')  # else only what is on the screen is drawn
     variables = {"CONFIG": "config", "DATA": "data", "RUNTIME": "run"}
     own = {f"JUPYTER_{name}_DIR": str(home / folder) for name, folder in variables.items()}
+    kernel = home / "share" / "kernels" / "book" / "kernel.json"  # this Python: it has the library
+    kernel.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": argv, "display_name": "book", "language": "python"}))
+    own |= {"JUPYTER_PATH": str(home / "share"), "FLATMIN_STATIC": "0"}
     command = [environment / "bin" / "jupyter", "lab", "--no-browser", "--allow-root", "--port=8947"]
     options = ["--IdentityProvider.token=", "--LabApp.news_url=", f"--ServerApp.root_dir={root}"]
     with open(home / "log", "w") as log:
@@ -85,15 +93,20 @@ def page(lab):
 
         def open_notebook(name):
             tab = chromium.new_page(viewport={"width": 1300, "height": 1400})
-            tab.goto(f"{lab}/lab/tree/chapters/{name}.ipynb?reset")
-            tab.wait_for_selector(".jp-Notebook .jp-MarkdownCell", timeout=120_000)
+            tab.goto(f"{lab}/lab/tree/{name}.ipynb?reset")
+            tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+            return tab
+
+        def open_chapter(name):
+            tab = open_notebook(f"chapters/{name}")
             count, last = -1, -2
             while count != last or count == 0:
                 tab.wait_for_timeout(4000)
                 last, count = count, tab.evaluate(COUNT, ".jp-Notebook mjx-container")
             return tab
 
-        yield open_notebook
+        open_chapter.any = open_notebook
+        yield open_chapter
         chromium.close()
 
 
@@ -112,3 +125,40 @@ def test_a_notebook_reads_as_the_page_does(page, name):
     folded = sum(bool(cell.metadata.get("jupyter")) for cell in notebooks.code_cells(made))
     assert tab.evaluate(COUNT, ".jp-CodeCell .jp-Cell-inputWrapper .jp-Placeholder") == folded
     assert tab.evaluate(COUNT, ".jp-MarkdownOutput details") == "".join(markdown).count("<details>")
+
+
+@pytest.fixture
+def live(root):
+    """A notebook with one explorer, not run yet, where JupyterLab finds it; its path without the ending."""
+    code = 'from flatmin.explorers.display import widget\nseen = widget("valley", sigma=0.2)\nseen'
+    cells = [
+        nbformat.v4.new_code_cell(each) for each in (code, "print(seen.sigma, seen.summary['steps'] > 0)")
+    ]
+    kernel = {"name": "book", "display_name": "book", "language": "python"}
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path = root / "_build" / "live.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(made, path)
+    yield "_build/live"
+    path.unlink()
+
+
+def test_an_explorer_lives_in_jupyterlab(page, live):
+    """It moves, a slider's key reaches the kernel, and what is seen comes back."""
+    tab = page.any(live)
+    asked = []
+    tab.on("request", lambda r: asked.append(r.url) if "127.0.0.1" not in r.url[:25] else None)
+    tab.wait_for_selector("text=/book.*Idle/", timeout=120_000)  # a key pressed before is lost
+    tab.locator(".jp-CodeCell .cm-content").first.click()
+    tab.keyboard.press("Control+Enter")
+    tab.wait_for_selector(".flatmin-explorer canvas", timeout=120_000)
+    said = tab.locator(".flatmin-said").inner_text()
+    tab.wait_for_function("old => document.querySelector('.flatmin-said').textContent !== old", arg=said)
+    tab.locator(".flatmin-explorer input").first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_timeout(2000)
+    tab.locator(".jp-CodeCell").nth(1).locator(".cm-content").click()
+    tab.keyboard.press("Control+Enter")
+    tab.wait_for_selector(".jp-OutputArea-output pre >> text=True", timeout=60_000)
+    assert tab.locator(".jp-OutputArea-output pre").last.inner_text().strip() == "0.224 True"
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
