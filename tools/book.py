@@ -28,7 +28,10 @@ TROUBLE = re.compile(r"WARNING|ERROR|CRITICAL|Error:|Exception")
 
 def sphinx_command(source, output):
     """Return the Jupyter Book command that builds the book in ``source`` into ``output/_build/html``."""
-    program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    here = str(Path(__file__).parent)  # of the extension `pages`, for books elsewhere too
+    program = (
+        f"import sys; sys.path.append({here!r}); from jupyter_book.cli.main import main; sys.exit(main())"
+    )
     options = ["--path-output", str(output), "-W", "-n", "--keep-going"]
     return [sys.executable, "-c", program, "build", str(source), *options]
 
