@@ -10,7 +10,6 @@ from matplotlib.ticker import NullFormatter
 from flatmin.ledger import plots
 
 __all__ = [
-    "best_of",
     "continuations",
     "control",
     "corridors_along",
@@ -197,21 +196,6 @@ def slopes(panels, xlabel=r"$\eta\,c$, the noise that counts"):
         ax.legend(fontsize=9)
     if len(panels) > 1:
         plots.label_panels(axes)
-    return figure
-
-
-def best_of(noise, mean, error, best, expected):
-    """Test accuracy against the noise: mean, best of the repeats, and the best that their spread explains.
-
-    All (cells,); ``expected`` is the expected maximum of that many draws from the fitted distribution at the
-    *same* mean in all cells.
-    """
-    figure, ax = plt.subplots(figsize=(6.2, 3.8))
-    plots.points(ax, noise, mean, error, "mean of the repeats", "sgd")
-    plots.points(ax, noise, best, None, "best of the repeats", "flat")
-    plots.points(ax, noise, expected, None, "best expected from the spread alone", "exact")
-    ax.set(xscale="log", xlabel=r"$\eta\,c$, the noise that counts", ylabel="test accuracy")
-    ax.legend(fontsize=9)
     return figure
 
 
