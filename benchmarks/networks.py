@@ -1,9 +1,9 @@
-"""Curvature, gradient noise and training against the best public tools, as ratios in one run.
+"""Curvature and gradient noise against the best public tools, as ratios in one run.
 
     python benchmarks/networks.py [TASK ...] [--rounds 5] [--device cuda] [--record]
 
-Tasks: top10, top50, layer, trace, norm, alignment, training. The peers (PyHessian, curvlinops,
-hessian-eigenthings, BackPACK) are used where they are installed:
+Tasks: top10, top50, layer, trace, norm, alignment. (Training: benchmarks/training.py.) The peers (PyHessian,
+curvlinops, hessian-eigenthings, BackPACK) are used where they are installed:
 
     pip install --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \\
         backpack-for-pytorch==1.7.1 einops einconv unfoldNd linear_operator jaxtyping
@@ -34,8 +34,7 @@ from flatmin.networks.point import at
 from flatmin.networks.train import train
 
 CE = torch.nn.functional.cross_entropy
-ETA, BATCH_SIZE, STEPS, REPEATS = 0.05, 50, 2000, 20
-DATA_LOADER_STEPS = 400  # measured, then scaled: 20 × 2000 steps would take minutes
+ETA, BATCH_SIZE = 0.05, 50
 
 
 def chosen():
@@ -212,6 +211,18 @@ def layer_task():
 
         return torch.autograd.functional.hessian(loss, model[3].weight.detach()).reshape(2500, 2500)
 
+    def by_chunks():
+        weight = model[3].weight.detach()
+
+        def loss(w):
+            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
+
+        def product(v):
+            return jvp(grad(loss), (weight,), (v.view_as(weight),))[1].reshape(-1)
+
+        unit = torch.eye(2500, device=chosen())
+        return torch.cat([vmap(product)(unit[i : i + 50]) for i in range(0, 2500, 50)])
+
     def by_linop():
         operator, unit = _curvlinops_hessian(model, [model[3].weight], data), torch.eye(2500, device=chosen())
         return torch.cat([operator @ unit[:, i : i + 250] for i in range(0, 2500, 250)], 1)
@@ -222,6 +233,7 @@ def layer_task():
     tools = {
         "flatmin": lambda: _at(model, data).hessian(2),
         "torch.func.hessian": by_func,
+        "vmap of products, chunks of 50": by_chunks,
         "autograd.functional.hessian": by_autograd,
         "curvlinops @ I": by_linop if optional("curvlinops") else None,
     }
@@ -311,42 +323,6 @@ def alignment_task():
     return tools, lambda value: abs(value / exact - 1)
 
 
-# --- training
-
-
-def training_task():
-    """Seconds for 20 repeats of 2000 steps at B = 50; the loop is measured on one short repeat and scaled."""
-    _, data = problem()
-    start = models.mlp((784, 50, 50, 10), 1).to(chosen())
-
-    def stacked(repeats):
-        call = {"eta": ETA, "batch_size": BATCH_SIZE, "seed": range(repeats)}
-        return train(start, "cross-entropy", data, steps=STEPS, **call).losses(data).mean(0)[-1]
-
-    def loop():
-        from torch.utils.data import DataLoader, TensorDataset
-
-        loader = DataLoader(TensorDataset(data.inputs, data.targets), BATCH_SIZE, shuffle=True)
-        model = parameters.with_parameters(start, parameters.vector(start))
-        optimiser = torch.optim.SGD(model.parameters(), lr=ETA)
-        done = 0
-        while done < DATA_LOADER_STEPS:
-            for x, y in loader:
-                optimiser.zero_grad()
-                CE(model(x), y).backward()
-                optimiser.step()
-                done += 1
-        return float(CE(model(data.inputs), data.targets).detach())
-
-    scale = REPEATS * STEPS / DATA_LOADER_STEPS
-    tools = {
-        "flatmin, 20 stacked": lambda: stacked(REPEATS),
-        "flatmin, one by one": (lambda: stacked(1), REPEATS),
-        "DataLoader loop": (loop, scale),
-    }
-    return tools, None
-
-
 TASKS = {
     "top10": lambda: eigenvalue_task(10),
     "top50": lambda: eigenvalue_task(50),
@@ -354,7 +330,6 @@ TASKS = {
     "trace": trace_task,
     "norm": norm_task,
     "alignment": alignment_task,
-    "training": training_task,
 }
 
 
@@ -392,21 +367,21 @@ def _status(key):
 def measure(task, rounds):
     """Run the tools of a task in turn; return rows (tool, seconds, error, megabytes), flatmin first."""
     tools, error = TASKS[task]()
-    tools = {name: tool if isinstance(tool, tuple) else (tool, 1.0) for name, tool in tools.items() if tool}
+    tools = {name: tool for name, tool in tools.items() if tool}
     seconds, results = {name: [] for name in tools}, {}
     for _ in range(rounds):
-        for name, (tool, scale) in tools.items():
+        for name, tool in tools.items():
             finish()
             start = time.perf_counter()
             results[name] = tool()
             finish()
-            seconds[name].append((time.perf_counter() - start) * scale)
+            seconds[name].append(time.perf_counter() - start)
     return [
         (
             name,
             statistics.median(seconds[name]),
             error(results[name]) if error else float("nan"),
-            memory_of(tools[name][0]),
+            memory_of(tools[name]),
         )
         for name in tools
     ]
