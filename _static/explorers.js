@@ -49,7 +49,7 @@ window.flatminExplorers = (() => {
     const el = document.createElement("div");
     explorer.render({ model, el });
     place.replaceChildren(el);
-    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("flatmin-still");
+    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("fmx-still");
     if (Object.keys(given).length) place.scrollIntoView();
   }
 
@@ -329,13 +329,13 @@ function makeButtons(calls) {
 
 /** What a scene says, for eyes all the time, for a screen reader when the words in `spoken` change. */
 function makeVoice() {
-  const badge = element("strong", { class: "flatmin-badge" }), said = element("p", { class: "flatmin-said" });
-  const status = element("p", { class: "flatmin-aloud", role: "status" });
+  const badge = element("strong", { class: "fmx-badge" }), said = element("p", { class: "fmx-said" });
+  const status = element("p", { class: "fmx-aloud", role: "status" });
   return {
     badge, said, status,
     tell({ spoken, text, colour }) {
       badge.textContent = spoken;
-      badge.style.setProperty("--flatmin-phase", colour);
+      badge.style.setProperty("--fmx-phase", colour);
       said.textContent = text;
       if (status.dataset.spoken === spoken) return;
       status.dataset.spoken = spoken;
@@ -361,9 +361,9 @@ function makeStage({ model, el }, all, makeScene) {
   el.classList.add("flatmin-explorer");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab: the keys are ours while the focus is here
   el.replaceChildren(
-    element("div", { class: "flatmin-bar" }, ...Object.values(buttons), voice.badge),
-    element("div", { class: "flatmin-controls" }, ...controls.map(({ node }) => node)),
-    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "flatmin-key" }, scene.key), code, voice.status);
+    element("div", { class: "fmx-bar" }, ...Object.values(buttons), voice.badge),
+    element("div", { class: "fmx-controls" }, ...controls.map(({ node }) => node)),
+    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
     const look = palette();
@@ -1495,7 +1495,7 @@ function makeScene(values) {
 
   function drawFlatness(c, look) {
     const all = [...records.flat().map(([, f]) => f?.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
-    const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 8, look.h - 34];
+    const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 20, look.h - 34];
     const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1].find(v => (high - low) / v < 7) ?? 2, ticks = [];
     for (let k = Math.ceil(low / step); k * step < high; k++) ticks.push(Number((k * step).toFixed(2)));
     const [X, Y] = axes(c, look, box, { low: 0, high: FIXED.length, label: "time τ = ηt", ticks: [0, 200, 400, 600, 800, 1000] }, { low, high, label: "ln F", ticks });
@@ -1513,7 +1513,7 @@ function makeScene(values) {
     });
   }
   function drawDirections(c, look) {
-    const { sigma, eta } = values(), level = eta * sigma, finite = limits.filter(Number.isFinite), box = [44, 10, look.w - 8, look.h - 34];
+    const { sigma, eta } = values(), level = eta * sigma, finite = limits.filter(Number.isFinite), box = [44, 10, look.w - 20, look.h - 34];
     const low = Math.floor(Math.log10(Math.min(level, ...finite))), high = Math.ceil(Math.log10(Math.max(level, ...finite)));
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k);
     const [X, Y] = axes(c, look, box, { low, high, label: "log₁₀ of the Δₛ at which a direction gives way", ticks }, { low: 0, high: 0.8, label: "root mean square of xⱼ", ticks: [0, 0.4, 0.8] });

@@ -372,8 +372,8 @@ def test_a_screen_reader_hears_changes_of_phase_only(visit):
     wait_for(page, "now.steps > 100")
     page.evaluate("""() => { window.heard = 0; const status = document.querySelector('[role=status]');
       new MutationObserver(() => heard++).observe(status, { childList: true }); }""")
-    shown = page.locator(".flatmin-said").inner_text()
-    page.wait_for_function("old => document.querySelector('.flatmin-said').textContent !== old", arg=shown)
+    shown = page.locator(".fmx-said").inner_text()
+    page.wait_for_function("old => document.querySelector('.fmx-said').textContent !== old", arg=shown)
     assert page.evaluate("heard") <= 1
     for control in page.locator("input").all():
         assert control.get_attribute("aria-valuetext")

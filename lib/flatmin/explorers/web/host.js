@@ -48,7 +48,7 @@ window.flatminExplorers = (() => {
     const el = document.createElement("div");
     explorer.render({ model, el });
     place.replaceChildren(el);
-    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("flatmin-still");
+    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("fmx-still");
     if (Object.keys(given).length) place.scrollIntoView();
   }
 

@@ -161,7 +161,7 @@ function makeScene(values) {
 
   function drawFlatness(c, look) {
     const all = [...records.flat().map(([, f]) => f?.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
-    const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 8, look.h - 34];
+    const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 20, look.h - 34];
     const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1].find(v => (high - low) / v < 7) ?? 2, ticks = [];
     for (let k = Math.ceil(low / step); k * step < high; k++) ticks.push(Number((k * step).toFixed(2)));
     const [X, Y] = axes(c, look, box, { low: 0, high: FIXED.length, label: "time τ = ηt", ticks: [0, 200, 400, 600, 800, 1000] }, { low, high, label: "ln F", ticks });
@@ -179,7 +179,7 @@ function makeScene(values) {
     });
   }
   function drawDirections(c, look) {
-    const { sigma, eta } = values(), level = eta * sigma, finite = limits.filter(Number.isFinite), box = [44, 10, look.w - 8, look.h - 34];
+    const { sigma, eta } = values(), level = eta * sigma, finite = limits.filter(Number.isFinite), box = [44, 10, look.w - 20, look.h - 34];
     const low = Math.floor(Math.log10(Math.min(level, ...finite))), high = Math.ceil(Math.log10(Math.max(level, ...finite)));
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k);
     const [X, Y] = axes(c, look, box, { low, high, label: "log₁₀ of the Δₛ at which a direction gives way", ticks }, { low: 0, high: 0.8, label: "root mean square of xⱼ", ticks: [0, 0.4, 0.8] });

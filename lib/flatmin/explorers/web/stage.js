@@ -151,13 +151,13 @@ function makeButtons(calls) {
 
 /** What a scene says, for eyes all the time, for a screen reader when the words in `spoken` change. */
 function makeVoice() {
-  const badge = element("strong", { class: "flatmin-badge" }), said = element("p", { class: "flatmin-said" });
-  const status = element("p", { class: "flatmin-aloud", role: "status" });
+  const badge = element("strong", { class: "fmx-badge" }), said = element("p", { class: "fmx-said" });
+  const status = element("p", { class: "fmx-aloud", role: "status" });
   return {
     badge, said, status,
     tell({ spoken, text, colour }) {
       badge.textContent = spoken;
-      badge.style.setProperty("--flatmin-phase", colour);
+      badge.style.setProperty("--fmx-phase", colour);
       said.textContent = text;
       if (status.dataset.spoken === spoken) return;
       status.dataset.spoken = spoken;
@@ -183,9 +183,9 @@ function makeStage({ model, el }, all, makeScene) {
   el.classList.add("flatmin-explorer");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab: the keys are ours while the focus is here
   el.replaceChildren(
-    element("div", { class: "flatmin-bar" }, ...Object.values(buttons), voice.badge),
-    element("div", { class: "flatmin-controls" }, ...controls.map(({ node }) => node)),
-    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "flatmin-key" }, scene.key), code, voice.status);
+    element("div", { class: "fmx-bar" }, ...Object.values(buttons), voice.badge),
+    element("div", { class: "fmx-controls" }, ...controls.map(({ node }) => node)),
+    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
     const look = palette();
