@@ -2,27 +2,21 @@
 
 import functools
 import os
-import shutil
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+
+import chromium
+import pdf
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-WIDTHS = {"desktop": 1400, "narrow": 380}
+WIDTHS = {"desktop": 1440, "narrow": 380}
 
 # Text that should have become a formula: TeX delimiters or commands outside code.
 RAW_TEX = r"""() => {
@@ -37,7 +31,26 @@ RAW_TEX = r"""() => {
 UNDRAWN = "document.querySelectorAll('.math:not(:has(mjx-container))').length"
 TEX_ERRORS = """[...document.querySelectorAll('mjx-merror, mjx-container [style*="color: red"]')]
   .map(node => node.closest('mjx-container').textContent.slice(0, 80))"""
-MISSING = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
+# Pictures come when they are scrolled to: all are asked for at once.
+MISSING = """async () => {
+  const images = [...document.images];
+  for (const image of images) image.loading = 'eager';
+  await Promise.all(images.map(image => image.decode().catch(() => {})));
+  return images.filter(image => !image.naturalWidth).map(image => image.src);
+}"""
+# Sideways scrolling of code whose lines keep to what a chapter may have.
+SCROLLING_CODE = """[...document.querySelectorAll('.cell_input pre')].filter(pre =>
+    pre.offsetParent && pre.scrollWidth > pre.clientWidth + 1
+    && Math.max(...pre.textContent.split('\\n').map(line => line.length)) <= 84)
+  .map(pre => pre.textContent.slice(0, 60))"""
+CLIPPED = """[...document.querySelectorAll('.bd-article :is(pre, .output, .text_html, table)')]
+  .filter(node => node.offsetParent && node.scrollWidth > node.clientWidth + 1
+    && getComputedStyle(node).overflowX !== 'visible')
+  .map(node => node.textContent.slice(0, 60))"""
+# What was loaded, in bytes, before anything is scrolled to; the page itself is an entry of its own.
+WEIGHT = """['navigation', 'resource'].flatMap(type => performance.getEntriesByType(type))
+  .reduce((sum, entry) => sum + entry.transferSize, 0)"""
+HEIGHT = "document.documentElement.scrollHeight"
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
 
@@ -69,15 +82,15 @@ def address(site):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium; where there is none the test is skipped, unless it is required."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = chromium.found()
     if path is None and os.environ.get("FLATMIN_REQUIRE_BROWSER") == "1":
         pytest.fail("FLATMIN_REQUIRE_BROWSER=1 and there is no Chromium")
     if path is None:
         pytest.skip("no Chromium here")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+        launched = chromium.launch(playwright)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -98,7 +111,8 @@ def visit(browser, address):
         page.on("console", lambda m: m.type in ("error", "warning") and trouble.append(f"console: {m.text}"))
         page.on("pageerror", lambda error: trouble.append(f"script: {error}"))
         page.on("response", lambda r: r.status >= 400 and trouble.append(f"{r.status}: {r.url}"))
-        page.goto(f"{address}/{name}.html", wait_until="load")
+        name, mark, rest = re.fullmatch(r"([^?#]*)([?#]?)(.*)", name).groups()
+        page.goto(f"{address}/{name}.html{mark}{rest}", wait_until="load")
         page.evaluate("window.MathJax && MathJax.startup.promise")
         return page, trouble
 
@@ -107,15 +121,27 @@ def visit(browser, address):
         context.close()
 
 
+def violations(page):
+    """Return what axe finds wrong, formulas aside (MathJax draws them), as (rule, element)."""
+    options = {"preload": False}  # would ask for style sheets by wrong addresses
+    found = Axe().run(page, {"exclude": [["mjx-container"]]}, options).response["violations"]
+    return [(rule["id"], node["html"][:200]) for rule in found for node in rule["nodes"]]
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", page_names())
 def test_a_page_is_whole_without_a_network(visit, name, width):
     page, trouble = visit(name, viewport={"width": WIDTHS[width], "height": 900})
+    assert page.evaluate(WEIGHT) < 2.5e6
     assert page.evaluate(RAW_TEX) == []
     assert page.evaluate(UNDRAWN) == 0
     assert page.evaluate(TEX_ERRORS) == []
     assert page.evaluate(MISSING) == []
     assert page.evaluate(OVERFLOW) <= 1
+    assert page.locator('mjx-container[tabindex="0"]').count() == 0
+    if width == "desktop":
+        assert violations(page) == []
+        assert page.evaluate(SCROLLING_CODE) == []
     assert trouble == []
 
 
@@ -131,6 +157,144 @@ def test_figures_stay_on_white_in_dark_mode(visit):
         styles = """[...document.querySelectorAll('.cell_output img')].map(image => {
           const style = getComputedStyle(image); return [style.backgroundColor, style.filter]})"""
         assert all(style == ["rgb(255, 255, 255)", "none"] for style in page.evaluate(styles)), name
+
+
+@pytest.mark.parametrize("name", ["chapters/index", "chapters/scoreboard", "chapters/04_two_valleys"])
+def test_dark_pages_and_narrow_ones_are_accessible(visit, name):
+    for options in ({"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}):
+        page, _ = visit(name, **options)
+        assert violations(page) == []
+
+
+# Weight, code and paper
+
+
+@pytest.mark.parametrize("name", ["chapters/index", "chapters/01_valley", "chapters/scoreboard"])
+def test_a_page_is_soon_there(browser, address, name):
+    painted = []
+    for _ in range(5):  # other work on the machine makes a paint late, never early
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"{address}/{name}.html", wait_until="load")
+        painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        page.close()
+        if painted[-1] < 1000:
+            break
+    assert min(painted) < 1000
+
+
+def test_the_notation_fits_a_laptop(visit):
+    page, _ = visit("chapters/notation", viewport={"width": 1440, "height": 900})
+    tables = "[...document.querySelectorAll('table')].map(table => table.parentElement)"
+    assert page.evaluate(f"{tables}.filter(node => node.scrollWidth > node.clientWidth + 1).length") == 0
+
+
+def test_on_paper_nothing_is_cut_and_all_is_open(visit):
+    for name in ("chapters/01_valley", "chapters/scoreboard", "chapters/errata", "chapters/api"):
+        page, _ = visit(name, viewport={"width": 660, "height": 900}, color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        assert page.evaluate(CLIPPED) == [], name
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
+        assert page.locator("main details:not([open]):not(.hide)").count() == 0
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_the_book_becomes_one_pdf(browser, site):
+    names = ["index", "errata", "scoreboard"]
+    parts = [
+        (f"{name}.html", *pdf.printed(browser, (site / "chapters" / f"{name}.html").as_uri()))
+        for name in names
+    ]
+    written = pdf.join(browser, parts, "A book")
+    assert len(written.pages) == 1 + sum(len(printed.pages) for *_, printed in parts)
+    titles = [item["/Title"] for item in written.outline if not isinstance(item, list)]
+    assert titles == ["Contents", "Why SGD finds flat minima", "Errata", "Scoreboard"]
+    start = 1 + len(parts[0][2].pages)
+    assert re.search(rf"Errata\s*{start + 1}\b", written.pages[0].extract_text())
+    assert written.pages[start].extract_text().rstrip().endswith(str(start + 1))
+    links = [each.get_object() for page in written.pages for each in page.get("/Annots", [])]
+    inner = {
+        address for link in links if (address := str(link.get("/A", {}).get("/URI", ""))).startswith("file:")
+    }
+    assert not [address for address in inner if re.search("(index|errata|scoreboard).html", address)]
+
+
+# The ledger's pages as tools
+
+
+@pytest.mark.parametrize("name", ["chapters/scoreboard", "chapters/errata"])
+def test_the_ledger_is_short_until_it_is_opened(visit, name):
+    for width in (360, 1440):
+        page, _ = visit(name, viewport={"width": width, "height": 740})
+        assert page.evaluate(HEIGHT) < 10_000
+    closed = page.evaluate(HEIGHT)
+    page.get_by_role("button", name="Open all").click()
+    assert page.evaluate(HEIGHT) > 1.5 * closed
+
+
+def shown(page):
+    return page.locator("details.flatmin-entry:not([hidden])")
+
+
+def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
+    page, trouble = visit("chapters/scoreboard")
+    every = shown(page).count()
+    page.get_by_label("verdict").select_option("corrected")
+    page.get_by_label("paper").select_option(label="Mori et al. 2022")
+    some = shown(page).count()
+    assert 0 < some < every
+    assert page.locator("output").inner_text() == f"{some} of {every}"
+    assert page.url.endswith("?verdict=corrected&paper=M22")
+    assert {entry.get_attribute("data-verdict") for entry in shown(page).all()} == {"corrected"}
+    page.reload()
+    assert shown(page).count() == some
+    page.get_by_label("kind").select_option("N")
+    page.get_by_label("chapter").select_option(label="chapter 6")
+    assert shown(page).count() < some
+    page.get_by_role("button", name="Show all").click()
+    assert shown(page).count() == every
+    assert page.url.endswith("scoreboard.html")
+    assert trouble == []
+
+
+def test_the_errata_filter_and_work_from_a_file(browser, site):
+    page = browser.new_page()
+    page.goto((site / "chapters" / "errata.html").as_uri() + "?changes=conclusion&paper=nonsense")
+    assert {entry.get_attribute("data-changes") for entry in shown(page).all()} == {"conclusion"}
+    page.get_by_label("paper").select_option(label="Wu, Wang & Su 2022")
+    assert {entry.get_attribute("data-paper") for entry in shown(page).all()} == {"W22"}
+    assert page.url.endswith("?changes=conclusion&paper=W22")
+    page.close()
+
+
+def test_a_link_to_an_entry_opens_it_whatever_is_filtered(visit):
+    page, _ = visit("chapters/scoreboard?verdict=open#score-y22-transition")
+    entry = page.locator("#score-y22-transition")
+    assert entry.get_attribute("open") is not None
+    assert entry.is_visible()
+    assert shown(page).count() == page.locator("details.flatmin-entry").count()
+
+
+def test_a_chapters_claims_lead_to_their_entries_and_back(visit):
+    page, trouble = visit("chapters/04_two_valleys")
+    claims = page.locator(".admonition a.flatmin-claim")
+    assert claims.count() > 3
+    id = claims.first.inner_text()
+    claims.first.click()
+    entry = page.locator(f"#score-{id}")
+    entry.locator("a").first.wait_for(state="visible")
+    entry.locator('a[href*="04_two_valleys.html#claim-"]').first.click()
+    page.wait_for_url("**/04_two_valleys.html#claim-*")
+    assert page.locator(f'[id="{page.url.partition("#")[2]}"]').is_visible()
+    assert trouble == []
+
+
+@pytest.mark.parametrize("word", ["glossary", "diagnose"])
+def test_the_search_finds(visit, word):
+    page, trouble = visit(f"search?q={word}")
+    page.locator("#search-results li a").first.wait_for()
+    assert trouble == []
 
 
 def test_the_checks_see_what_is_wrong(visit, site):
