@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from fontTools.ttLib import TTFont
 from nbformat.v4 import new_code_cell, new_notebook
 
 import book
@@ -34,8 +35,8 @@ class Page(HTMLParser):
         if tag == "link" and values.get("rel") in ("stylesheet", "icon", "preload"):
             self.loaded.append(values["href"])
         self.loaded += [values[name] for name in values if (tag, name) in LOADED and values[name]]
-        if tag == "img":
-            self.pictures.append(values)
+        if tag == "img" and "margin-left" not in values.get("style", ""):
+            self.pictures.append(values)  # panels cut apart for phones: their span tells
 
 
 @cache
@@ -177,6 +178,12 @@ def test_the_icons_a_page_shows_are_in_their_font(site):
     for path in [*pages(site), site / "search.html"]:
         for names in re.findall(r'<i class="((?:fa[srb]?\b|fa-)[^"]*)"', path.read_text("utf8")):
             assert any(f".{name}:before" in sheet for name in names.split()), names
+    fonts = [TTFont(path) for path in (site / "_static/vendor/fontawesome/webfonts").iterdir()]
+    drawn = {chr(code) for font in fonts for code in font.getBestCmap()}
+    assert {letter for letter in sheet if "\ue000" <= letter <= "\uf8ff"} <= drawn  # of boxes, for instance
+    used = re.findall(r"--pst-icon-admonition-(?:note|tip|warning):var\((--[\w-]+)\)", sheet)
+    assert len(used) == 3
+    assert all(re.search(rf'{name}:"(.)"', sheet)[1] in drawn for name in used)
 
 
 # The build itself

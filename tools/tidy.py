@@ -22,7 +22,8 @@ FIGURE = re.compile(r'<img(?![^>]*\sloading=)([^>]*\ssrc="([^"]*_images/[^"]+)"[
 REPEATED = re.compile(r'\sid="((?:exercise|solution)-content)"')
 ICON_RULE = re.compile(r"((?:\.fa-[\w-]+:(?:before|after),?)+)\{[^}]*\}")
 LANDMARK = 'role="complementary" aria-label="This book"'
-GLYPH = re.compile(r"\\([ef][0-9a-f]{3})\b")
+# a letter of the private area, escaped or as it is
+GLYPH = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
 WOFF2 = re.compile(r'url\([^)]*\.woff2\)\s*format\("woff2"\),\s*')
 
 
@@ -71,9 +72,9 @@ def icons(static, classes):
 
     sheet = static / "styles/pydata-sphinx-theme.css"
     sheet.write_text(ICON_RULE.sub(kept, WOFF2.sub("", sheet.read_text("utf8"))), "utf8")
-    glyphs = {
-        int(code, 16) for path in static.rglob("*.css") for code in GLYPH.findall(path.read_text("utf8"))
-    }
+    sheets = [path.read_text("utf8") for path in static.rglob("*.css")]
+    found = [letter for text in sheets for letter in GLYPH.findall(text)]
+    glyphs = {int(code, 16) if code else ord(letter) for code, letter in found}
     for path in (static / "vendor/fontawesome/webfonts").glob("*.ttf"):
         font = TTFont(path)
         subsetter = Subsetter(Options(notdef_outline=True, glyph_names=False, hinting=False))

@@ -156,7 +156,7 @@ def test_a_finding_takes_its_numbers_from_checks_or_is_left_out():
 
     link = '<a href="03_critical.html#claim-y22-b-s30">'
     assert made(["y22-b", "S30", "measured"], ["y22-b", "S30", "printed"]) == [
-        f"1. It is {link}≈ 2.00(10)</a>, not {link}1</a>."
+        f"1. It is {link}≈&nbsp;2.00(10)</a>, not {link}1</a>."
     ]
     assert made(["y22-b", "S30", "measured"], ["y22-b", "S31", "printed"]) == []
     with pytest.raises(ValueError, match=r"findings\.yml"):

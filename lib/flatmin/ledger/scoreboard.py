@@ -184,6 +184,7 @@ def _linked(id, part, key):
     found = Verdict.from_dict(part | {"id": id})
     value = getattr(found, key)
     number = approx(value, found.error) if key == "measured" else exact(value)
+    number = number.replace(" ", "&nbsp;")
     return f'<a href="{quote(part["chapter"])}.html#{_line(part["anchor"])}">{number}</a>'
 
 
