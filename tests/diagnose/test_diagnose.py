@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import pickle
+import re
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -400,6 +401,40 @@ def test_a_fit_to_rounding_is_refused(dtype, remedy):
     data = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match=f"check 'rounding'.*{remedy}"):
         fm.at(model, "cross-entropy", data, dtype=dtype)
+
+
+def straight(outputs, targets):
+    return (outputs * torch.arange(1.0, 4.0, dtype=outputs.dtype)).sum(1).mean()
+
+
+ODD = {
+    "no curvature in the outputs": {"loss": nn.L1Loss(), "data": (X, torch.sin(X[:, :3]))},
+    "nothing to bend": {"model": nn.Linear(6, 3).double(), "loss": straight},
+    "one sample": {"data": (X[:1], Y[:1]), "batch_size": 1},
+    "all samples alike": {"data": (X[:1].repeat(12, 1), Y[:1].repeat(12))},
+    "two samples drawn": {"samples": 2, "batch_size": 1},
+    "one sample drawn": {"samples": 1, "batch_size": 1},
+    "one eigenvalue": {"k": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_reasons_are_sentences_without_the_names_of_inner_arguments(name):
+    options = {"model": MODEL, "loss": "cross-entropy", "data": (X, Y), "eta": 0.1, "batch_size": 8} | FREE
+    found = diagnose(**(options | ODD[name]))
+    for line in found.lines:
+        if line.estimate is None:
+            assert len(line.reason.split()) > 3, line.name
+            assert not re.match(r"(gram|gradients|top|window|steps|rank)\b\W", line.reason)
+        else:
+            assert np.isfinite(line.estimate.value).all()
+            assert np.isfinite(line.estimate.error).all()
+
+
+def test_what_no_draw_tells_is_said():
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    found = diagnose(MODEL, loss, (X, Y), samples=20, what="lambda_1", k=1, **FREE)
+    assert "do not count in" in found.plan.notes[-1]
 
 
 # the report as text

@@ -113,7 +113,7 @@ class Draw:
         crossed = np.array(crossed)
         rest = crossed - crossed.mean(0) - crossed.mean(1, keepdims=True) + crossed.mean()
         within = np.square(rest).sum() / ((len(rest) - 1) * (probes - 1)) / probes
-        shrink = max(0.1, 1 - within / max(crossed.mean(1).var(ddof=1), 1e-300)) ** 0.5
+        shrink = max(0.4, 1 - within / max(crossed.mean(1).var(ddof=1), 1e-300)) ** 0.5
         return np.array(layers), np.array(squares), shrink
 
 

@@ -36,6 +36,10 @@ _DRAWN = (
     "Errors count in that other samples could have been drawn (those of ρ(λ) and η/η_typ do not); "
     "eigenvalues, ‖H‖_F, |∇L| and η* are freed of what a draw adds on average, as far as that is known."
 )
+_UNKNOWN = (
+    "Errors do not count in that other samples could have been drawn: one sample, or a loss that weighs each "
+    "by the others, does not tell."
+)
 
 
 def diagnose(
@@ -129,27 +133,29 @@ def diagnose(
     here = at(model, loss, read, device=device, dtype=dtype, mode=mode, forward=forward, chunk=chunk)
     names = _wanted(what, min(k, here.parameters), _layers(layers, here.names), how)
     here, timed = _planned(here, clock, seed, samples is None)
-    if here.samples < of:
-        clock.notes.append(_DRAWN)
     steps = Steps(here, how, of, clock, min(k, here.parameters), seed, timed, executor)
+    if here.samples < of:
+        clock.notes.append(_DRAWN if steps.draw else _UNKNOWN)
     clock.work(steps.tasks(names), steps.failed, progress)
-    facts = {
+    facts = _facts(here, model, of) | how | {"seconds": clock.spent, "seed": seed}
+    checks = tuple((each.name, each.found, each.allowed) for each in here.checks)
+    return Report(steps.lines(names), facts, clock.plan(), checks)
+
+
+def _facts(here, model, of) -> dict:
+    """Words and numbers about the point."""
+    return {
         "model": type(model).__name__,
         "loss": here.loss_function.name,
         "parameters": here.parameters,
         "samples": here.samples,
         "of_samples": of,
         "outputs": here.passed.outputs.shape[1],
-        **how,
         "device": str(here.device),
         "dtype": str(here.dtype).removeprefix("torch."),
         "memory": here.memory,
         "peak": peak_memory(here.device),
-        "seconds": clock.spent,
-        "seed": seed,
     }
-    checks = tuple((each.name, each.found, each.allowed) for each in here.checks)
-    return Report(steps.lines(names), facts, clock.plan(), checks)
 
 
 def _sendable(executor, *parts) -> None:

@@ -48,7 +48,9 @@ def _flat(pairs, name):
     above = (pairs.values > pairs.residuals)[: len(values)].tolist()
     if not all(above):
         few = above.index(False)
-        remedy = f"; k={few} takes the positive ones alone" if few else ": no minimum along any direction"
+        remedy = (
+            f"; k={few} takes the positive ones alone" if few else ": whether this is a minimum is not known"
+        )
         raise ValueError(f"λ_{few + 1} = {values[few]:.3g} is not above 0 by more than its error{remedy}")
     return curvature.flatness_of(pairs, name)
 
@@ -75,7 +77,7 @@ class Steps:
         self.affordable = min(share(0.35, self.product, 12, 5000), self.most)
         self.pairs_wanted = min(k, max(1, (self.affordable - 30) // 6))
         self.sharp = (_SHARP, _SHARP // 2, _SHARP // 4)[self._shortage]
-        apart = here.loss_function.apart(here.data.targets) and here.samples > 2
+        apart = here.loss_function.apart(here.data.targets) and here.samples > 1
         self.draw = draws.Draw(here, of, seed + 6) if here.samples < of and apart else None
 
     @property
@@ -237,6 +239,7 @@ class Steps:
             rank = min(self.rows, self.here.parameters)
             if self.rows > stability.MOST_ROWS or rank > threshold.MOST_RANK:
                 raise ValueError(f"{self.rows} rows n·C are too many for the exact operator; see the bound")
+            self._curved()
             return stability.tangent(self.here).minimum
 
         return self.once("minimum", make)
@@ -269,6 +272,14 @@ class Steps:
             raise ValueError(_NO_DECAY)
         if self.sampling == "fresh":
             self._batch_fits()
+
+    def _curved(self):
+        """Raise ValueError where the loss has no curvature in the outputs."""
+        passed = self.here.passed
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        tops = torch.randn(passed.outputs.shape, generator=generator).to(passed.outputs)[:, None]
+        if not passed.loss_function.root_product(passed.outputs, slice(None), tops).any():
+            raise ValueError("the loss has no curvature in the outputs: G = 0, and no linear edge")
 
     def _batch_fits(self):
         if self.size > self.here.samples:
@@ -360,18 +371,19 @@ class Steps:
             how = f"{how}, error bound"
             return values.tolist(), errors.tolist(), how, lambda name: _flat(pairs, name)
         parts, bias = self.draw.eigenvalues(values, pairs.vectors, block)
-        without = self.draw.without(values, parts)
-        errors = np.hypot(errors, self.draw.jackknife(values, without)[1])
-        freed, errors = torch.from_numpy(values - bias), torch.from_numpy(errors)
-        moved = Eigenpairs(freed, pairs.vectors, errors, pairs.products)
+        without, bounds = self.draw.without(values, parts), torch.from_numpy(errors)
+        errors = torch.from_numpy(np.hypot(errors, self.draw.jackknife(values, without)[1]))
+        freed = torch.from_numpy(values - bias)
+        known, moved = (Eigenpairs(freed, pairs.vectors, each, pairs.products) for each in (bounds, errors))
 
         def flat(name):
-            found = _flat(moved, name)
+            _flat(moved, name)  # refuses what is not known to be positive
+            found = curvature.flatness_of(known, name)
             count = 1 if name in ("Y22", "M22") else len(values)
             logs = without[:, :count] / values[:count]
-            error = self.draw.jackknife(logs.mean(), logs.mean(1))[1]
             power = 1.0 if name in ("Y26", "M22") else 0.5
-            return Estimate(found.value, power * found.value * float(error), 0, found.method)
+            drawn = power * found.value * float(self.draw.jackknife(logs.mean(), logs.mean(1))[1])
+            return Estimate(found.value, float(np.hypot(found.error, drawn)), 0, found.method)
 
         share = approx(100 * float(bias[0] / values[0]), digits=1)
         how = f"{how}; less {share} %, the bias of the draw, at least"
@@ -387,6 +399,8 @@ class Steps:
         self.put("descent", Estimate(self.eta * bent / reach, self.eta * error / reach, 0, "from λ₁"))
 
     def _noise(self):
+        if self.here.samples < 2:
+            raise ValueError("one sample has no scatter: noise needs two")
         found = self.strength
         self.put("noise_strength", found)
         square, error = self._square()
@@ -453,7 +467,9 @@ class Steps:
         how += slow if self.draw and rho <= 1 else ""
         self.put("growth", Estimate(rho, self._growth_error(minimum), found.n, how))
         if decay:
-            self.put("smallest_batch", None, "with weight decay not derived; see growth at other B")
+            self.put(
+                "smallest_batch", None, "not derived with weight decay; the line 'growth' of other B tells it"
+            )
             return
         batch = threshold.smallest_batch(minimum, eta, self.sampling)
         if np.isfinite(batch):
@@ -500,6 +516,7 @@ class Steps:
 
     def _bounded(self):
         self.plain()
+        self._curved()
         vectors = [self.pairs.vectors, *self._sharp_directions()]
         directions = torch.cat(vectors, 1)
         minimum = stability.compressed(self.here, directions)
@@ -529,7 +546,7 @@ class Steps:
         self.put("frobenius", norm)
         self.put("trace_by_layer", layers, at=self.here.names)
         for name, symbol, found in (("trace", "Tr H", trace), ("frobenius", "‖H‖_F", norm)):
-            why = f"{symbol} = {approx(found.value, digits=2)} is not positive: its inverse is no flatness"
+            why = f"{symbol} {approx(found.value, digits=2)} is not positive: its inverse is no flatness"
             if not np.isfinite(found.value):
                 why = f"{symbol} is not finite: {_WIDER}"
             self.put(f"flatness_W22_{name}", found.inverse() if found.value > 0 else None, why)
@@ -602,9 +619,9 @@ class Steps:
         if self.draw:
             found = replace(found, method="along the eigenvectors of these samples")
         self.tried("noise_along", lambda: found.scaled(self._factor() or 1.0), at=tuple(values.tolist()))
-        window = max(1e-2, float(values[-1] / values[0]) * (1 - 1e-9))
+        window = max(1e-2, float(values[-1] / values[0]) * (1 - 1e-9)) if values[0] > 0 else 1.0
         kept = values[values >= window * values[0]]
-        if len(kept) < 3 or values[0] <= 0 or not window < 1 or kept[-1] > 0.99 * kept[0]:
+        if len(kept) < 3 or not window < 1 or kept[-1] > 0.99 * kept[0]:
             many = f"k = {len(values)} leading eigenvalues hold {len(kept)} between λ₁/100 and λ₁"
             raise ValueError(
                 f"{many}: a slope needs three, positive and not all equal; ask for a larger k or budget"
@@ -649,8 +666,11 @@ class Steps:
     def _typical(self):
         self.plain()
         steps, runs = _PATHS
-        found = paths.typical_edge(
-            self.minimum, self.size, self.sampling, steps=steps, trajectories=runs, seed=self.seed + 5
-        )
+        given = {"steps": steps, "trajectories": runs, "seed": self.seed + 5}
+        try:
+            found = paths.typical_edge(self.minimum, self.size, self.sampling, **given)
+        except ValueError as error:
+            why = f"paths of {steps} steps have not found their rate"
+            raise ValueError(why if str(error).startswith("steps=") else str(error)) from error
         how = f"{found.method}; without the draw" if self.draw else found.method
         self.put("typical", replace(found.inverse().scaled(self.eta), method=how))

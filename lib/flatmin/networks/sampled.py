@@ -168,8 +168,9 @@ def sampled_alignment(
     products = _centred_products(here.passed, few, _signs(few.outputs, probes, seed))
     found = _summed(products, of, probes == few.outputs.shape[1])
     if not (here.loss > 0 and all(found[0] > 0)):
-        shown = ", ".join(f"{name} = {value:.3g}" for name, value in zip(_MEANS, found[0], strict=True))
-        raise ValueError(f"here: L = {here.loss:.3g}, {shown}: must be positive")
+        symbols = "‖G‖²", "Tr(ΣG)", "‖Σ‖²", "Tr G", "Tr Σ"
+        shown = ", ".join(f"{name} = {value:.3g}" for name, value in zip(symbols, found[0], strict=True))
+        raise ValueError(f"here: L = {here.loss:.3g}, {shown}: must be positive, for ratios of them")
     losses = few.losses.double().cpu().numpy()
     without = here.loss - (losses - losses.mean()) / (samples - 1)
     drawn = here.samples if here.samples < of else None
