@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import layout
 import notebooks
 import rules
 from flatmin.ledger import claims, paths, verdicts
@@ -80,6 +81,11 @@ def test_notebooks_keep_no_widget_that_would_need_a_kernel_or_a_server():
     for name in notebooks.chapter_names():
         text = notebooks.notebook_path(name).read_text("utf8")
         assert "application/vnd.jupyter.widget" not in text, name
+
+
+@pytest.mark.parametrize("name", notebooks.chapter_names())
+def test_the_code_of_a_chapter_is_laid_out_for_the_page(name):
+    assert layout.findings(notebooks.text_path(name).read_text("utf8")) == []
 
 
 @pytest.mark.parametrize("name", notebooks.chapter_names())
