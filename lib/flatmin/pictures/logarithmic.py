@@ -36,7 +36,7 @@ def show_regression(eta, batch_size, dimension):
     shown = times < 1e8
     ratios, times = ratios[shown], times[shown]
     power = passage_exponent(eta, batch_size, dimension=dimension)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
+    _, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
     middle = len(ratios) // 2
     plots.theory(left, ratios, times, "the chain, exactly")
     plots.printed(left, ratios, times[middle] * (ratios / ratios[middle]) ** power)
@@ -48,12 +48,9 @@ def show_regression(eta, batch_size, dimension):
     if chain.lyapunov < 0:
         right.axhline(chain.tail_exponent / 2, color=plots.COLOURS["exact"], linestyle=plots.LINES["exact"])
     right.set(xscale="log", xlabel="c = L/L*", ylabel="local power of c", ylim=(0, None))
-    figure.suptitle(
-        f"η = {eta:g}, B = {batch_size}, d = {dimension}: "
-        f"printed n_c = {critical_dimension(eta, batch_size):.4g}, "
-        f"E A² = {chain.mean_square_factor:.3f}, E log A = {chain.lyapunov:.3f}",
-        fontsize=10,
-    )
+    left.set_title(f"η = {eta:g}, B = {batch_size}, d = {dimension}", fontsize=10)
+    instability = f"E A² = {chain.mean_square_factor:.3f}, E log A = {chain.lyapunov:.3f}"
+    right.set_title(f"{instability}; $n_c$ {critical_dimension(eta, batch_size):.4g}", fontsize=10)
 
 
 def law_figure(etas, laws, tail):
