@@ -275,6 +275,28 @@ def test_the_rate_equation_in_the_page_is_that_of_the_library(evaluate, delta_s,
         assert [found[kept]["mean"], found[kept]["spread"]] == pytest.approx(moments, rel=0.005)
 
 
+# ---------------------------------------------------------------- in the book
+
+
+def test_the_books_pages_mount_them_from_a_file(site, browser):
+    """Each explorer stands in a chapter and one on the front page; nothing is asked of a network."""
+    pages = [path for path in sorted(site.rglob("*.html")) if "data-explorer=" in path.read_text("utf8")]
+    found = set()
+    for path in pages:
+        page, trouble = browser.new_page(), []
+        page.on("console", lambda m, trouble=trouble: m.type == "error" and trouble.append(m.text))
+        page.on("pageerror", lambda error, trouble=trouble: trouble.append(str(error)))
+        page.goto(path.as_uri())
+        page.locator("[data-explorer]").first.scroll_into_view_if_needed()
+        wait_for(page, "now.steps > 0")
+        found |= {page.locator("[data-explorer]").first.get_attribute("data-explorer")}
+        assert not page.locator(".fmx-still:visible").count()
+        assert trouble == []
+        page.close()
+    assert found == set(EXPLORERS)
+    assert site / "chapters" / "index.html" in pages
+
+
 # ---------------------------------------------------------------- the reader's hands
 
 

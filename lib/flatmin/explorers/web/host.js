@@ -48,7 +48,10 @@ window.flatminExplorers = (() => {
     const el = document.createElement("div");
     explorer.render({ model, el });
     place.replaceChildren(el);
-    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) still.classList.add("fmx-still");
+    for (const still of place.closest(".cell_output")?.querySelectorAll("img") ?? []) {
+      still.classList.add("fmx-still");
+      still.loading = "eager"; // print shows it, and does not wait
+    }
     if (Object.keys(given).length) place.scrollIntoView();
   }
 

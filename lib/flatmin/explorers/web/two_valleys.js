@@ -31,11 +31,12 @@ class Watch {
     if (t % this.every === 0) this.note();
   }
   note() {
-    const { Q, n, t } = this.walkers;
-    let flat = 0, y = 0;
-    for (let i = 0; i < n; i++) { flat += Q[0][i] >= 0; y += Q[1][i]; }
-    this.t.push(t); this.y.push(y / n); this.flat.push(flat / n);
+    const { Q, t } = this.walkers;
+    this.t.push(t);
+    this.y.push(this.meanOf(Q[1]));
+    this.flat.push(this.share());
   }
+  share() { return this.walkers.Q[0].reduce((count, x) => count + (x >= 0), 0) / this.walkers.n; }
   meanOf(values) { return values.reduce((sum, v) => sum + v, 0) / this.walkers.n; }
 }
 
@@ -107,7 +108,7 @@ function makeScene(values) {
     });
   }
   function read() {
-    const { t, n } = walkers, flat = watch.flat.at(-1), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);
+    const { t, n } = walkers, flat = watch.share(), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);
     const hopped = watch.meanOf(watch.where), still = watch.last.filter(step => step > t - now.end / 20).length / n;
     const law = path ? `${short(Math.min(Math.max(path.flat.at(-1), 0), 1))} in the end, last hops at y = ${short(frozen.mean)} ± ${short(frozen.spread)}` : "still computing";
     const seen = ended || still < 0.02 ? "frozen" : "hopping";
