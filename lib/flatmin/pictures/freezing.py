@@ -186,7 +186,7 @@ def criteria(base, others, colours, name=r"$\eta t_f$, Jaccard as coded", label=
 
 def slopes(panels, xlabel=r"$\eta\,c$, the noise that counts"):
     """Values against the noise on a logarithmic axis; ``panels``: (name, {label: (x, y, error)})."""
-    size = (4.2 * len(panels), 3.5) if len(panels) > 1 else (6.4, 3.8)
+    size = (4.2 * len(panels), 3.5) if len(panels) > 1 else (5.2, 3.6)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, (name, series) in zip(axes.flat, panels, strict=True):
         for index, (label, (x, y, error)) in enumerate(series.items()):

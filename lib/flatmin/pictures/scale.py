@@ -149,7 +149,7 @@ def escapes(panels, top=10.0):
     of SGD at a small and at a large batch, the exact mean of the linearised network at the small one, and
     gradient descent, all from one minimum. Losses above ``top`` are cut off.
     """
-    size = (4.1 * max(1.5, len(panels)), 3.6)
+    size = (4.1 * max(1.25, len(panels)), 3.6)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, (title, losses, control, mean, descent) in zip(axes[0], panels, strict=True):
         t = np.arange(losses.shape[1])
