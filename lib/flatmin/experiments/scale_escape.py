@@ -49,7 +49,8 @@ SAMPLES, TRAJECTORIES = 100, 50
 ETA = {"vgg": 0.02, "resnet": 0.2}
 DESCENT = {"vgg": 3_000, "resnet": 3_000}
 SETTLE = {"vgg": 200, "resnet": 0}
-DEPTHS = {"vgg": (11,)}
+#: {"resnet": (20,)} may be added: some ten minutes of a core, as VGG-19
+DEPTHS = {"vgg": (11, 19)}
 WIDTH = {"vgg": 16, "resnet": 8}
 
 
@@ -102,7 +103,7 @@ EXPERIMENT = Experiment(
         batch_sizes=BATCH_SIZES,
         texts={
             "text": (
-                "VGG-11 at a quarter of W22's width, on 100 of its 50,000 "
+                "VGG-11 and VGG-19 at a quarter of W22's width, on 100 of its 50,000 "
                 "images; step and batch sizes are ours, W22's appendix is not at hand"
             ),
             "data_set": "CIFAR-10, first 100 training images, each of mean 0 and variance 1, one-hot targets",
