@@ -9,9 +9,10 @@ vectors asked about, is enough.
 
 *Eigenvalues.* v_jᵀH_gv_j says how λ_j moves, to first order. Two levels d apart that the draw couples by s
 are pushed apart to D = (d² + 4s²)^½ on average (exact for two), so of the D that is seen, D − (D² − 4s²)^½ is
-the draw's, half of it each; s² = E|v_jᵀΔHv_l|² follows from the groups for two known eigenvectors, and for
-all unknown ones together from r = (1 − VVᵀ)ΔHv_j: s² = E|r|², their level the Rayleigh quotient of r, found
-by one product with Σ ±r_g. So λ₁ of few samples is high and λ_min low, and that is taken off.
+the draw's, half of it each; s² = E|v_jᵀΔHv_l|² follows from the groups. The many unknown levels are hardly
+pushed themselves: they lift λ_j by s²/D (its secular equation), s² = E|r|² of r = (1 − VVᵀ)ΔHv_j, their level
+the Rayleigh quotient of r, found by one product with Σ ±r_g. So λ₁ of few samples is high and λ_min low, and
+that is taken off.
 
 *Edges.* 1/η* = ⟨S, MS⟩/⟨S, AS⟩ is stationary in the second moment S of the edge (A, M as in
 :mod:`flatmin.theory.stability.minimum`, both self-adjoint), and so is ρ. So only what a sample puts into A
@@ -88,10 +89,11 @@ class Draw:
         lengths = mixed.double().square().sum(1).clamp(min=1e-300)
         level = ((here.passed.hessian_product(mixed) * mixed).double().sum(1) / lengths).cpu().numpy()
         coupled = self.rest * (np.square(inner) / (h - 1)[:, None, None]).mean(0)
-        coupled = np.column_stack([coupled, self.rest * (np.array(beyond) / (h - 1)[:, None]).mean(0)])
-        apart = values[:, None] - np.column_stack([np.tile(values, (len(values), 1)), level])
-        pushed = np.abs(apart) - np.sqrt(np.maximum(apart**2 - 4 * coupled, 0))
-        return inner[:, range(len(values)), range(len(values))], (np.sign(apart) * pushed / 2).sum(1)
+        apart = values[:, None] - values
+        pushed = (np.abs(apart) - np.sqrt(np.maximum(apart**2 - 4 * coupled, 0))) / 2
+        square, far = self.rest * (np.array(beyond) / (h - 1)[:, None]).mean(0), values - level
+        lifted = np.sign(far) * np.minimum(square / np.maximum(np.abs(far), 1e-300), square**0.5)
+        return inner[:, range(len(values)), range(len(values))], (np.sign(apart) * pushed).sum(1) + lifted
 
     def moments(self, probes: int, seed: int):
         """(z ∘ H_gz) by parameter (G, layers), |H|² without each group over |H|² (G,), and by how much the
