@@ -18,6 +18,10 @@ SEARCH_SCRIPTS = re.compile(
 EXPLORERS = re.compile(
     r'\s*(?:<script[^>]*src="[^"]*explorers\.js[^"]*"></script>|<link[^>]*href="[^"]*explorers\.css[^"]*" />)'
 )
+DESIGN = re.compile(
+    r'\s*(?:<script[^>]*src="[^"]*design-tabs\.js[^"]*"></script>|<link[^>]*href="[^"]*sphinx-design[^"]*" />)'
+)
+DESIGNED = re.compile(r'class="(?:[^"]* )?sd-')
 FIGURE = re.compile(r'<img(?![^>]*\sloading=)([^>]*\ssrc="([^"]*_images/[^"]+)"[^>]*)>')
 REPEATED = re.compile(r'\sid="((?:exercise|solution)-content)"')
 ICON_RULE = re.compile(r"((?:\.fa-[\w-]+:(?:before|after),?)+)\{[^}]*\}")
@@ -44,6 +48,8 @@ def page(path, text):
         text = SEARCH_SCRIPTS.sub("", text)
     if "data-explorer" not in text:
         text = EXPLORERS.sub("", text)
+    if not DESIGNED.search(text):
+        text = DESIGN.sub("", text)
     text = FIGURE.sub(lambda found: f'<img loading="lazy"{size(path.parent / found[2])}{found[1]}>', text)
     text = text.replace('<div id="pst-primary-sidebar" ', f'<div id="pst-primary-sidebar" {LANDMARK} ')
     numbers = Counter()
