@@ -19,7 +19,7 @@ EXPLORERS = re.compile(
     r'\s*(?:<script[^>]*src="[^"]*explorers\.js[^"]*"></script>|<link[^>]*href="[^"]*explorers\.css[^"]*" />)'
 )
 DESIGN = re.compile(
-    r'\s*(?:<script[^>]*src="[^"]*design-tabs\.js[^"]*"></script>|<link[^>]*href="[^"]*sphinx-design[^"]*" />)'
+    r'\s*(?:<script[^>]*src="[^"]*design-tabs\.js[^"]*"></script>|<link[^>]*sphinx-design[^>]*>)'
 )
 DESIGNED = re.compile(r'class="(?:[^"]* )?sd-')
 FIGURE = re.compile(r'<img(?![^>]*\sloading=)([^>]*\ssrc="([^"]*_images/[^"]+)"[^>]*)>')
