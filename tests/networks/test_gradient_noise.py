@@ -168,3 +168,14 @@ def test_a_network_of_many_outputs_is_measured_in_little_memory():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 500
+
+
+def test_no_covariance_of_batches_follows_where_labels_have_weights(small):
+    """Torch divides a batch by its own weights; of one sample C = Σ is that of the shares of the mean."""
+    model, data = small("tanh", "cross-entropy", 3)
+    loss = torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    here = at(model, loss, data, dtype="float64")
+    assert torch.isfinite(here.noise.covariance()).all()
+    for measure in here.noise.covariance, here.noise.in_hessian_basis:
+        with pytest.raises(ValueError, match="must not weigh or ignore labels for batches"):
+            measure(batch_size=2)
