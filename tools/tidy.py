@@ -25,6 +25,7 @@ DESIGNED = re.compile(r'class="(?:[^"]* )?sd-')
 FIGURE = re.compile(r'<img(?![^>]*\sloading=)([^>]*\ssrc="([^"]*_images/[^"]+)"[^>]*)>')
 REPEATED = re.compile(r'\sid="((?:exercise|solution)-content)"')
 ICON_RULE = re.compile(r"((?:\.fa-[\w-]+:(?:before|after),?)+)\{[^}]*\}")
+NO_HEADER = re.compile(r"<th( [^>]*)?><p></p></th>")
 LANDMARK = 'role="complementary" aria-label="This book"'
 # a letter of the private area, escaped or as it is
 GLYPH = re.compile(r"\\([ef][0-9a-f]{3})\b|([\ue000-\uf8ff])")
@@ -52,6 +53,7 @@ def page(path, text):
         text = DESIGN.sub("", text)
     text = FIGURE.sub(lambda found: f'<img loading="lazy"{size(path.parent / found[2])}{found[1]}>', text)
     text = text.replace('<div id="pst-primary-sidebar" ', f'<div id="pst-primary-sidebar" {LANDMARK} ')
+    text = NO_HEADER.sub(r"<td\1></td>", text)
     numbers = Counter()
 
     def numbered(found):
