@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from executors import Here
+from matplotlib.figure import Figure
 
 from flatmin.ledger import arrays, claims, decimals, paths, plots, record, sweeps, verdicts
 from fuzz import Case, check
@@ -69,6 +70,8 @@ CASES = [
     Case(sweeps.stack, {"results": [{"a": 1.0}]}, right={"results": NOTHING}),
     Case(plots.edges, {"centres": np.arange(1.0, 4.0), "log": True}),
     Case(plots.colour, {"kind": "sgd"}, then=len),
+    Case(plots.publish, {"figure": Figure(), "text": "it"}, right={"text": NAME}, then=repr),
+    Case(plots.alt, {"figure": Figure(), "text": "it"}, right={"text": NAME}, then=repr),
     Case(verdicts.overall, {"verdicts": ["open"]}, then=len),
     Case(verdicts.badge, {"verdict": "open"}, then=len),
 ]

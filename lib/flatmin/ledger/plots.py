@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
 
 from flatmin import _check
 from flatmin.ledger.verdicts import running_shell
@@ -214,14 +215,24 @@ def _parents(artist):
 
 
 def publish(figure, text=None):
-    """Show the figure now, sharp enough for print, with its alternative ``text`` (none: the cell has it)."""
+    """Show the figure now, sharp enough for print, with its alternative ``text`` (None: the cell has it).
+
+    Raises ValueError for what is no figure, and for an empty text.
+    """
+    if not isinstance(figure, Figure):
+        raise _check.refused("figure", figure, "a figure of matplotlib")
+    if text is not None and not (isinstance(text, str) and text.strip()):
+        raise _check.refused("text", text, "a sentence that says what the figure shows")
+    if running_shell() is None:
+        return
     from IPython.display import publish_display_data
 
     about = {"width": round(figure.get_figwidth() * _STYLE["figure.dpi"]), "cuts": _cuts(figure)}
-    about = {key: value for key, value in about.items() if value} | ({"alt": text} if text else {})
+    if text is not None:
+        about["alt"] = " ".join(text.split())
     picture = base64.b64encode(_sharp_png(figure)).decode()
-    shown = {"image/png": picture, "text/plain": text or "a figure"}
-    publish_display_data(shown, metadata={"image/png": about})
+    shown = {"image/png": picture, "text/plain": about.get("alt", "a figure")}
+    publish_display_data(shown, metadata={"image/png": {key: value for key, value in about.items() if value}})
 
 
 def alt(figure, text):
@@ -229,10 +240,7 @@ def alt(figure, text):
 
     The text says in a sentence what the figure shows. It is kept in the notebook as the picture's plain
     text and becomes the ``alt`` text on the page. Use it as the last line of a plotting cell. Raises
-    ValueError for an empty text.
+    ValueError for an empty text, and for what is no figure.
     """
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"text={text!r}: must say in a sentence what the figure shows")
-    if running_shell() is not None:
-        publish(figure, " ".join(text.split()))
+    publish(figure, "" if text is None else text)
     pyplot.close(figure)
