@@ -298,6 +298,7 @@ def test_a_chapters_claims_lead_to_their_entries_and_back(visit):
 def test_the_search_finds(visit, word):
     page, trouble = visit(f"search?q={word}")
     page.locator("#search-results li a").first.wait_for()
+    assert word in page.locator("#search-results li p.context").first.inner_text().lower()
     assert trouble == []
 
 

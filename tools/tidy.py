@@ -35,6 +35,8 @@ WOFF2 = re.compile(r'url\([^)]*\.woff2\)\s*format\("woff2"\),\s*')
 def tidy(site):
     """Tidy the pages in the folder ``site`` in place."""
     (site / "_static/scripts/fontawesome.js").unlink()
+    search = site / "_static/searchtools.js"  # quotes a page by its text, not by its buttons
+    search.write_text(search.read_text("utf8").replace("""'[role="main"]'""", "'.bd-article'"), "utf8")
     texts = [path.read_text("utf8") for path in (site / "_static/scripts").glob("*.js")]
     for path in sorted(site.rglob("*.html")):
         texts.append(page(path, path.read_text("utf8")))
