@@ -166,6 +166,27 @@ function makeVoice() {
   };
 }
 
+/** Tell when an element comes into sight or leaves it, and when to draw it anew: its size or the theme changed. */
+function watchPage(el, seen, redraw) {
+  const sight = new IntersectionObserver(entries => seen(entries.at(-1).isIntersecting));
+  const size = new ResizeObserver(redraw), theme = new MutationObserver(redraw);
+  sight.observe(el);
+  size.observe(el);
+  theme.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
+  return () => { for (const each of [sight, size, theme]) each.disconnect(); };
+}
+
+/** Show code and put it on the clipboard; where a page may not, it is selected. */
+async function offer(code, text, button) {
+  const words = button.dataset.words ??= button.textContent;
+  code.textContent = text;
+  code.hidden = false;
+  try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; }
+  catch { getSelection().selectAllChildren(code); button.textContent = "Selected: copy it"; }
+  setTimeout(() => { button.textContent = words; }, 2000);
+}
+
 /** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
  * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
  * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for
@@ -236,25 +257,15 @@ function makeStage({ model, el }, all, makeScene) {
     if (!running) ahead = scene.settle;
     next();
   }
-  async function copy() { // the numbers on the screen must be those of one call: run it again if a slider moved
+  function copy() { // the numbers on the screen must be those of one call: run it again if a slider moved
     setRunning(false);
     if (mixed) { const t = scene.steps(); scene.restart(); scene.advance(Math.min(t, scene.settle)); mixed = false; }
     ahead = 0;
     draw();
-    code.textContent = scene.python();
-    code.hidden = false;
-    try { await navigator.clipboard.writeText(code.textContent); buttons.copy.textContent = "Copied"; }
-    catch { getSelection().selectAllChildren(code); buttons.copy.textContent = "Selected: copy it"; }
-    setTimeout(() => { buttons.copy.textContent = "Copy as Python"; }, 2000);
+    offer(code, scene.python(), buttons.copy);
   }
   for (const { name } of all) model.on(`change:${name}`, moved);
-  const seen = new IntersectionObserver(entries => { visible = entries.at(-1).isIntersecting; next(); });
-  seen.observe(el);
-  const size = new ResizeObserver(() => draw());
-  size.observe(el);
-  const theme = new MutationObserver(() => draw());
-  theme.observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  theme.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
+  const unwatch = watchPage(el, seen => { visible = seen; next(); }, () => draw());
   const still = () => setRunning(!calm.matches && running);
   calm.addEventListener("change", still);
   if (calm.matches) ahead = scene.settle; // a result, not the start, where nothing may move
@@ -262,7 +273,7 @@ function makeStage({ model, el }, all, makeScene) {
   return () => {
     visible = false;
     cancelAnimationFrame(frame);
-    for (const watch of [seen, size, theme]) watch.disconnect();
+    unwatch();
     calm.removeEventListener("change", still);
     for (const control of controls) control.off();
     for (const { name } of all) model.off(`change:${name}`, moved);

@@ -129,7 +129,7 @@ function makeScene(values) {
     key: "Above: walkers (dots) on the loss, the floors of the flat (line) and the sharp valley (dashed), the ridge between them " +
       "(dotted). Below: the share of the walkers in the flat valley (dots) and the rate equation (line). Grey band: where it puts " +
       "the last hop, mean and standard deviation.",
-    settle: 100000, get pace() { return Math.max(now.end / 600, 1); },
+    settle: 100000, get pace() { return Math.max(Math.round(now.end / 600), 1); },
     get ended() { return walkers.t >= now.end; },
     advance(steps) {
       walkers.run(Math.min(steps, now.end - walkers.t), now.eta, now.sigma, now.P, () => watch.step());
