@@ -44,7 +44,15 @@ def formulas(text):
 
 
 @pytest.fixture(scope="module")
-def lab(root, tmp_path_factory):
+def shown(root, tmp_path_factory):
+    """A folder with copies of the notebooks: JupyterLab writes into what it opens."""
+    folder = tmp_path_factory.mktemp("shown")
+    shutil.copytree(root / "chapters", folder / "chapters")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(root, shown, tmp_path_factory):
     """The address of a JupyterLab that shows the book; FLATMIN_LAB names an environment that has one."""
     home = tmp_path_factory.mktemp("lab")
     environment = Path(os.environ.get("FLATMIN_LAB") or home / "venv")
@@ -65,7 +73,7 @@ def lab(root, tmp_path_factory):
     kernel.write_text(json.dumps({"argv": argv, "display_name": "book", "language": "python"}))
     own |= {"JUPYTER_PATH": str(home / "share"), "FLATMIN_STATIC": "0"}
     command = [environment / "bin" / "jupyter", "lab", "--no-browser", "--allow-root", "--port=8947"]
-    options = ["--IdentityProvider.token=", "--LabApp.news_url=", f"--ServerApp.root_dir={root}"]
+    options = ["--IdentityProvider.token=", "--LabApp.news_url=", f"--ServerApp.root_dir={shown}"]
     with open(home / "log", "w") as log:
         server = subprocess.Popen([*command, *options], env=os.environ | own, stdout=log, stderr=log)
     address = "http://127.0.0.1:8947"
@@ -128,7 +136,7 @@ def test_a_notebook_reads_as_the_page_does(page, name):
 
 
 @pytest.fixture
-def live(root):
+def live(shown):
     """A notebook with one explorer, not run yet, where JupyterLab finds it; its path without the ending."""
     code = 'from flatmin.explorers.display import widget\nseen = widget("valley", sigma=0.2)\nseen'
     cells = [
@@ -136,11 +144,8 @@ def live(root):
     ]
     kernel = {"name": "book", "display_name": "book", "language": "python"}
     made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    path = root / "_build" / "live.ipynb"
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(made, path)
-    yield "_build/live"
-    path.unlink()
+    nbformat.write(made, shown / "live.ipynb")
+    return "live"
 
 
 def test_an_explorer_lives_in_jupyterlab(page, live):
