@@ -55,6 +55,7 @@ def page(path, text):
         text = DESIGN.sub("", text)
     text = FIGURE.sub(lambda found: f'<img loading="lazy"{size(path.parent / found[2])}{found[1]}>', text)
     text = text.replace('<div id="pst-primary-sidebar" ', f'<div id="pst-primary-sidebar" {LANDMARK} ')
+    text = text.replace(' role="doc-biblioentry"', ' role="listitem"')  # of a list, which knows only these
     text = NO_HEADER.sub(r"<td\1></td>", text)
     numbers = Counter()
 
