@@ -18,7 +18,8 @@ SQUARE = "square", "MSELoss()"
 NETWORKS = [
     "mlp", "mlp, smooth", "tanh regression", "lenet", "groupnorm resnet", "layernorm resnet",
     "batchnorm in eval", "transformer", "lstm", "tied autoencoder", "embedding bag", "frozen", "dict inputs",
-    "vision transformer", "several labels", "odd parameters",
+    "vision transformer", "several labels", "odd parameters", "packed gru", "experts", "weight norm",
+    "module used twice",
 ]  # fmt: skip
 
 
