@@ -130,6 +130,7 @@ def join(browser, parts, name):
     link_within(writer, starts)
     for page, stamp in zip(writer.pages, drawn(browser, numbers(place)).pages, strict=True):
         page.merge_page(stamp)
+        page.compress_content_streams()
     for row, (file, _, _) in enumerate(parts):
         top = 842 - (TOP + LINE * row) * POINT
         rect = (18 * POINT, top - LINE * POINT, 595 - 18 * POINT, top)
