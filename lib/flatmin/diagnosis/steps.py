@@ -72,6 +72,8 @@ class Steps:
         self.most = max(8, _MEMORY // size)  # vectors of P numbers
         share = clock.share
         self.probes = share(0.15, self.product, 12, 100)
+        outputs = here.passed.outputs.shape[1]
+        self.columns = outputs if outputs <= share(0.1, self.single, 2, 10) else 2  # for Tr G
         self.batches = share(0.08, self._batch, 10, 100)
         self.nodes = share(0.2, 12 * self.product, 8, 40)
         self.affordable = min(share(0.35, self.product, 12, 5000), self.most)
@@ -160,7 +162,7 @@ class Steps:
                 "step_bound necessary",
             ),
             ("trace", self._moments, t * (self.probes + 2 * draws.PROBES * more), trace),
-            ("Gauss-Newton", self._gauss_newton, 4 * single, "trace_G noise_ratio trace"),
+            ("Gauss-Newton", self._gauss_newton, (2 + self.columns) * single, "trace_G noise_ratio trace"),
             ("alignment", self._alignment, 2 * t + 12 * single * aligned, "alpha beta mu bound"),
             ("exponent", self._exponent, 4 * t * self.pairs_wanted, "exponent noise_along"),
             ("batch sharpness", self._sharpness, self.batches * self._batch, "batch_sharpness sharpness"),
@@ -578,9 +580,8 @@ class Steps:
 
     def _gauss_newton(self):
         here, outputs, seed = self.here, self.here.passed.outputs.shape[1], self.seed + 2
-        probes = 10 if outputs <= 10 else 2
-        found = curvature.gauss_newton_trace(here, probes, seed)
-        shares = curvature.gauss_newton_shares(here, probes, seed).mean(0).numpy() if self.draw else 0.0
+        shares = curvature.gauss_newton_shares(here, self.columns, seed)
+        found, shares = curvature.mean_of_shares(shares, outputs), shares.mean(0).numpy()
         kept = here.samples / self.of if self.draw else 1.0  # of the error by signs
         signs = kept**0.5 * found.error
         found = replace(found, error=float(np.hypot(signs, self._spread(shares))))

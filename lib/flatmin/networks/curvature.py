@@ -428,9 +428,13 @@ def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
     comes from the scatter between the signs; for a single probe from that over samples, which is above it.
     Raises ValueError for probes below 1, or a loss without a root.
     """
-    shares = gauss_newton_shares(here, probes, seed)
+    return mean_of_shares(gauss_newton_shares(here, probes, seed), here.passed.outputs.shape[1])
+
+
+def mean_of_shares(shares: Tensor, outputs: int) -> Estimate:
+    """Tr G from what :func:`gauss_newton_shares` gives for so many ``outputs``."""
     probes, n = shares.shape
-    if probes == here.passed.outputs.shape[1]:
+    if probes == outputs:
         return Estimate(float(shares.mean()), 0.0, 0, "exact, output by output")
     if probes > 1:
         error = float(shares.var(0).sum() / probes) ** 0.5 / n
