@@ -18,6 +18,9 @@ that is taken off.
 :mod:`flatmin.theory.stability.minimum`, both self-adjoint), and so is ρ. So only what a sample puts into A
 and M counts: a_i = 2 Tr(S²G_i) and b_i = 2(1 − c) Tr(SGSG_i) + c Tr(SG_iSG_i), to first order; ρ gets
 η²b_i − ηa_i for Tr S² = 1. η* of few samples is low: how much is told by that of halves of them.
+
+*What none of this sees*: samples that were not drawn. Where a few of all carry a number (cross-entropy, when
+most samples are learnt), most draws miss them: it comes out small, η* large, and the error too small.
 """
 
 from __future__ import annotations

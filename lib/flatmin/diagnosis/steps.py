@@ -496,7 +496,7 @@ class Steps:
         error = step * mode.eta * self._spread((b - a / mode.eta) / a.mean())
         low = self.draw.rest * draws.lowered(minimum, edge, self.size, self.seed + 7) / mode.eta
         if not low > 0:  # B is more than a half of the samples, or there is none to be seen
-            return Estimate(step, error, self.here.samples, f"{how}; η* low on average")
+            return Estimate(step, error, self.here.samples, f"{how}; η* with the bias of a draw")
         how = f"{how}; η* plus {approx(100 * low, digits=1)} %, as halves are lower"
         return Estimate(step * (1 + low), error * (1 + low), self.here.samples, how)
 
