@@ -59,14 +59,14 @@ def _parser():
     run.add_argument("--quick", action="store_true", help="at a small scale, kept apart from the results")
     run.add_argument(
         "--budget",
-        type=duration,
+        type=_told(duration),
         metavar="TIME",
         help="stop after this time (90s, 12m, 1.5h); what is finished by then is kept",
     )
     where = run.add_mutually_exclusive_group()
     where.add_argument(
         "--workers",
-        type=_workers,
+        type=_told(_workers),
         metavar="N",
         help=f"so many local processes of one thread (default: {WORKERS_VARIABLE}, or {WORKERS})",
     )
@@ -101,7 +101,19 @@ def _out_of_time(*_):
 
 def _workers(text):
     """Return a number of processes; ValueError for less than one."""
-    return _check.integer("workers", int(text), least=1)
+    return _check.integer("workers", int(text) if text.isdecimal() else text, least=1)
+
+
+def _told(convert):
+    """Return ``convert`` for argparse, which tells the words of its own error only."""
+
+    def converted(text):
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted
 
 
 def _run(experiments, folder, options):

@@ -139,11 +139,12 @@ def test_out_of_time_it_keeps_what_is_finished_and_begins_nothing_new(package, c
 
 
 @pytest.mark.parametrize("text", ["", "12", "m", "0s", "-3m", "1e3s", "3 m"])
-def test_a_budget_is_a_time(package, cli, text):
+def test_a_budget_is_a_time(package, cli, text, capsys):
     package()
     with pytest.raises(SystemExit) as caught:
         cli("run", "demo", f"--budget={text}")
     assert caught.value.code == 2
+    assert f"budget={text!r}: must be a time such as 90s" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"^budget='.*': must be a time such as 90s"):
         duration(text)
     assert [duration(time) for time in ("90s", "12m", "1.5h")] == [90, 720, 5400]

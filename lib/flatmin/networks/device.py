@@ -15,6 +15,7 @@ import sys
 import torch
 from torch import nn
 
+from flatmin import _check
 from flatmin.networks.data.sets import Data
 from flatmin.networks.parameters import trainable
 
@@ -49,7 +50,7 @@ def _checked(name, value):
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     allowed = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
     if str(value) not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {str(value)!r}")
+        raise _check.refused(name, str(value), f"one of {', '.join(allowed)}")
     if str(value) == "cuda":  # by its number, as tensors name it
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(value)
