@@ -464,12 +464,12 @@ class Steps:
         found = self._drawn_step(minimum, float(step), how)
         self.put("largest_step", found)
         self.put("exact", found.inverse().scaled(eta))
-        rho, slow = (
-            growth(eta),
-            "; below the edge that of the slowest direction, which few samples know badly",
-        )
-        how += slow if self.draw and rho <= 1 else ""
-        self.put("growth", Estimate(rho, self._growth_error(minimum), found.n, how))
+        rho = growth(eta)
+        if self.draw and rho <= 1:  # its error would be as small as 1 − ρ, whatever the other samples do
+            slow = f"ρ ≤ 1 on the {found.n} drawn samples, in a slow direction that few samples know badly"
+            self.put("growth", None, f"{slow}: see η/η*, or take all samples")
+        else:
+            self.put("growth", Estimate(rho, self._growth_error(minimum), found.n, how))
         if decay:
             self.put(
                 "smallest_batch", None, "not derived with weight decay; the line 'growth' of other B tells it"
