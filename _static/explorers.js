@@ -1331,7 +1331,7 @@ runs = fm.simulate(
     valleys, fm.HessianAligned(sigma=${now.sigma}), eta=${eta}, steps=${Math.max(walkers.t, 1)},
     start=(start_x, ${FIXED.start_y}), trajectories=${walkers.n}, seed=${SEED}, hops="x",
 )
-print((runs.final[:, 0] >= 0).mean(), runs.hops.last.mean())
+print((runs.final[:, 0] >= 0).mean(), runs.hops.position[:, 1].mean())
 `;
     },
   };
