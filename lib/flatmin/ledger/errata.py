@@ -43,8 +43,8 @@ measured, and what becomes of the paper's conclusion:
 - *the conclusion*: what the paper concludes from it does not hold, at least not at the scale tried here.
 
 The measured values are those of the [scoreboard](scoreboard.md); an entry without any is proved by algebra.
-The tests named here are in `tests/ledger/test_errata.py`. We read the papers as text; where a slip may be one of
-that copy, the entry says so.
+The tests named here are in `tests/ledger/test_errata.py`. We read the papers as text; where a slip may be one
+of that copy, the entry says so.
 
 """
 
