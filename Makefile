@@ -30,6 +30,7 @@ pdf: setup ## print the built site into one PDF, _build/book.pdf (minutes, needs
 	@$(RUN) tools/pdf.py
 
 page: setup ## show one chapter after a change of its words, not executed (CHAPTER=01_valley)
+	@test -n "$(CHAPTER)" || { echo "say which: make page CHAPTER=01_valley"; exit 2; }
 	@$(RUN) tools/page.py $(CHAPTER)
 	@echo "The page is at http://127.0.0.1:$(PORT)/chapters/$(CHAPTER).html (stop with Ctrl-C)"
 	@$(RUN) -m http.server $(PORT) --bind 127.0.0.1 --directory build/page/_build/html
