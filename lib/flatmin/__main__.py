@@ -120,11 +120,23 @@ def _run(experiments, folder, options):
     """Run the experiments one after the other and return the exit status."""
     if options.quick:
         folder = folder / ".partial" / "quick"
-    if options.workers:
-        os.environ[WORKERS_VARIABLE] = str(options.workers)
     pool = cluster.executor_of(options.dask) if options.dask else contextlib.nullcontext()
-    with pool as executor, _budget(options.budget):
+    with pool as executor, _processes(options.workers), _budget(options.budget):
         return _run_all(experiments, folder, options.quick, executor)
+
+
+@contextlib.contextmanager
+def _processes(count):
+    """Let sweeps in the block have so many processes, unless that is None."""
+    before = os.environ.get(WORKERS_VARIABLE)
+    if count is not None:
+        os.environ[WORKERS_VARIABLE] = str(count)
+    try:
+        yield
+    finally:
+        os.environ.pop(WORKERS_VARIABLE, None)
+        if before is not None:
+            os.environ[WORKERS_VARIABLE] = before
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Experiments on a Dask cluster of this machine: the numbers of a local run, also where a worker dies."""
 
+import os
 import sys
 
 import numpy as np
@@ -61,7 +62,9 @@ def workers(trial, monkeypatch):
 
 
 def test_a_cluster_gives_the_numbers_of_a_local_run_though_a_worker_dies(trial, workers, tmp_path):
+    asked = os.environ.get("FLATMIN_WORKERS")
     assert trial("local", "--workers", 1) == 0
+    assert os.environ.get("FLATMIN_WORKERS") == asked  # not for what comes after
     assert not (tmp_path / "gate").exists()
     assert trial("remote", "--dask", workers.scheduler_address) == 0
     assert (tmp_path / "gate").exists()  # a worker did die
