@@ -136,7 +136,7 @@ def rates_figure(inverse, exact, exact_additive, eq15, eq19, simulated):
 
 def aligned_figure(temperatures, ratios, limits):
     """Rate with aligned over isotropic noise; ``ratios``: {k/h: values}, ``limits``: {k/h: T → 0}."""
-    figure, ax = plt.subplots(figsize=(6.4, 3.6))
+    figure, ax = plt.subplots(figsize=(5.2, 4))
     kinds = ("sgd", "theory", "gd", "sharp", "langevin")
     for marker, kind, (stiffness, values) in zip("oPsv^", kinds, ratios.items(), strict=True):
         look = {"marker": marker, "color": plots.COLOURS[kind], "linestyle": "-", "lw": 1}
@@ -146,7 +146,7 @@ def aligned_figure(temperatures, ratios, limits):
     ax.plot([], [], "*", color="black", ms=11, label="ours, T → 0")
     ax.axhline(1, label="App. C", **_PRINTED)
     ax.set(yscale="log", xlabel="temperature T", ylabel="rate, aligned over isotropic", xlim=(-0.01, 0.42))
-    ax.legend(fontsize=9, title="curvature across", title_fontsize=9)
+    ax.legend(fontsize=8, title="curvature across", title_fontsize=8)
     return figure
 
 

@@ -164,7 +164,7 @@ def freezing(valleys, levels, simulated, theory, constants):
     """
     axis, heights = np.logspace(-4, np.log10(6e-3), 80), np.linspace(0.1, 15, 90)
     steady = hopping.stationary_flat(hopping.frozen(valleys, heights[:, None]), axis)
-    figure, ax = plt.subplots(figsize=(6.5, 5))
+    figure, ax = plt.subplots(figsize=(5.2, 4.6))
     label = r"stationary $P_\mathrm{flat}$ (Itô)"
     plots.heatmap(ax, axis, heights, steady, label, log="x", limits=(0.6, 1))
     look = {"color": "white", "markeredgecolor": "black", "ecolor": "black"}
@@ -178,7 +178,7 @@ def freezing(valleys, levels, simulated, theory, constants):
         plots.printed(ax, axis, estimate, f"Eq. 11, constant of the {where}", color=colour)
     ax.axhline(5, color="black", linestyle=":", linewidth=1)
     ax.set(xlabel=r"$\Delta_S$", ylabel="$y$", ylim=(0.1, 15))
-    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.55, -0.15), ncols=2)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.55, -0.15), ncols=1)
     return figure
 
 

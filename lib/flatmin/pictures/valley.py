@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 
 from flatmin.ledger import plots
 from flatmin.theory.noise import RandomShift
@@ -64,7 +65,7 @@ def choose_a_valley(sigma=0.1, eta=0.02, epsilon=0.001, lambda_1=-2.0, lambda_2=
 def loss_and_flatness(valley):
     """Loss of a valley as contours, with flatness F = λ(x)^(−1/2) along its floor below."""
     x, y = np.linspace(-1.8, 1.8, 181), np.linspace(-1.6, 1.6, 161)
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 5), sharex=True, height_ratios=(3, 2))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.2, 4.6), sharex=True, height_ratios=(3, 2))
     contours = top.contourf(x, y, valley.function(valley.loss)(x, y[:, None]), 24, cmap="cividis")
     figure.colorbar(contours, ax=[top], label="loss L")
     flatness = valley.function("(lambda_0 + lambda_1*x**2 + lambda_2*x**4)**(-1/2)")(x, 0 * x)
@@ -123,10 +124,12 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
         ax.set(xlabel="noise strength σ", xlim=sigmas[[0, -1]], ylim=etas[[0, -1]])
         for name, place in (("I", (2.5e-3, 0.012)), ("II", (0.1, 0.02)), ("III", (0.5, 0.12))):
             shade = "black" if name == "III" else "white"
-            ax.text(*place, name, fontsize=16, fontweight="bold", color=shade)
+            written = ax.text(*place, name, fontsize=16, fontweight="bold", color=shade)
+            if shade == "white":
+                written.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="black")])
     axes[0].set_ylabel("learning rate η")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "ncols": 2}
-    grey = {"facecolor": "#888888", "frameon": True, "labelcolor": "white", "framealpha": 1}
+    grey = {"facecolor": "#9a9a9a", "frameon": True, "labelcolor": "black", "framealpha": 1}
     axes[0].legend(fontsize=9, **below, **grey)
     plots.label_panels(axes)
     return figure
