@@ -4,14 +4,14 @@ window.flatminExplorers = (() => {
   const explorers = {};
 
   class Model {
-    constructor(values) { this.values = { ...values }; this.calls = new Map(); this.saved = () => {}; }
+    constructor(values) { this.values = { ...values }; this.calls = new Map(); }
     get(name) { return this.values[name]; }
     set(name, value) {
       if (Object.is(this.values[name], value)) return;
       this.values[name] = value;
       for (const call of this.calls.get(`change:${name}`) ?? []) call();
     }
-    save_changes() { this.saved(); }
+    save_changes() {} // there is no kernel that could want them
     on(event, call) { this.calls.set(event, [...(this.calls.get(event) ?? []), call]); }
     off(event, call) { this.calls.set(event, (this.calls.get(event) ?? []).filter(each => each !== call)); }
   }
@@ -36,7 +36,7 @@ window.flatminExplorers = (() => {
     const start = JSON.parse(place.dataset.state), given = fromAddress(name, explorer.controls);
     const model = place.model = new Model({ ...start, ...given });
     let timer = 0;
-    model.saved = () => {
+    const keep = () => { // the address says what differs from the start
       clearTimeout(timer);
       timer = setTimeout(() => {
         const changed = Object.keys(start).filter(key => model.get(key) !== start[key]);
@@ -46,6 +46,8 @@ window.flatminExplorers = (() => {
         }
       }, 300);
     };
+    for (const control of explorer.controls) model.on(`change:${control.name}`, keep);
+    keep();
     const el = document.createElement("div");
     explorer.render({ model, el });
     place.replaceChildren(el);
@@ -59,7 +61,6 @@ window.flatminExplorers = (() => {
   const mountAll = () => document.querySelectorAll("[data-explorer]").forEach(mount);
   document.addEventListener("DOMContentLoaded", mountAll);
   return {
-    explorers,
     define(name, explorer) {
       explorers[name] = explorer;
       if (document.readyState !== "loading") mountAll();

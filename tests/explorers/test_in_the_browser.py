@@ -356,6 +356,15 @@ def test_the_address_keeps_the_state_and_takes_none_out_of_range(visit):
     assert {key: wrong.evaluate(f"{MODEL}.get('{key}')") for key in state} == state
 
 
+def test_an_explorer_that_runs_leaves_the_address_of_another_place(visit):
+    page = visit("valley", address="#explorer=valley&sigma=0.2")
+    wait_for(page, "now.steps > 50")
+    page.evaluate("location.hash = '#elsewhere'")
+    wait_for(page, f"now.steps > {summary(page)['steps'] + 100}")
+    page.wait_for_timeout(1500)  # it speaks every half a second
+    assert page.evaluate("location.hash") == "#elsewhere"
+
+
 def test_pause_restart_and_out_of_sight(visit):
     page = visit("valley")
     wait_for(page, "now.steps > 50")
