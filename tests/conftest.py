@@ -1,6 +1,7 @@
 """What several tests share: the book built once, and a copy of the checkout as git sees it."""
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import book
+import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # modules that tests import
@@ -34,6 +36,21 @@ def sweeps_here(monkeypatch):
 def site(tmp_path_factory):
     """The folder of the built HTML; a warning of the build fails every test that asks for it."""
     return book.build(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; where there is none the test is skipped, unless it is required."""
+    if chromium.found() is None and os.environ.get("FLATMIN_REQUIRE_BROWSER") == "1":
+        pytest.fail("FLATMIN_REQUIRE_BROWSER=1 and there is no Chromium")
+    if chromium.found() is None:
+        pytest.skip("no Chromium here")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = chromium.launch(playwright)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,13 @@
 """The built pages in headless Chromium, without a network: errors, formulas, pictures, narrow screens."""
 
 import functools
-import os
 import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
-import chromium
 import pdf
 
 pytestmark = pytest.mark.browser
@@ -56,10 +52,7 @@ OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
 def page_names():
     """Return the pages of the book, from its contents, and the search page."""
-    with open(os.path.join(os.path.dirname(__file__), "..", "_toc.yml"), encoding="utf8") as file:
-        toc = yaml.safe_load(file)
-    entries = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    return [toc["root"], *entries, "search", "genindex"]
+    return [*pdf.entries(), "search", "genindex"]
 
 
 @pytest.fixture(scope="session")
@@ -77,20 +70,6 @@ def address(site):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium; where there is none the test is skipped, unless it is required."""
-    path = chromium.found()
-    if path is None and os.environ.get("FLATMIN_REQUIRE_BROWSER") == "1":
-        pytest.fail("FLATMIN_REQUIRE_BROWSER=1 and there is no Chromium")
-    if path is None:
-        pytest.skip("no Chromium here")
-    with sync_playwright() as playwright:
-        launched = chromium.launch(playwright)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

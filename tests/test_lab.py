@@ -15,7 +15,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
 
 import notebooks
 
@@ -91,31 +90,25 @@ def lab(root, shown, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def page(browser, lab):
     """A function that opens a chapter in JupyterLab and waits until it is drawn."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium here")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
 
-        def open_notebook(name):
-            tab = chromium.new_page(viewport={"width": 1300, "height": 1400})
-            tab.goto(f"{lab}/lab/tree/{name}.ipynb?reset")
-            tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-            return tab
+    def open_notebook(name):
+        tab = browser.new_page(viewport={"width": 1300, "height": 1400})
+        tab.goto(f"{lab}/lab/tree/{name}.ipynb?reset")
+        tab.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+        return tab
 
-        def open_chapter(name):
-            tab = open_notebook(f"chapters/{name}")
-            count, last = -1, -2
-            while count != last or count == 0:
-                tab.wait_for_timeout(4000)
-                last, count = count, tab.evaluate(COUNT, ".jp-Notebook mjx-container")
-            return tab
+    def open_chapter(name):
+        tab = open_notebook(f"chapters/{name}")
+        count, last = -1, -2
+        while count != last or count == 0:
+            tab.wait_for_timeout(4000)
+            last, count = count, tab.evaluate(COUNT, ".jp-Notebook mjx-container")
+        return tab
 
-        open_chapter.any = open_notebook
-        yield open_chapter
-        chromium.close()
+    open_chapter.any = open_notebook
+    return open_chapter
 
 
 @pytest.mark.parametrize("name", SHOWN)
