@@ -369,6 +369,14 @@ async function offer(code, text, button) {
   setTimeout(() => { button.textContent = words; }, 2000);
 }
 
+/** Work at a theory, a generator, for a few milliseconds: done when it came to its end, value is what it returned. */
+function work(theory) {
+  const start = performance.now();
+  let step;
+  do step = theory.next(); while (!step.done && performance.now() - start < 5);
+  return step;
+}
+
 /** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
  * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
  * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for
@@ -657,20 +665,13 @@ function makeScene(values) {
   const P = { lambda_0: FIXED.lambda_0, lambda_2: FIXED.lambda_2 }, walkers = ensembleOf(FIXED.walkers), visits = new Visits();
   const ground = makeGround((x, y) => (Math.log(loss(x, y, P)) + 8) / 11, 18);
   let law, edge, onset, flattest, since = 0, mark = { t: 0, rms: 0 }; // mark: rms at half the time
-  function think() {
-    if (law) return false;
-    const { sigma, eta } = values();
+  function set() {
+    const { sigma, eta, epsilon, lambda_1 } = values();
+    Object.assign(P, { epsilon, lambda_1 });
     law = slowLaw(eta, eta * sigma, P);
     edge = typicalEdge(eta, eta * sigma, P);
     onset = boundary(eta, P);
     flattest = Math.sqrt(-P.lambda_1 / (2 * P.lambda_2));
-    return false;
-  }
-  function set() {
-    const { epsilon, lambda_1 } = values();
-    Object.assign(P, { epsilon, lambda_1 });
-    law = null;
-    think();
   }
   set();
   function restart() {
@@ -763,7 +764,7 @@ function makeScene(values) {
       return false;
     },
     steps: () => walkers.t,
-    think, read,
+    think: () => false, read,
     python() {
       const { sigma, eta } = values(), start = FIXED.start;
       return `import flatmin as fm
@@ -1244,14 +1245,12 @@ function makeScene(values) {
   set();
   function think() {
     if (!theory) return false;
-    for (const start = performance.now(); theory && performance.now() - start < 5;) {
-      const { done, value } = theory.next();
-      if (!done) continue;
-      theory = null;
-      path = value;
-      frozen = lastHop(path, path.y);
-    }
-    return Boolean(theory);
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    path = value;
+    frozen = lastHop(path, path.y);
+    return false;
   }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
 
@@ -1490,11 +1489,12 @@ function makeScene(values) {
   }
   set();
   function think() {
-    for (const start = performance.now(); theory && performance.now() - start < 5;) {
-      const { done, value } = theory.next();
-      if (done) { theory = null; law = value; }
-    }
-    return Boolean(theory);
+    if (!theory) return false;
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    law = value;
+    return false;
   }
   function advance(steps) {
     const every = Math.max(Math.round(end / 100), 1);

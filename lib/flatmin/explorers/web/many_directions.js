@@ -140,11 +140,12 @@ function makeScene(values) {
   }
   set();
   function think() {
-    for (const start = performance.now(); theory && performance.now() - start < 5;) {
-      const { done, value } = theory.next();
-      if (done) { theory = null; law = value; }
-    }
-    return Boolean(theory);
+    if (!theory) return false;
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    law = value;
+    return false;
   }
   function advance(steps) {
     const every = Math.max(Math.round(end / 100), 1);

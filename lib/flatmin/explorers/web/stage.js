@@ -187,6 +187,14 @@ async function offer(code, text, button) {
   setTimeout(() => { button.textContent = words; }, 2000);
 }
 
+/** Work at a theory, a generator, for a few milliseconds: done when it came to its end, value is what it returned. */
+function work(theory) {
+  const start = performance.now();
+  let step;
+  do step = theory.next(); while (!step.done && performance.now() - start < 5);
+  return step;
+}
+
 /** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
  * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
  * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for

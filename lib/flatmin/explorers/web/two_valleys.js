@@ -62,14 +62,12 @@ function makeScene(values) {
   set();
   function think() {
     if (!theory) return false;
-    for (const start = performance.now(); theory && performance.now() - start < 5;) {
-      const { done, value } = theory.next();
-      if (!done) continue;
-      theory = null;
-      path = value;
-      frozen = lastHop(path, path.y);
-    }
-    return Boolean(theory);
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    path = value;
+    frozen = lastHop(path, path.y);
+    return false;
   }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
 

@@ -81,20 +81,13 @@ function makeScene(values) {
   const P = { lambda_0: FIXED.lambda_0, lambda_2: FIXED.lambda_2 }, walkers = ensembleOf(FIXED.walkers), visits = new Visits();
   const ground = makeGround((x, y) => (Math.log(loss(x, y, P)) + 8) / 11, 18);
   let law, edge, onset, flattest, since = 0, mark = { t: 0, rms: 0 }; // mark: rms at half the time
-  function think() {
-    if (law) return false;
-    const { sigma, eta } = values();
+  function set() {
+    const { sigma, eta, epsilon, lambda_1 } = values();
+    Object.assign(P, { epsilon, lambda_1 });
     law = slowLaw(eta, eta * sigma, P);
     edge = typicalEdge(eta, eta * sigma, P);
     onset = boundary(eta, P);
     flattest = Math.sqrt(-P.lambda_1 / (2 * P.lambda_2));
-    return false;
-  }
-  function set() {
-    const { epsilon, lambda_1 } = values();
-    Object.assign(P, { epsilon, lambda_1 });
-    law = null;
-    think();
   }
   set();
   function restart() {
@@ -187,7 +180,7 @@ function makeScene(values) {
       return false;
     },
     steps: () => walkers.t,
-    think, read,
+    think: () => false, read,
     python() {
       const { sigma, eta } = values(), start = FIXED.start;
       return `import flatmin as fm
