@@ -287,6 +287,19 @@ function curve(c, points, colour, dash = [], width = 2) {
   c.setLineDash([]);
 }
 
+/** A dashed line from top to bottom of a box. */
+function upright(c, look, [, top, , bottom], x, width) { curve(c, [[x, top], [x, bottom]], look.faint, [5, 4], width); }
+
+function disc(c, x, y, radius) { c.beginPath(); c.arc(x, y, radius, 0, 7); c.fill(); }
+
+/** Draw what must not leave a box. */
+function within(c, [left, top, right, bottom], draw) {
+  c.save();
+  c.beginPath(); c.rect(left, top, right - left, bottom - top); c.clip();
+  draw();
+  c.restore();
+}
+
 /** Walkers that live as small squares, in one path; those beyond the box stay out of sight. */
 function dots(c, look, box, [xs, ys], alive, X, Y) {
   c.fillStyle = look.walker;
@@ -399,9 +412,9 @@ function makeStage({ model, el }, all, makeScene) {
     voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
-    const look = palette();
     drawn++;
     if (ahead > 0 && drawn % 8) return;
+    const look = palette();
     panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     if (running && !ahead && when - told < 500) return;
     told = when;
@@ -442,7 +455,7 @@ function makeStage({ model, el }, all, makeScene) {
     next();
   }
   function moved() {
-    mixed = scene.moved() && true; // false: the scene began anew
+    mixed = scene.moved(); // false: the scene began anew
     code.hidden = true;
     if (!running) ahead = scene.settle;
     next();
@@ -685,7 +698,7 @@ function makeScene(values) {
     const box = [34, 6, look.w - 8, look.h - 34];
     ground(c, look, box, MAP.x, MAP.y, `${P.epsilon},${P.lambda_1}`);
     const [X, Y] = axes(c, look, box, { ...MAP.x, label: "x, along the valley", ticks: [-1, 0, 1] }, { ...MAP.y, label: "y", ticks: [-1, 0, 1] });
-    if (edge < REACH) for (const side of [-edge, edge]) curve(c, [[X(side), box[1]], [X(side), box[3]]], look.faint, [5, 4]);
+    if (edge < REACH) for (const side of [-edge, edge]) upright(c, look, box, X(side));
     for (const [x, colour] of [[0, look.sharp], [-flattest, look.flat], [flattest, look.flat]]) {
       c.strokeStyle = colour;
       c.lineWidth = 2.5;
@@ -705,10 +718,8 @@ function makeScene(values) {
     if (!shown) return;
     curve(c, law.xs.map((x, k) => [X(x), Y(law.density[k])]), look.law);
     const inside = law.hill.filter((_, k) => law.xs[k] < 1.35), top = Math.max(...inside) || 1;
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
-    curve(c, law.xs.map((x, k) => [X(x), box[3] - 0.9 * law.hill[k] / top * (box[3] - box[1])]), look.sharp, [6, 4]);
-    c.restore();
+    const hill = law.xs.map((x, k) => [X(x), box[3] - 0.9 * law.hill[k] / top * (box[3] - box[1])]);
+    within(c, box, () => curve(c, hill, look.sharp, [6, 4]));
   }
   /** The root mean square of x over the walkers that live, null where none does. */
   function spread() {
@@ -1220,7 +1231,7 @@ class Watch {
     this.flat.push(this.share());
   }
   share() { return this.walkers.Q[0].reduce((count, x) => count + (x >= 0), 0) / this.walkers.n; }
-  meanOf(values) { return values.reduce((sum, v) => sum + v, 0) / this.walkers.n; }
+  meanOf(values) { return total(values) / this.walkers.n; }
 }
 
 function makeScene(values) {
@@ -1258,14 +1269,13 @@ function makeScene(values) {
     const box = [40, 8, look.w - 8, look.h - 34];
     ground(c, look, box, plane, WIDE, `${now.P.x1},${plane.high}`);
     const [X, Y] = axes(c, look, box, { ...plane, label: "y, along the valleys", ticks: ticks() }, { ...WIDE, label: "x", ticks: [-0.3, 0, 0.3] });
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
     const along = Array.from({ length: 60 }, (_, k) => plane.high * (k + 0.5) / 60);
-    curve(c, along.map(y => [X(y), Y(floorFlat(y, now.P))]), look.flat);
-    curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
-    curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
-    markFrozen(c, look, X, box);
-    c.restore();
+    within(c, box, () => {
+      curve(c, along.map(y => [X(y), Y(floorFlat(y, now.P))]), look.flat);
+      curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
+      curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
+      markFrozen(c, look, X, box);
+    });
     dots(c, look, box, [walkers.Q[1], walkers.Q[0]], walkers.alive, X, Y);
   }
   function markFrozen(c, look, X, box) {
@@ -1275,7 +1285,7 @@ function makeScene(values) {
     const [a, b] = [frozen.mean - frozen.spread, frozen.mean + frozen.spread].map(y => Math.min(Math.max(X(y), box[0]), box[2]));
     c.fillRect(a, box[1], b - a, box[3] - box[1]);
     c.globalAlpha = 1;
-    curve(c, [[X(frozen.mean), box[1]], [X(frozen.mean), box[3]]], look.faint, [5, 4], 1.5);
+    upright(c, look, box, X(frozen.mean), 1.5);
   }
   function drawPlot(c, look) {
     const box = [40, 10, look.w - 8, look.h - 34];
@@ -1283,10 +1293,7 @@ function makeScene(values) {
     markFrozen(c, look, X, box);
     if (path) curve(c, path.y.map((y, k) => [X(y), Y(Math.min(Math.max(path.flat[k], 0), 1))]), look.law);
     c.fillStyle = look.bar;
-    watch.t.forEach((_, k) => {
-      if (k % 3 && k !== watch.t.length - 1) return;
-      c.beginPath(); c.arc(X(watch.y[k]), Y(watch.flat[k]), 2.6, 0, 7); c.fill();
-    });
+    watch.t.forEach((_, k) => { if (k % 3 === 0 || k === watch.t.length - 1) disc(c, X(watch.y[k]), Y(watch.flat[k]), 2.6); });
   }
   function read() {
     const { t, n } = walkers, flat = watch.share(), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);
@@ -1510,7 +1517,7 @@ function makeScene(values) {
   const looks = look => [[look.bar, []], [COLOURS.gd, [2, 3]], [COLOURS.gld, [8, 3, 2, 3]], [COLOURS.gld, [3, 3]]];
 
   function drawFlatness(c, look) {
-    const all = [...records.flat().map(([, f]) => f?.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
+    const all = [...records.flat().map(([, f]) => f.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
     const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 20, look.h - 34];
     const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1].find(v => (high - low) / v < 7) ?? 2, ticks = [];
     for (let k = Math.ceil(low / step); k * step < high; k++) ticks.push(Number((k * step).toFixed(2)));
@@ -1524,7 +1531,7 @@ function makeScene(values) {
         c.globalAlpha = 0.45;
         c.fillRect(X(t) - 0.75, Y(f.mean + f.spread), 1.5, Y(f.mean - f.spread) - Y(f.mean + f.spread));
         c.globalAlpha = 1;
-        c.beginPath(); c.arc(X(t), Y(f.mean), 2.4, 0, 7); c.fill();
+        disc(c, X(t), Y(f.mean), 2.4);
       });
     });
   }
@@ -1533,13 +1540,13 @@ function makeScene(values) {
     const low = Math.floor(Math.log10(Math.min(level, ...finite))), high = Math.ceil(Math.log10(Math.max(level, ...finite)));
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k);
     const [X, Y] = axes(c, look, box, { low, high, label: "log₁₀ of the Δₛ at which a direction gives way", ticks }, { low: 0, high: 0.8, label: "root mean square of xⱼ", ticks: [0, 0.4, 0.8] });
-    curve(c, [[X(Math.log10(level)), box[1]], [X(Math.log10(level)), box[3]]], look.faint, [5, 4]);
+    upright(c, look, box, X(Math.log10(level)));
     const { q, alive, living } = swarms[0];
     c.fillStyle = look.bar;
     for (let j = 0; j < FLAT && living; j++) {
       if (!Number.isFinite(limits[j])) continue;
       const square = q.reduce((sum, point, i) => alive[i] ? sum + point[j] ** 2 : sum, 0) / living;
-      c.beginPath(); c.arc(X(Math.log10(limits[j])), Y(Math.min(Math.sqrt(square), 0.8)), 2.6, 0, 7); c.fill();
+      disc(c, X(Math.log10(limits[j])), Y(Math.min(Math.sqrt(square), 0.8)), 2.6);
     }
   }
   function read() {

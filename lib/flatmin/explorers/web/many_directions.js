@@ -161,7 +161,7 @@ function makeScene(values) {
   const looks = look => [[look.bar, []], [COLOURS.gd, [2, 3]], [COLOURS.gld, [8, 3, 2, 3]], [COLOURS.gld, [3, 3]]];
 
   function drawFlatness(c, look) {
-    const all = [...records.flat().map(([, f]) => f?.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
+    const all = [...records.flat().map(([, f]) => f.mean), ...(law ?? []).map(([, f]) => f)].filter(Number.isFinite);
     const low = Math.min(...all) - 0.02, high = Math.max(...all) + 0.03, box = [44, 10, look.w - 20, look.h - 34];
     const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1].find(v => (high - low) / v < 7) ?? 2, ticks = [];
     for (let k = Math.ceil(low / step); k * step < high; k++) ticks.push(Number((k * step).toFixed(2)));
@@ -175,7 +175,7 @@ function makeScene(values) {
         c.globalAlpha = 0.45;
         c.fillRect(X(t) - 0.75, Y(f.mean + f.spread), 1.5, Y(f.mean - f.spread) - Y(f.mean + f.spread));
         c.globalAlpha = 1;
-        c.beginPath(); c.arc(X(t), Y(f.mean), 2.4, 0, 7); c.fill();
+        disc(c, X(t), Y(f.mean), 2.4);
       });
     });
   }
@@ -184,13 +184,13 @@ function makeScene(values) {
     const low = Math.floor(Math.log10(Math.min(level, ...finite))), high = Math.ceil(Math.log10(Math.max(level, ...finite)));
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k);
     const [X, Y] = axes(c, look, box, { low, high, label: "log₁₀ of the Δₛ at which a direction gives way", ticks }, { low: 0, high: 0.8, label: "root mean square of xⱼ", ticks: [0, 0.4, 0.8] });
-    curve(c, [[X(Math.log10(level)), box[1]], [X(Math.log10(level)), box[3]]], look.faint, [5, 4]);
+    upright(c, look, box, X(Math.log10(level)));
     const { q, alive, living } = swarms[0];
     c.fillStyle = look.bar;
     for (let j = 0; j < FLAT && living; j++) {
       if (!Number.isFinite(limits[j])) continue;
       const square = q.reduce((sum, point, i) => alive[i] ? sum + point[j] ** 2 : sum, 0) / living;
-      c.beginPath(); c.arc(X(Math.log10(limits[j])), Y(Math.min(Math.sqrt(square), 0.8)), 2.6, 0, 7); c.fill();
+      disc(c, X(Math.log10(limits[j])), Y(Math.min(Math.sqrt(square), 0.8)), 2.6);
     }
   }
   function read() {

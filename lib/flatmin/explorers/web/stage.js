@@ -105,6 +105,19 @@ function curve(c, points, colour, dash = [], width = 2) {
   c.setLineDash([]);
 }
 
+/** A dashed line from top to bottom of a box. */
+function upright(c, look, [, top, , bottom], x, width) { curve(c, [[x, top], [x, bottom]], look.faint, [5, 4], width); }
+
+function disc(c, x, y, radius) { c.beginPath(); c.arc(x, y, radius, 0, 7); c.fill(); }
+
+/** Draw what must not leave a box. */
+function within(c, [left, top, right, bottom], draw) {
+  c.save();
+  c.beginPath(); c.rect(left, top, right - left, bottom - top); c.clip();
+  draw();
+  c.restore();
+}
+
 /** Walkers that live as small squares, in one path; those beyond the box stay out of sight. */
 function dots(c, look, box, [xs, ys], alive, X, Y) {
   c.fillStyle = look.walker;
@@ -217,9 +230,9 @@ function makeStage({ model, el }, all, makeScene) {
     voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
-    const look = palette();
     drawn++;
     if (ahead > 0 && drawn % 8) return;
+    const look = palette();
     panels.forEach((panel, k) => { if (!k || !running || drawn % 3 === 0) panel.redraw(look); }); // plots change slowly
     if (running && !ahead && when - told < 500) return;
     told = when;
@@ -260,7 +273,7 @@ function makeStage({ model, el }, all, makeScene) {
     next();
   }
   function moved() {
-    mixed = scene.moved() && true; // false: the scene began anew
+    mixed = scene.moved(); // false: the scene began anew
     code.hidden = true;
     if (!running) ahead = scene.settle;
     next();

@@ -37,7 +37,7 @@ class Watch {
     this.flat.push(this.share());
   }
   share() { return this.walkers.Q[0].reduce((count, x) => count + (x >= 0), 0) / this.walkers.n; }
-  meanOf(values) { return values.reduce((sum, v) => sum + v, 0) / this.walkers.n; }
+  meanOf(values) { return total(values) / this.walkers.n; }
 }
 
 function makeScene(values) {
@@ -75,14 +75,13 @@ function makeScene(values) {
     const box = [40, 8, look.w - 8, look.h - 34];
     ground(c, look, box, plane, WIDE, `${now.P.x1},${plane.high}`);
     const [X, Y] = axes(c, look, box, { ...plane, label: "y, along the valleys", ticks: ticks() }, { ...WIDE, label: "x", ticks: [-0.3, 0, 0.3] });
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
     const along = Array.from({ length: 60 }, (_, k) => plane.high * (k + 0.5) / 60);
-    curve(c, along.map(y => [X(y), Y(floorFlat(y, now.P))]), look.flat);
-    curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
-    curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
-    markFrozen(c, look, X, box);
-    c.restore();
+    within(c, box, () => {
+      curve(c, along.map(y => [X(y), Y(floorFlat(y, now.P))]), look.flat);
+      curve(c, along.map(y => [X(y), Y(floorSharp(y, now.P))]), look.sharp, [6, 4]);
+      curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
+      markFrozen(c, look, X, box);
+    });
     dots(c, look, box, [walkers.Q[1], walkers.Q[0]], walkers.alive, X, Y);
   }
   function markFrozen(c, look, X, box) {
@@ -92,7 +91,7 @@ function makeScene(values) {
     const [a, b] = [frozen.mean - frozen.spread, frozen.mean + frozen.spread].map(y => Math.min(Math.max(X(y), box[0]), box[2]));
     c.fillRect(a, box[1], b - a, box[3] - box[1]);
     c.globalAlpha = 1;
-    curve(c, [[X(frozen.mean), box[1]], [X(frozen.mean), box[3]]], look.faint, [5, 4], 1.5);
+    upright(c, look, box, X(frozen.mean), 1.5);
   }
   function drawPlot(c, look) {
     const box = [40, 10, look.w - 8, look.h - 34];
@@ -100,10 +99,7 @@ function makeScene(values) {
     markFrozen(c, look, X, box);
     if (path) curve(c, path.y.map((y, k) => [X(y), Y(Math.min(Math.max(path.flat[k], 0), 1))]), look.law);
     c.fillStyle = look.bar;
-    watch.t.forEach((_, k) => {
-      if (k % 3 && k !== watch.t.length - 1) return;
-      c.beginPath(); c.arc(X(watch.y[k]), Y(watch.flat[k]), 2.6, 0, 7); c.fill();
-    });
+    watch.t.forEach((_, k) => { if (k % 3 === 0 || k === watch.t.length - 1) disc(c, X(watch.y[k]), Y(watch.flat[k]), 2.6); });
   }
   function read() {
     const { t, n } = walkers, flat = watch.share(), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);

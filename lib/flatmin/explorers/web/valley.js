@@ -101,7 +101,7 @@ function makeScene(values) {
     const box = [34, 6, look.w - 8, look.h - 34];
     ground(c, look, box, MAP.x, MAP.y, `${P.epsilon},${P.lambda_1}`);
     const [X, Y] = axes(c, look, box, { ...MAP.x, label: "x, along the valley", ticks: [-1, 0, 1] }, { ...MAP.y, label: "y", ticks: [-1, 0, 1] });
-    if (edge < REACH) for (const side of [-edge, edge]) curve(c, [[X(side), box[1]], [X(side), box[3]]], look.faint, [5, 4]);
+    if (edge < REACH) for (const side of [-edge, edge]) upright(c, look, box, X(side));
     for (const [x, colour] of [[0, look.sharp], [-flattest, look.flat], [flattest, look.flat]]) {
       c.strokeStyle = colour;
       c.lineWidth = 2.5;
@@ -121,10 +121,8 @@ function makeScene(values) {
     if (!shown) return;
     curve(c, law.xs.map((x, k) => [X(x), Y(law.density[k])]), look.law);
     const inside = law.hill.filter((_, k) => law.xs[k] < 1.35), top = Math.max(...inside) || 1;
-    c.save();
-    c.beginPath(); c.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]); c.clip();
-    curve(c, law.xs.map((x, k) => [X(x), box[3] - 0.9 * law.hill[k] / top * (box[3] - box[1])]), look.sharp, [6, 4]);
-    c.restore();
+    const hill = law.xs.map((x, k) => [X(x), box[3] - 0.9 * law.hill[k] / top * (box[3] - box[1])]);
+    within(c, box, () => curve(c, hill, look.sharp, [6, 4]));
   }
   /** The root mean square of x over the walkers that live, null where none does. */
   function spread() {
