@@ -184,8 +184,12 @@ def _linked(id, part, key):
     found = Verdict.from_dict(part | {"id": id})
     value = getattr(found, key)
     number = approx(value, found.error) if key == "measured" else exact(value)
-    number = number.replace(" ", "&nbsp;")
-    return f'<a href="{quote(part["chapter"])}.html#{_line(part["anchor"])}">{number}</a>'
+    return _link(part, number.replace(" ", "&nbsp;"))
+
+
+def _link(part, words):
+    """Return a link to the cell that made a check."""
+    return f'<a href="{quote(part["chapter"])}.html#{_line(part["anchor"])}">{words}</a>'
 
 
 def _line(text):
@@ -203,9 +207,7 @@ def _typeset(statement):
 def finding(id, part, several):
     """Return the HTML of one check: its link, its numbers, and its own badge where there are several."""
     verdict = Verdict.from_dict(part | {"id": id})
-    chapter = part["chapter"]
-    name = part["part"] or _chapter_name(chapter)
-    link = f'<a href="{quote(chapter)}.html#{_line(part["anchor"])}">{_line(name)}</a>'
+    link = _link(part, _line(part["part"] or _chapter_name(part["chapter"])))
     note = f" ({_line(verdict.note)})" if verdict.note else ""
     own = f" {badge(verdict.verdict)}" if several else ""
     return f"{link}: {_line(' · '.join(verdict.findings()))}{note}{own}"
