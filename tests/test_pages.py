@@ -9,6 +9,7 @@ from nbformat.v4 import new_code_cell, new_output
 import notebooks
 import page
 import pages
+import plain
 
 IMAGE = '<img alt="two &lt;panels&gt;" class="flatmin-cuts-250-700" src="../_images/a.png" style="x"/>'
 TEXT = """---
@@ -100,7 +101,7 @@ def test_the_page_of_an_unknown_chapter_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", notebooks.chapter_names())
 def test_the_main_figure_is_the_one_that_the_chapter_makes(site, name):
-    (label,) = pages._REPEAT.findall(notebooks.text_path(name).read_text("utf8"))
+    (label,) = plain.REPEAT.findall(notebooks.text_path(name).read_text("utf8"))
     html = (site / "chapters" / f"{name}.html").read_text("utf8")
     first = re.search(r'<div class="cell_output.*?<img [^>]*src="([^"]*_images/[^"]*)"', html, re.DOTALL)
     numbered = re.search(rf'<figure [^>]*id="{label}".*?<img [^>]*src="([^"]*)"', html, re.DOTALL)

@@ -169,14 +169,19 @@ def _fold(cell, solution):
         cell.metadata["cellView"] = "form"
 
 
+def pictures(cell):
+    """Return the outputs of a code cell that are pictures."""
+    return [output for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
 def repeated(cell, label, number):
     """Return, as Markdown, the picture that a cell shows, with a link to its place."""
-    pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-    if not pictures:
+    shown = pictures(cell)
+    if not shown:
         return f"*[{number}](#{label}) stands here once the chapter was executed.*"
-    alt = pictures[0].metadata.get("image/png", {}).get("alt") or ""
+    alt = shown[0].metadata.get("image/png", {}).get("alt") or ""
     alt = re.sub(r"([\[\]\\])", r"\\\1", alt)
-    content = "".join(pictures[0].data["image/png"].split())
+    content = "".join(shown[0].data["image/png"].split())
     return f"![{alt}](data:image/png;base64,{content})\n\n*[{number}](#{label}), made further down.*"
 
 
@@ -229,8 +234,7 @@ def execution_problems(notebook):
             problems.append(f"{head} is not executed")
         elif cell.execution_count != position:
             problems.append(f"{head} was executed as number {cell.execution_count}, not in order from 1")
-        shown = {kind for output in cell.outputs for kind in output.get("data", {})}
-        if cell.execution_count is not None and "plots.alt(" in cell.source and "image/png" not in shown:
+        if cell.execution_count is not None and "plots.alt(" in cell.source and not pictures(cell):
             problems.append(f"{head} holds no picture")
         errors = [output.ename for output in cell.outputs if output.output_type == "error"]
         if errors and "raises-exception" not in cell.metadata.get("tags", []):

@@ -14,11 +14,11 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 import notebooks
+import plain
 from flatmin.ledger import claims
 
 # What the line says that opens a folded cell; the first word found in the cell decides.
 _PROMPTS = {"plots.alt(": "the code of this figure", "check(": "the check", "import ": "the imports"}
-_REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$", re.MULTILINE)
 _TAKEN = re.compile(r"\{figure\} made/([\w-]+)\.png")
 _PANELS = re.compile(r'<img [^>]*class="[^"]*\bflatmin-cuts((?:-\d+)+)\b[^>]*>')
 
@@ -79,8 +79,8 @@ def _picture(label):
             kept = nbformat.read(notebooks.notebook_path(name), as_version=4)
             for cell in notebooks.keep_outputs(notebooks.myst_notebook(text), kept).cells:
                 if cell.metadata.get("figure") == label:
-                    shown = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
-                    return base64.b64decode(shown[0]["image/png"]) if shown else None
+                    shown = notebooks.pictures(cell)
+                    return base64.b64decode(shown[0].data["image/png"]) if shown else None
     return None
 
 
@@ -100,11 +100,11 @@ def _with_figure(cell):
 
 def _with_repeats(source, figures):
     """Return the Markdown cells of a text, with the pictures between them that it repeats."""
-    pieces, cells = _REPEAT.split(source), []
+    pieces, cells = plain.REPEAT.split(source), []
     for place, piece in enumerate(pieces):
         if place % 2:
-            shown = [output for output in figures[piece].outputs if "image/png" in output.get("data", {})]
-            cells.append(new_code_cell("repeated", outputs=shown[:1], metadata={"tags": ["remove-input"]}))
+            shown = notebooks.pictures(figures[piece])[:1]
+            cells.append(new_code_cell("repeated", outputs=shown, metadata={"tags": ["remove-input"]}))
             note = f"{{numref}}`{piece}`, made further down."
             cells.append(new_markdown_cell(f'<p class="flatmin-repeated">\n\n{note}\n\n</p>'))
         elif piece.strip():

@@ -14,11 +14,11 @@ NUMBERED = {"equation": "({})", "figure": "Fig. {}", "exercise": "Exercise {}"}
 RAW = re.compile(
     r"\{[\w:-]+\}`|^\s*(?:`{3,}|:{3,})\{|^\s*:{3,}|^\([\w-]+\)=|^\$\$ \(|\\label\{|^\s*:\w+:", re.MULTILINE
 )
+REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$", re.MULTILINE)
 
 _FENCE = re.compile(r"^(`{3,}|:{3,})(?:\{([\w:-]+)\}\s*(.*?)|\w*)\s*$")
 _LABEL = re.compile(r"^\(([\w-]+)\)=\s*$")
 _MATH_END = re.compile(r"\$\$(?:\s*\(([\w-]+)\))?\s*$")
-_REPEAT = re.compile(r"^\{\{ figure: ([\w-]+) \}\}\s*$")
 _INLINE = re.compile(r"\{([\w:-]+)\}`([^`]+)`|(`+)(.+?)\3", re.DOTALL)
 _BOXES = ("admonition", "hint", "margin", "note", "tip", "warning", "important", "seealso")
 _KNOWN = ("math", "exercise", "exercise-start", "exercise-end", "solution-start", "solution-end", *_BOXES)
@@ -46,7 +46,7 @@ def blocks(text):
 
     while lines:
         line = lines.pop(0)
-        fence, label, repeat = _FENCE.match(line), _LABEL.match(line), _REPEAT.match(line)
+        fence, label, repeat = _FENCE.match(line), _LABEL.match(line), REPEAT.match(line)
         if line.startswith("%"):
             continue
         if not (fence or label or repeat or line.startswith("$$")):
