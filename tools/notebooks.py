@@ -431,10 +431,11 @@ def main(arguments=None):
             "\n".join(problems) or f"{len(names)} notebooks agree with their texts and are executed in order"
         )
         return 1 if problems else 0
-    for name in names:
-        update(name)
-    if options.command == "execute":
-        due = [name for name in names if options.all or options.names or stale(name)]
+    if options.command == "update":
+        for name in names:
+            update(name)
+    else:  # each notebook is made, and refused, before the first is executed
+        due = [name for name in names if stale(name) or options.all or options.names]
         print(f"Executing {len(due)} of {len(names)} notebooks ({len(names) - len(due)} are up to date)")
         for name in due:
             execute(name)
