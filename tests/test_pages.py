@@ -77,6 +77,27 @@ def test_a_page_has_the_text_as_it_is_and_the_outputs_of_the_notebook(chapter):
     assert "Here `y22-flux` is code." in rest.source
 
 
+@pytest.mark.parametrize(
+    ("code", "holds"),
+    [
+        ("import x\nplots.alt(figure, 'it')", "the code of this figure"),
+        ("explorers.show('valley', still)", "the code of this figure"),
+        ("import x\ncheck('y22-flux', measured=1)", "the check"),
+        ("verdict_table(['y22-flux'])", "the code of this table"),
+        ("import x\nprint(x)", "the imports"),
+        ("print(x)", "the code of these numbers"),
+        ("def f(x):\n    return x", "the code"),
+    ],
+)
+def test_a_fold_says_what_it_holds(code, holds):
+    folded = pages._with_figure(new_code_cell(code, metadata={"tags": ["hide-input"]}))
+    assert folded.metadata.mystnb == {
+        "code_prompt_show": f"Show {holds}",
+        "code_prompt_hide": f"Hide {holds}",
+    }
+    assert "mystnb" not in pages._with_figure(new_code_cell(code)).metadata
+
+
 def test_other_notebooks_are_read_as_they_are():
     notebook = nbformat.v4.new_notebook(cells=[new_code_cell("1")])
     assert pages.read(nbformat.writes(notebook)).cells[0].source == "1"

@@ -18,7 +18,15 @@ import plain
 from flatmin.ledger import claims
 
 # What the line says that opens a folded cell; the first word found in the cell decides.
-_PROMPTS = {"plots.alt(": "the code of this figure", "check(": "the check", "import ": "the imports"}
+_PROMPTS = {
+    "plots.alt(": "the code of this figure",
+    "explorers.show(": "the code of this figure",
+    "check(": "the check",
+    "verdict_table(": "the code of this table",
+    "import ": "the imports",
+    "print(": "the code of these numbers",
+    "": "the code",
+}
 _TAKEN = re.compile(r"\{figure\} made/([\w-]+)\.png")
 _PANELS = re.compile(r'<img [^>]*class="[^"]*\bflatmin-cuts((?:-\d+)+)\b[^>]*>')
 
@@ -90,8 +98,8 @@ def _with_figure(cell):
     options = dict(cell.metadata.get("mystnb", {}))
     if label:
         options["figure"] = {"name": label, "caption": caption}
-    holds = next((prompt for word, prompt in _PROMPTS.items() if word in cell.source), None)
-    if holds and "hide-input" in cell.metadata.get("tags", []):
+    if "hide-input" in cell.metadata.get("tags", []):
+        holds = next(prompt for word, prompt in _PROMPTS.items() if word in cell.source)
         options |= {"code_prompt_show": f"Show {holds}", "code_prompt_hide": f"Hide {holds}"}
     if options:
         cell.metadata["mystnb"] = options
