@@ -172,7 +172,8 @@ def with_picture(cell):
     """Give a cell an executed picture."""
     cell.execution_count = 1
     data = {"image/png": "aGVs\nbG8=\n", "text/plain": "a [dot]"}
-    cell.outputs = [new_output("display_data", data, metadata={"image/png": {"alt": "a [dot]"}})]
+    about = {"image/png": {"alt": 'a [dot], "x" < 1', "width": 480}}
+    cell.outputs = [new_output("display_data", data, metadata=about)]
 
 
 def test_a_figure_is_numbered_captioned_folded_and_repeated_where_the_text_says(chapters):
@@ -188,7 +189,8 @@ def test_a_figure_is_numbered_captioned_folded_and_repeated_where_the_text_says(
     nbformat.write(kept, chapters / "07_a.ipynb")
     assert notebooks.check("07_a") == ["cell 1: source differs between text and notebook"]
     first = notebooks.update("07_a").cells[0]
-    assert "![a \\[dot\\]](data:image/png;base64,aGVsbG8=)\n\n*[Fig. 7.1](#a-figure), made" in first.source
+    image = '<img alt="a [dot], &quot;x&quot; &lt; 1" width="480" src="data:image/png;base64,aGVsbG8=">'
+    assert f"\n\n{image}\n\n*[Fig. 7.1](#a-figure), made" in first.source
     assert notebooks.check("07_a") == []
 
 

@@ -14,6 +14,7 @@ the outputs in the notebook (``pages``).
 import argparse
 import contextlib
 import hashlib
+import html
 import os
 import re
 import sys
@@ -175,14 +176,16 @@ def pictures(cell):
 
 
 def repeated(cell, label, number):
-    """Return, as Markdown, the picture that a cell shows, with a link to its place."""
+    """Return the picture that a cell shows, as wide as on the page, with a link to its place."""
     shown = pictures(cell)
     if not shown:
         return f"*[{number}](#{label}) stands here once the chapter was executed.*"
-    alt = shown[0].metadata.get("image/png", {}).get("alt") or ""
-    alt = re.sub(r"([\[\]\\])", r"\\\1", alt)
+    about = shown[0].metadata.get("image/png", {})
+    alt = html.escape(about.get("alt") or "")
+    width = f' width="{about["width"]}"' if "width" in about else ""  # Markdown's own form knows no width
     content = "".join(shown[0].data["image/png"].split())
-    return f"![{alt}](data:image/png;base64,{content})\n\n*[{number}](#{label}), made further down.*"
+    image = f'<img alt="{alt}"{width} src="data:image/png;base64,{content}">'
+    return f"{image}\n\n*[{number}](#{label}), made further down.*"
 
 
 def read_notebook(path):
