@@ -25,6 +25,9 @@ def test_the_small_scale_records_alignment_flatness_and_edges(tmp_path):
                 assert arrays[f"{lead}_{name}"].shape == (2, 2, 2)
             for name in END:
                 assert arrays[f"{lead}_{name}"].shape == (2, 2)
+        seeds = arrays[f"{kind}_large_seeds"]
+        assert arrays[f"{kind}_large_mu"].shape == (len(seeds), 1, 1)
+        assert arrays[f"{kind}_large_edge_exact"].shape == (len(seeds), 1)
         assert (arrays[f"{kind}_mu"] > 0).all()
         ratio = float(arrays[f"{kind}_eta"]) * arrays[f"{kind}_g_norm"] * np.sqrt(arrays[f"{kind}_mu"] / 25)
         assert arrays[f"{kind}_bound"] == pytest.approx(ratio, rel=0.2)  # up to the jackknife's bias
@@ -49,8 +52,7 @@ def test_the_escape_starts_where_descent_ended_and_descent_survives_its_step(tmp
         assert arrays[f"{kind}_mean"].shape == (1, 1, 2, 21)
         descent = arrays[f"{kind}_descent"][0, 0]
         assert arrays[f"{kind}_losses"][0, 0, :, :, 0] == pytest.approx(descent[0], rel=1e-4)
-    assert descent[0] == pytest.approx(arrays["resnet_reached"], rel=1e-4)  # which does not settle
-    assert arrays["resnet_eta"] * arrays["resnet_sharpness"] == pytest.approx(1.9, rel=0.01)
+        assert descent.max() < 1.1 * descent[0]
 
 
 def test_a_run_that_diverges_is_recorded_as_such():

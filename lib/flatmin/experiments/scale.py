@@ -25,6 +25,8 @@ KIND_edge_…sharpness                                                       ``r
 KIND_parameters, KIND_diverged                         (D, R)
 KIND_batch_NAME                                        (N, R, …)           the same for KIND_batch_depth, at
                                                                            the N other ``batch_sizes``
+KIND_large_NAME                                        (S, 1, …)           the same at ``large_batch_size``:
+                                                                           runs KIND_large_seeds, T = 1
 =====================================================  ==================  ==================================
 
 A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
@@ -46,6 +48,9 @@ Decided before the full run:
   t over the runs. What is arithmetic in it: with s the slope of ln ‖G‖_F and m that of ln μ, that slope is
   s + (m − 1)/2; at s = m = 0 only the bound moves, at s = ½ SGD saturates it. W22's reading (the solution
   comes nearer to the edge) needs the exact ratio, KIND_edge_exact, to rise as B falls.
+* B = 100 was added when B = 5 and 25 were known, for the two runs of each network that converged at both:
+  same start, images, η and steps. The rule is the same, the slopes now over the three sizes. A network of
+  which a run does not reach 0.01 at B = 100 keeps the slopes of two sizes, and the chapter says so.
 """
 
 import math
@@ -68,6 +73,8 @@ SAMPLES = {"vgg": 500, "resnet": 200}
 BATCH_SIZE, BATCH_SIZES = 25, (5,)
 #: not VGG-11, of which two of three starts diverge at this η
 BATCH_DEPTH = {"vgg": 13, "resnet": 20}
+#: the runs that converged at both BATCH_SIZE and BATCH_SIZES
+LARGE_BATCH_SIZE, LARGE_SEEDS = 100, {"vgg": (0, 1), "resnet": (0, 2)}
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
 
 
@@ -98,13 +105,16 @@ def along(point, seed):
 
     ``point``: kind, depth, width, images, samples, eta, batch_size, steps, checkpoints, runs; ``drawn``
     samples of the estimator, ``rows`` of the exact edge, ``few`` of λ₁, ``batches`` of the batch sharpness.
+    ``run``: of the runs this one alone.
     """
     data, seeds = task(point["images"], point["samples"]), range(point["runs"])
+    if "run" in point:
+        seeds = range(point["run"], point["run"] + 1)
     models = [network(point["kind"], point["depth"], point["width"], seed) for seed in seeds]
     how = {name: point[name] for name in ("eta", "batch_size", "steps")}
     runs = train(models, "square", data, seed=seeds, keep=point["checkpoints"], **how)
     lost, found = dict.fromkeys(("loss", *_names()), np.inf), []
-    for run in seeds:
+    for run in range(len(seeds)):
         late = runs.diverged[run] & (runs.kept >= runs.diverged_at[run])
         each = [lost if late[i] else noise(runs.model_at(run, i), data, point) for i in range(len(late))]
         values = {name: [one[name] for one in each] for name in lost}
@@ -144,8 +154,13 @@ def _ends(model, data, point):
     return dict(zip(names, found, strict=True))
 
 
-def grids_of(depths, width, samples, steps, eta, checkpoints, batch_depth=(), batch_sizes=(), **common):
-    """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: for ``batch_depth``."""
+def grids_of(
+    depths, width, samples, steps, eta, checkpoints, batch_depth=(), batch_sizes=(), large=(0, {}), **common
+):
+    """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: for ``batch_depth``.
+
+    ``large``: one more batch size for it, and the runs by kind.
+    """
     grids, more = {}, {"batch_size": BATCH_SIZE, "batch_sizes": batch_sizes}
     by_kind = {"width": width, "samples": samples, "steps": steps, "eta": eta}
     for kind in depths:
@@ -156,6 +171,10 @@ def grids_of(depths, width, samples, steps, eta, checkpoints, batch_depth=(), ba
             one = {"depth": batch_depth[kind]}
             grids[f"{kind}_batch"] = Grid(along, own | common | one, {"batch_size": batch_sizes})
             more |= {f"{kind}_batch_depth": batch_depth[kind]}
+        if kind in large[1]:
+            one |= {"batch_size": large[0], "checkpoints": at[-1:]}
+            grids[f"{kind}_large"] = Grid(along, own | common | one, {"run": large[1][kind]})
+            more |= {"large_batch_size": large[0], f"{kind}_large_seeds": large[1][kind]}
         more |= {f"{kind}_depths": depths[kind], f"{kind}_steps": at}
         more |= {f"{kind}_eta": eta[kind], f"{kind}_samples": samples[kind]}
     return grids, more
@@ -190,6 +209,7 @@ EXPERIMENT = Experiment(
             runs=3,
             batch_depth=BATCH_DEPTH,
             batch_sizes=BATCH_SIZES,
+            large=(LARGE_BATCH_SIZE, LARGE_SEEDS),
             images="cifar10",
             drawn=128,
             rows=60,
@@ -209,6 +229,7 @@ EXPERIMENT = Experiment(
             eta=ETA,
             batch_depth={"vgg": 11, "resnet": 8},
             batch_sizes=(5, 10),
+            large=(20, {"vgg": (0, 1), "resnet": (1,)}),
             **SMALL,
         ),
         data_set="digits, enlarged to 32×32",

@@ -94,17 +94,25 @@ class Family:
         return f"{self.name}-{self._array('batch_depth')}"
 
     def batch_values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all."""
+        """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all.
+
+        The large batch counts where its own runs all converged, and then these runs alone.
+        """
         sizes, size = np.asarray(self._result.batch_sizes), self._result.batch_size
         depths = np.asarray(self._result.arrays[f"{self.kind}_depths"])
         row = np.flatnonzero((depths == self._array("batch_depth")) & (size not in sizes))
+        large = f"{self.kind}_large_seeds" in self._result.arrays
+        large = large and bool((self._array("large_loss") <= CONVERGED).all())
+        runs = self._array("large_seeds") if large else slice(None)
 
         def joined(one):
-            values = np.concatenate([self._array(f"batch_{one}"), self._array(one)[row]])
-            return values[..., -1] if values.ndim == 3 else values
+            values = [self._array(f"batch_{one}")[:, runs], self._array(one)[row][:, runs]]
+            values += [np.swapaxes(self._array(f"large_{one}"), 0, 1)] if large else []
+            return np.concatenate([each[..., -1] if each.ndim == 3 else each for each in values])
 
         kept = (joined("loss") <= CONVERGED).all(0) & ~joined("diverged").any(0)
-        sizes = np.append(sizes, np.repeat(size, len(row)))
+        more = [self._result.large_batch_size] if large else []
+        sizes = np.array([*sizes, *[size] * len(row), *more], int)
         order = np.argsort(sizes)
         return sizes[order], joined(name)[order][:, kept]
 
