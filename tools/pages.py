@@ -30,6 +30,8 @@ _PROMPTS = {
 _TAKEN = re.compile(r"\{figure\} made/([\w-]+)\.png")
 _PANELS = re.compile(r'<img [^>]*class="[^"]*\bflatmin-cuts((?:-\d+)+)\b[^>]*>')
 
+#: of an output: a link to a check in the notebook of another chapter
+_ELSEWHERE = re.compile(r'(<a href="\d\d_\w+)\.ipynb#(?=claim-)')
 _CHECKED = re.compile(r'(<div id="[^"]*" class="flatmin-check">.*?)<code>([\w.-]+)</code>')
 
 
@@ -140,10 +142,10 @@ def _linked(box):
 
 
 def _finish(app, pagename, templatename, context, doctree):
-    """Link each check to its claim's row, and give pictures of several panels a second, narrow form."""
+    """Link checks to the claims' rows, outputs to pages; give wide pictures a second, narrow form."""
     if context.get("body"):
         body = _CHECKED.sub(r'\1<a href="scoreboard.html#score-\2"><code>\2</code></a>', context["body"])
-        context["body"] = _PANELS.sub(stacked, body)
+        context["body"] = _ELSEWHERE.sub(r"\1.html#", _PANELS.sub(stacked, body))
 
 
 def stacked(match):

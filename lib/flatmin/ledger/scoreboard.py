@@ -82,7 +82,7 @@ def _scoreboard(claims, verdicts):
     choices = {
         "verdict": {_slug(verdict): verdict for verdict in VERDICTS},
         "paper": PAPER_NAMES,
-        "chapter": {name: _line(_chapter_name(name)) for name in chapters},
+        "chapter": {name: line(_chapter_name(name)) for name in chapters},
         "kind": KINDS,
     }
     text = (
@@ -96,7 +96,7 @@ def _scoreboard(claims, verdicts):
     )
     for section in dict.fromkeys(claim.section for claim in claims.values()):
         own = (_row(claim, verdicts.get(id)) for id, claim in claims.items() if claim.section == section)
-        text += f"## {_line(section)}\n\n" + "".join(own) + "\n"
+        text += f"## {line(section)}\n\n" + "".join(own) + "\n"
     return text
 
 
@@ -107,7 +107,7 @@ def filters(choices):
     """
     fields = ""
     for name, words in choices.items():
-        options = "".join(f'<option value="{_line(value)}">{word}</option>' for value, word in words.items())
+        options = "".join(f'<option value="{line(value)}">{word}</option>' for value, word in words.items())
         fields += (
             f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>'
         )
@@ -117,7 +117,7 @@ def filters(choices):
 
 def carried(**values):
     """Return the HTML attributes of an entry that the filters look at, each a list of words."""
-    return " ".join(f'data-{name}="{_line(" ".join(words))}"' for name, words in values.items() if words)
+    return " ".join(f'data-{name}="{line(" ".join(words))}"' for name, words in values.items() if words)
 
 
 def _chapters(claim, entry):
@@ -128,18 +128,18 @@ def _chapters(claim, entry):
 
 def _row(claim, entry):
     """Return the entry of one claim, on one line (a blank line would end the HTML block)."""
-    id, where = _line(claim.id), _line(claim.where or "beyond the papers")
+    id, where = line(claim.id), line(claim.where or "beyond the papers")
     verdict = entry["verdict"] if entry else "open"
     parts = entry["parts"] if entry else []
     found = "".join(f"<div>{finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
     if claim.open:
         planned = f" (planned: {_chapter_name(claim.chapter)})" if claim.chapter and not parts else ""
-        found += f"<div><em>{_line(claim.open + planned)}</em></div>"
+        found += f"<div><em>{line(claim.open + planned)}</em></div>"
     carries = carried(
         verdict=[_slug(verdict)], paper=[claim.paper], chapter=_chapters(claim, entry), kind=claim.kind
     )
     doubted = " <em>(doubted)</em>" if claim.doubtful else ""
-    what = f'<span class="what">{_typeset(claim.statement)}{doubted}</span>'
+    what = f'<span class="what">{typeset(claim.statement)}{doubted}</span>'
     return (
         f'<details class="flatmin-entry" id="score-{id}" {carries}><summary>'
         f'<span class="name"><code>{id}</code> <span>{where}</span></span>{what}'
@@ -152,11 +152,11 @@ def _row(claim, entry):
 def _deciding(claim, verdict, parts):
     """Return the numbers of the check that decided, and how many more there are; or why there are none."""
     if not parts:
-        return _line(claim.open or "")
+        return line(claim.open or "")
     deciding = next((part for part in parts if part["verdict"] == verdict), parts[0])
     found = Verdict.from_dict(deciding | {"id": claim.id}).findings()
     more = [f"and {len(parts) - 1} more"] if len(parts) > 1 else []
-    return _line(" · ".join(found + more))
+    return line(" · ".join(found + more))
 
 
 def _slug(verdict):
@@ -166,40 +166,47 @@ def _slug(verdict):
 def _findings(findings, verdicts):
     """Return the list of the findings; one whose checks are not all there is left out."""
     parts = {(id, part["part"]): part for id, entry in verdicts.items() for part in entry["parts"]}
-    lines = []
-    for finding in findings:
-        try:
-            wanted = finding["numbers"].items()
-            sources = {word: (id, parts.get((id, name)), key) for word, (id, name, key) in wanted}
-            if all(part for _, part, _ in sources.values()):
-                numbers = {word: _linked(*source) for word, source in sources.items()}
-                lines.append(f"1. {finding['text'].format(**numbers)}\n")
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ValueError(f"findings.yml, {finding!r}: {error!r}") from None
-    return "".join(lines)
+    texts = (filled(finding, parts) for finding in findings)
+    return "".join(f"1. {text}\n" for text in texts if text)
 
 
-def _linked(id, part, key):
+def filled(finding, parts, ending=".html"):
+    """Return the ``text`` of a finding with its numbers, each a link to its check; None where one is gone.
+
+    ``parts`` are the checks by claim and part; with ``ending=None`` the numbers are no links. Raises
+    ValueError for a finding of another form.
+    """
+    try:
+        sources = {word: (parts.get((id, name)), key) for word, (id, name, key) in finding["numbers"].items()}
+        if not all(part for part, _ in sources.values()):
+            return None
+        return finding["text"].format(**{word: _number(*source, ending) for word, source in sources.items()})
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{finding!r} is no finding: {error!r}") from None
+
+
+def _number(part, key, ending):
     """Return a number of a check, with its error if measured, as a link to the check."""
-    found = Verdict.from_dict(part | {"id": id})
+    found = Verdict.from_dict(part | {"id": ""})
     value = getattr(found, key)
     number = approx(value, found.error) if key == "measured" else exact(value)
-    return _link(part, number.replace(" ", "&nbsp;"))
+    return number if ending is None else link(part, number.replace(" ", "&nbsp;"), ending)
 
 
-def _link(part, words):
-    """Return a link to the cell that made a check."""
-    return f'<a href="{quote(part["chapter"])}.html#{_line(part["anchor"])}">{words}</a>'
+def link(part, words, ending=".html"):
+    """Return a link to the cell that made a check, in the chapter's file of that ``ending``."""
+    file = quote(part["chapter"]) + ending if part["chapter"] else ""  # empty: in the chapter that shows it
+    return f'<a href="{file}#{line(part["anchor"])}">{words}</a>'
 
 
-def _line(text):
+def line(text):
     """Return a text as HTML on one line (a blank line would end the block), quotes escaped."""
     return html.escape(" ".join(text.split()))
 
 
-def _typeset(statement):
+def typeset(statement):
     """Return a statement as HTML: `code`, x_F and L^{−φ} as they are meant."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", _line(statement))
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", line(statement))
     text = re.sub(r"_([A-Za-z0-9]+)", r"<sub>\1</sub>", text)
     return re.sub(r"\^\{([^}]+)\}", r"<sup>\1</sup>", text)
 
@@ -207,10 +214,10 @@ def _typeset(statement):
 def finding(id, part, several):
     """Return the HTML of one check: its link, its numbers, and its own badge where there are several."""
     verdict = Verdict.from_dict(part | {"id": id})
-    link = _link(part, _line(part["part"] or _chapter_name(part["chapter"])))
-    note = f" ({_line(verdict.note)})" if verdict.note else ""
+    where = link(part, line(part["part"] or _chapter_name(part["chapter"])))
+    note = f" ({line(verdict.note)})" if verdict.note else ""
     own = f" {badge(verdict.verdict)}" if several else ""
-    return f"{link}: {_line(' · '.join(verdict.findings()))}{note}{own}"
+    return f"{where}: {line(' · '.join(verdict.findings()))}{note}{own}"
 
 
 def _chapter_name(stem):

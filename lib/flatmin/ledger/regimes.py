@@ -1,0 +1,155 @@
+"""Who is right where: which mechanism acts in which regime, and what follows for a step and a batch.
+
+``data/regimes.yml`` names checks and says in a few words what each measured; numbers and verdicts are those
+of the ledger. A cell of the table without a check reads *not tested*.
+"""
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+import yaml
+
+from flatmin.ledger import paths
+from flatmin.ledger.claims import claim_of, load_verdicts, verdict_table
+from flatmin.ledger.scoreboard import filled, line, link, typeset
+from flatmin.ledger.verdicts import Verdict, badge, decide
+
+NOT_TESTED = "not tested"
+_FIELDS = {"regimes": {"name", "means"}, "mechanisms": {"name", "by", "cells"}, "advice": {"text", "numbers"}}
+_ASKED = {"check", "what", "needs"}
+
+
+def load_regimes(path=None):
+    """Return ``data/regimes.yml`` as a dict of its lists ``regimes``, ``mechanisms`` and ``advice``.
+
+    Raises ValueError, naming what is wrong, for an unknown or missing field, regime or claim.
+    """
+    path = paths.data() / "regimes.yml" if path is None else path
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read(path, _changed):
+    try:
+        kept = yaml.safe_load(path.read_text("utf8"))
+        for name, fields in _FIELDS.items():
+            wrong = [entry for entry in kept[name] if set(entry) != fields]
+            if wrong:
+                raise ValueError(f"{name}: {wrong[0]!r}: must have {sorted(fields)}")
+        known = {regime["name"] for regime in kept["regimes"]}
+        for mechanism in kept["mechanisms"]:
+            if not set(mechanism["cells"]) <= known:
+                raise ValueError(f"{mechanism['name']}: an unknown regime; allowed are {sorted(known)}")
+            for entry in (entry for cell in mechanism["cells"].values() for entry in cell):
+                if not {"check", "what"} <= set(entry) <= _ASKED:
+                    raise ValueError(f"{mechanism['name']}, {entry!r}: must have check, what, perhaps needs")
+                claim_of(entry["check"][0])
+    except (yaml.YAMLError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path.name} is no table of regimes: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return kept
+
+
+def checks():
+    """Return the checks of the ledger, and over them those that this kernel made.
+
+    A dict from (claim, part) to the part's fields, ``chapter`` empty where it was made here.
+    """
+    kept = {(id, part["part"]): part for id, entry in load_verdicts().items() for part in entry["parts"]}
+    for id, made in verdict_table().rows:
+        kept[id, made.part] = made.as_dict() | {"chapter": "", "anchor": made.anchor}
+    return kept
+
+
+class Shown:
+    """Something that shows itself as HTML in a notebook and as text elsewhere."""
+
+    def __init__(self, markup, text):
+        self.markup, self.text = markup, text
+
+    def _repr_html_(self):
+        return self.markup
+
+    def __repr__(self):
+        return self.text
+
+
+def who_is_right():
+    """Return the table of mechanisms and regimes: in each cell what was measured, and the verdict."""
+    kept, found = load_regimes(), checks()
+    lines = [f"{regime['name']}: {regime['means']}" for regime in kept["regimes"]]
+    for mechanism in kept["mechanisms"]:
+        lines += ["", f"{mechanism['name']} ({mechanism['by']})"]
+        for regime in kept["regimes"]:
+            cell = [_entry(entry, found) for entry in mechanism["cells"].get(regime["name"], ())]
+            lines += [
+                f"  {regime['name']}: {_words(*entry) if entry else NOT_TESTED}" for entry in cell or [None]
+            ]
+    means = "".join(
+        f"<li><b>{regime['name']}:</b> {typeset(regime['means'])}</li>" for regime in kept["regimes"]
+    )
+    return Shown(table(kept, found) + f'<ul class="flatmin-regimes-mean">{means}</ul>', "\n".join(lines))
+
+
+def table(kept, found, ending=".ipynb"):
+    """Return the HTML of the table ``kept`` with the checks ``found``; links to files of that ``ending``."""
+    names = [regime["name"] for regime in kept["regimes"]]
+    head = "".join(f'<th scope="col">{line(name)}</th>' for name in names)
+    body = ""
+    for mechanism in kept["mechanisms"]:
+        title = f"{typeset(mechanism['name'])} <span>({line(mechanism['by'])})</span>"
+        cells = ""
+        for name in names:
+            entries = [_entry(entry, found) for entry in mechanism["cells"].get(name, ())]
+            shown = "".join(f"<div>{_markup(*entry, ending)}</div>" for entry in entries if entry)
+            cells += f'<td data-regime="{line(name)}">{shown or NOT_TESTED}</td>'
+        title = f'<tr><th scope="rowgroup" colspan="{len(names)}">{title}</th></tr>'
+        body += f"<tbody>{title}<tr>{cells}</tr></tbody>"
+    return f'<table class="flatmin-regimes"><thead><tr>{head}</tr></thead>{body}</table>'
+
+
+def _entry(entry, found):
+    """Return (what, verdict, its part) of an entry, or None where its check was not made.
+
+    ``needs`` are fields of a verdict that take the place of what the check compared with: the mechanism asks
+    for another value than the claim, and the same rule decides.
+    """
+    id, name = entry["check"]
+    part = found.get((id, name))
+    if part is None:
+        return None
+    verdict = Verdict.from_dict(part | {"id": id})
+    if "needs" in entry:
+        bare = dict.fromkeys(("printed", "expected", "at_least", "at_most"))
+        verdict = replace(verdict, **(bare | entry["needs"]))
+        verdict = replace(verdict, verdict=decide(verdict))
+    return entry["what"], verdict, part
+
+
+def _numbers(verdict):
+    """Return what was measured and what it was compared with, without the criterion."""
+    return " · ".join(verdict.findings()[:-1]).removeprefix("measured ")
+
+
+def _words(what, verdict, _part):
+    return f"{what}: {_numbers(verdict)}, {verdict.verdict} [{verdict.name}]"
+
+
+def _markup(what, verdict, part, ending):
+    return f"{badge(verdict.verdict)} {typeset(what)}: {link(part, line(_numbers(verdict)), ending)}"
+
+
+def advice():
+    """Return what the book says about a step and a batch, a sentence a line, with the numbers behind it."""
+    found, kept = checks(), load_regimes()["advice"]
+    marked = (filled(each | {"text": _bold(typeset(each["text"]))}, found, ".ipynb") for each in kept)
+    plain = (filled(each | {"text": each["text"].replace("**", "")}, found, None) for each in kept)
+    items = "".join(f"<li>{text}</li>" for text in marked if text)
+    text = "\n".join(f"{place}. {text}" for place, text in enumerate(filter(None, plain), 1))
+    return Shown(f'<ol class="flatmin-advice">{items}</ol>', text)
+
+
+def _bold(text):
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
