@@ -40,6 +40,24 @@ def test_verdicts_and_claims_match_one_to_one():
     assert not both, f"settled, but data/claims.yml still says why they are open: {both}"
 
 
+def test_what_is_open_says_what_it_would_take_on_the_scoreboard_and_in_its_chapter():
+    claims, verdicts = load_claims(), load_verdicts()
+    for id, word in scoreboard.standing(claims, verdicts).items():
+        if word == "open":
+            assert "would take" in (claims[id].open or ""), f"{id}: data/claims.yml"
+            row = re.search(
+                rf'id="score-{id}" .*</details>', scoreboard.pages(claims, verdicts)["scoreboard.md"]
+            )
+            undecided = [
+                part for part in verdicts.get(id, {"parts": ()})["parts"] if part["verdict"] == "open"
+            ]
+            assert row[0].count("would take") == 1 + len(undecided), id
+        if word == "open" and claims[id].chapter:
+            text = (paths.chapters() / "src" / f"{claims[id].chapter}.md").read_text("utf8")
+            said = re.findall(r"^(?:\*\*)?Open(?: here)?:.*?(?=\n\n)", text, re.M | re.S)
+            assert [each for each in said if f"`{id}`" in each and "would take" in each], f"{id}: its chapter"
+
+
 def test_a_claim_names_a_chapter_that_checks_it():
     claims = load_claims()
     for id, entry in load_verdicts().items():

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -6,7 +7,8 @@ import pytest
 from flatmin.ledger import scoreboard
 from flatmin.ledger.claims import Claim
 from flatmin.ledger.collection import write_verdicts
-from flatmin.ledger.verdicts import Verdict
+from flatmin.ledger.decimals import approx
+from flatmin.ledger.verdicts import Verdict, decide
 
 CLAIMS = {
     claim.id: claim
@@ -132,6 +134,27 @@ def test_an_open_claim_gives_its_reason(pages):
     assert "<em>not yet (planned: chapter 6)</em>" in row(pages["scoreboard.md"], "m22-c")
     assert "<em>later</em>" in row(pages["scoreboard.md"], "own")
     assert "flatmin-open" in row(pages["scoreboard.md"], "own")
+
+
+def test_an_open_comparison_says_what_would_settle_it():
+    """At the error it names the same rule decides, and a little above it does not."""
+    for bounds, measured in (
+        ({"at_least": 0.8}, 0.9),
+        ({"at_most": 1.0}, 1.1),
+        ({"at_least": 0, "at_most": 1}, 0.6),
+    ):
+        verdict = Verdict("y22-a", None, "open", measured=measured, error=1.0, sigmas=2.0, **bounds)
+        assert decide(verdict) == "open"
+        wanted = min(abs(measured - bound) for bound in bounds.values()) / 2
+        assert f"error of {approx(wanted, digits=2)}: " in scoreboard.wanting(verdict)
+        for factor, settled in ((0.999, True), (1.001, False)):
+            assert (decide(replace(verdict, error=factor * wanted)) != "open") == settled
+    close = Verdict("y22-a", None, "open", measured=1.0, error=0.3, at_least=0.7)
+    assert scoreboard.wanting(close) == (
+        "would take an error of ≈ 0.10: ≈ 9.0 times as many runs, if it falls as their root"
+    )
+    assert "more than a hundred times" in scoreboard.wanting(replace(close, measured=0.7))
+    assert scoreboard.wanting(replace(close, verdict="reproduced")) == ""
 
 
 def test_the_glance_counts_add_up(pages):

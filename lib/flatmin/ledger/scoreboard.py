@@ -7,6 +7,7 @@ The front page includes ``chapters/_claims_at_a_glance.md``, a small summary who
 """
 
 import html
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -131,7 +132,9 @@ def _row(claim, entry):
     id, where = line(claim.id), line(claim.where or "beyond the papers")
     verdict = entry["verdict"] if entry else "open"
     parts = entry["parts"] if entry else []
-    found = "".join(f"<div>{finding(claim.id, part, len(parts) > 1)}</div>" for part in parts)
+    found = "".join(
+        f"<div>{finding(claim.id, part, len(parts) > 1)}{_wants(verdict, part)}</div>" for part in parts
+    )
     if claim.open:
         planned = f" (planned: {_chapter_name(claim.chapter)})" if claim.chapter and not parts else ""
         found += f"<div><em>{line(claim.open + planned)}</em></div>"
@@ -147,6 +150,12 @@ def _row(claim, entry):
         f'<span class="overall"><span class="label">verdict</span> {badge(verdict)}</span></summary>'
         f"{found}</details>\n"
     )
+
+
+def _wants(standing, part):
+    """Return what would settle a part, in a claim that is open."""
+    words = wanting(Verdict.from_dict(part | {"id": ""})) if standing == "open" else ""
+    return words and f" <em>{words}</em>"
 
 
 def _deciding(claim, verdict, parts):
@@ -218,6 +227,24 @@ def finding(id, part, several):
     note = f" ({line(verdict.note)})" if verdict.note else ""
     own = f" {badge(verdict.verdict)}" if several else ""
     return f"{where}: {line(' · '.join(verdict.findings()))}{note}{own}"
+
+
+def wanting(verdict):
+    """Return in words what would settle a comparison with bounds that is open, by the rule that left it open.
+
+    A number is settled where ``sigmas`` of its errors are less than its distance from the bound that decides.
+    Empty for a verdict that is not open.
+    """
+    if verdict.verdict != "open":
+        return ""
+    sides = ((verdict.at_least, 1), (verdict.at_most, -1))
+    inside = (sign * (verdict.measured - bound) for bound, sign in sides if bound is not None)
+    wanted = abs(min(inside) + verdict.tolerance) / verdict.sigmas
+    times = (verdict.error / wanted) ** 2 if wanted else math.inf
+    many = f"{approx(times, digits=2)} times" if times < 100 else "more than a hundred times"
+    return (
+        f"would take an error of {approx(wanted, digits=2)}: {many} as many runs, if it falls as their root"
+    )
 
 
 def _chapter_name(stem):
