@@ -51,7 +51,7 @@ def test_what_is_open_says_what_it_would_take_on_the_scoreboard_and_in_its_chapt
             undecided = [
                 part for part in verdicts.get(id, {"parts": ()})["parts"] if part["verdict"] == "open"
             ]
-            assert row[0].count("would take") == 1 + len(undecided), id
+            assert row[0].partition("</summary>")[2].count("would take") == 1 + len(undecided), id
         if word == "open" and claims[id].chapter:
             text = (paths.chapters() / "src" / f"{claims[id].chapter}.md").read_text("utf8")
             said = re.findall(r"^(?:\*\*)?Open(?: here)?:.*?(?=\n\n)", text, re.M | re.S)
