@@ -287,7 +287,7 @@ def test_langevin_noise_of_any_loss_has_the_trace_of_its_batch_gradients():
         read = losses.of(loss)
         samples = stacks.fitted(read, network.outputs(samples.rows(slice(0, 1))).detach(), samples)
         thetas = parameters.vector(start)[None].repeat(2, 1)
-        stack, samples = stacks.stacked(network, samples, read, thetas)
+        stack, samples = stacks.stacked(network, samples, read, thetas, SIZE)
         assert isinstance(stack, kind)
         gradients, traces = stack.gradients_and_traces(stacks.spread(samples, 2), read)
         torch.testing.assert_close(gradients[1], rows.mean(0), rtol=1e-10, atol=1e-14)
@@ -452,6 +452,20 @@ def test_networks_that_torch_maps_badly_are_trained_in_turn_without_a_warning():
         train(
             made(Recurrent), "cross-entropy", (TOKENS, labels(3, N)), batch_size=SIZE, steps=2, seed=range(2)
         )
+
+
+def test_on_a_cpu_convolutions_of_much_work_go_one_run_after_the_other(monkeypatch):
+    # operations of one sample: 2 · 8 · 8 · 9 · 3 · 4 of the stem, 2 · 8 · 8 · 9 · 4 · 4 of the inner one
+    work, loss, mapped = SIZE * 2 * 64 * 9 * (3 * 4 + 4 * 4), losses.of("cross-entropy"), []
+    for limit in (work + 1, work):
+        monkeypatch.setattr(stacks, "_HEAVY", limit)
+        network, samples = (
+            stacks.private(made(Grouped), torch.device("cpu")),
+            samples_of((IMAGES, labels(3, N))),
+        )
+        thetas = parameters.vector(network.module)[None].repeat(2, 1)
+        mapped.append(stacks.stacked(network, samples, loss, thetas, SIZE)[0].mapped)
+    assert mapped == [True, False]
 
 
 def test_runs_say_in_one_line_what_they_are():

@@ -137,7 +137,7 @@ def train(
         samples = plan.samples.to(device, network.dtype)
         read = losses.of(loss)
         samples = ready(read, network, samples, plan.starts[0])
-        stack, samples = stacked(network, samples, read, thetas)
+        stack, samples = stacked(network, samples, read, thetas, plan.batch_size)
         kept, diverged_at = _train(_Steps(stack, read, samples, plan), thetas, saved, progress)
     start = private(plan.starts[0], torch.device("cpu")).module
     how = plan.batch_size, plan.method, str(plan.sampling), diverged_at, device, plan.threads
