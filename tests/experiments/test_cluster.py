@@ -88,6 +88,14 @@ def test_no_scheduler_is_said(trial, capsys, tmp_path, monkeypatch):
     assert "there is no such file" in capsys.readouterr().err
 
 
+def test_a_scheduler_without_workers_is_said_and_left(trial, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local:
+        assert trial("remote", "--dask", local.scheduler_address) == 1
+        assert not local.scheduler.clients.keys() - {"fire-and-forget"}  # no connection stays open
+    assert "no scheduler with a worker answers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [("--workers", "0"), ("--workers", "x"), ("--workers", "1", "--dask", "a")])
 def test_bad_words_end_with_status_2(trial, words):
     with pytest.raises(SystemExit, match="2"):

@@ -31,12 +31,12 @@ def executor_of(address):
     file = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     if "scheduler_file" in file and not Path(address).is_file():
         raise ValueError(f"dask={address!r}: there is no such file; the scheduler writes it when it starts")
-    try:
-        client = distributed.Client(**file, timeout=_PATIENCE)
-        client.wait_for_workers(1, timeout=_PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(f"dask={address!r}: no scheduler with a worker answers: {error}") from None
-    with client:
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(distributed.Client(**file, timeout=_PATIENCE))
+            client.wait_for_workers(1, timeout=_PATIENCE)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ValueError(f"dask={address!r}: no scheduler with a worker answers: {error}") from None
         threads = client.nthreads()
         if wrong := [name for name, count in threads.items() if count != 1]:
             many = threads[wrong[0]]
