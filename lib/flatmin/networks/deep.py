@@ -102,7 +102,7 @@ class Family:
         depths = np.asarray(self._result.arrays[f"{self.kind}_depths"])
         row = np.flatnonzero((depths == self._array("batch_depth")) & (size not in sizes))
         large = f"{self.kind}_large_seeds" in self._result.arrays
-        large = large and bool((self._array("large_loss") <= CONVERGED).all())
+        large = large and bool((self._array("large_loss")[..., -1] <= CONVERGED).all())
         runs = self._array("large_seeds") if large else slice(None)
 
         def joined(one):
