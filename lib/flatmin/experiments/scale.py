@@ -27,7 +27,7 @@ KIND_batch_NAME                                        (N, R, …)           the
                                                                            the N other ``batch_sizes``
 KIND_large_NAME                                        (S, 1, …)           the same at ``large_batch_size``:
                                                                            runs KIND_large_seeds, T = 2
-                                                                           checkpoints, at ¼ and ½ of the steps
+                                                                           checkpoints: ¼ and ½ of the steps
 =====================================================  ==================  ==================================
 
 A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
@@ -50,9 +50,9 @@ Decided before the full run:
   s + (m − 1)/2; at s = m = 0 only the bound moves, at s = ½ SGD saturates it. W22's reading (the solution
   comes nearer to the edge) needs the exact ratio, KIND_edge_exact, to rise as B falls.
 * B = 100 was added when B = 5 and 25 were known, for the two runs of VGG-13 that converged at both: same
-  starts, images and η, half as many steps (of twice as many images in all as at B = 25). The rule is the same,
-  the slopes now over three sizes; if a run does not reach 0.01 in these steps, those of two sizes stand. That
-  the end is one: ‖G‖_F changes by less than a tenth over the second half of the steps.
+  starts, images and η, half as many steps (of twice as many images in all as at B = 25). The rule is the
+  same, the slopes now over three sizes; if a run does not reach 0.01 in these steps, those of two sizes
+  stand. That the end is one: ‖G‖_F changes by less than a tenth over the second half of the steps.
 """
 
 import math
