@@ -12,7 +12,7 @@ OUT ?= build/gpu
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf page check test test-clean mutants serve bench notebooks explorers experiments gpu clean
+.PHONY: help setup book pdf summary page check test test-clean mutants serve bench notebooks explorers experiments gpu clean
 
 help: ## list the targets
 	@echo "make TARGET, one of:"
@@ -28,6 +28,10 @@ book: setup ## build the site in _build/html from the executed notebooks
 
 pdf: setup ## print the built site into one PDF, _build/book.pdf (minutes, needs Chromium)
 	@$(RUN) tools/pdf.py
+	@$(RUN) tools/summary.py
+
+summary: setup ## print what the book found on two pages, _build/html/summary.pdf (needs Chromium)
+	@$(RUN) tools/summary.py
 
 page: setup ## show one chapter after a change of its words, not executed (CHAPTER=01_valley)
 	@test -n "$(CHAPTER)" || { echo "say which: make page CHAPTER=01_valley"; exit 2; }

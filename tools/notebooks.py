@@ -34,6 +34,7 @@ from tqdm import tqdm
 import api
 import layout
 import plain
+import summary
 from flatmin.ledger import claims, errata, scoreboard
 from flatmin.ledger.files import write_bytes
 from made_with import made_with
@@ -392,6 +393,7 @@ def write_ledger():
     claims.write_verdicts(found)
     scoreboard.write_pages()
     errata.write_page()
+    summary.write_page()
     api.main([])
 
 

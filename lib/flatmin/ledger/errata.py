@@ -198,14 +198,14 @@ def _entry(erratum, claims, verdicts):
     )
     return (
         f'<details class="flatmin-entry" id="erratum-{erratum.id}" {carries}><summary>'
-        f'<span class="name">{_formulas(erratum.where[0].upper() + erratum.where[1:])}</span>'
-        f'<span class="what">{_formulas(erratum.slip)}</span><span class="overall"><span>changes</span> '
+        f'<span class="name">{formulas(erratum.where[0].upper() + erratum.where[1:])}</span>'
+        f'<span class="what">{formulas(erratum.slip)}</span><span class="overall"><span>changes</span> '
         f'<span class="flatmin-verdict {_COLOURS[erratum.consequence]}">{changed}</span>'
         f"</span></summary>\n\n{listed}\n\n{found}{erratum.says}\n\n</details>\n\n"
     )
 
 
-def _formulas(text):
+def formulas(text):
     """Return a line of Markdown as HTML: its formulas, and its code."""
     pieces = re.split(r"\$([^$]+)\$", " ".join(text.split()))
     pieces[1::2] = [rf'<span class="math">\({html.escape(each)}\)</span>' for each in pieces[1::2]]

@@ -143,12 +143,17 @@ def _markup(what, verdict, part, ending):
 
 def advice():
     """Return what the book says about a step and a batch, a sentence a line, with the numbers behind it."""
+    plain = (each | {"text": each["text"].replace("**", "")} for each in load_regimes()["advice"])
+    found = checks()
+    text = filter(None, (filled(each, found, None) for each in plain))
+    return Shown(advised(), "\n".join(f"{place}. {each}" for place, each in enumerate(text, 1)))
+
+
+def advised(ending=".ipynb"):
+    """Return the HTML of :func:`advice`, numbers linked to files of that ``ending`` (None: to nothing)."""
     found, kept = checks(), load_regimes()["advice"]
-    marked = (filled(each | {"text": _bold(typeset(each["text"]))}, found, ".ipynb") for each in kept)
-    plain = (filled(each | {"text": each["text"].replace("**", "")}, found, None) for each in kept)
-    items = "".join(f"<li>{text}</li>" for text in marked if text)
-    text = "\n".join(f"{place}. {text}" for place, text in enumerate(filter(None, plain), 1))
-    return Shown(f'<ol class="flatmin-advice">{items}</ol>', text)
+    items = (filled(each | {"text": _bold(typeset(each["text"]))}, found, ending) for each in kept)
+    return f'<ol class="flatmin-advice">{"".join(f"<li>{item}</li>" for item in items if item)}</ol>'
 
 
 def _bold(text):

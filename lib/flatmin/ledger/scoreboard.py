@@ -203,7 +203,9 @@ def _number(part, key, ending):
 
 
 def link(part, words, ending=".html"):
-    """Return a link to the cell that made a check, in the chapter's file of that ``ending``."""
+    """Return a link to the cell that made a check, in a file of that ``ending``; just the words for None."""
+    if ending is None:
+        return words
     file = quote(part["chapter"]) + ending if part["chapter"] else ""  # empty: in the chapter that shows it
     return f'<a href="{file}#{line(part["anchor"])}">{words}</a>'
 
