@@ -177,7 +177,7 @@ class Equation:
             )
         region = Region() if region is None else _check.instance("region", region, Region)
         self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
-        self.region = region
+        self.region, self._moments = region, {}
         root = noise_root(landscape, noise)
         diffusion = (root * root.T).applyfunc(sp.expand)
         if not cross:
@@ -190,8 +190,9 @@ class Equation:
         # D and c are proportional to Δ_S: what is kept is their value per unit of Δ_S
         self.diffusion = diffusion.subs(DELTA_S, 1)
         self.noise_drift = c.applyfunc(sp.expand).subs(DELTA_S, 1)
-        self.basis = self.region._basis(self._even())
+        self.basis = self.region._basis(self._even)
 
+    @cached_property
     def _even(self) -> tuple[bool, bool]:
         """In which coordinates loss and diffusion are symmetric, so that half the region is enough."""
         even = []
@@ -258,12 +259,31 @@ class Equation:
     @cached_property
     def load(self) -> np.ndarray:
         """∫φₐ over the whole region: load · coefficients is the probability."""
+        return self.copies * self._integrals(1.0)
+
+    def _integrals(self, factor) -> np.ndarray:
+        """∫φₐ·factor over the meshed part, ``factor`` given at the quadrature points (elements, points)."""
         phi, _, weight = self._at_nodes
-        return self.copies * np.bincount(
-            self.basis.element_dofs.ravel(),
-            weights=(phi * weight).sum(axis=-1).ravel(),
-            minlength=self.unknowns,
-        )
+        parts, dofs = (phi * weight * factor).sum(axis=-1).ravel(), self.basis.element_dofs.ravel()
+        return np.bincount(dofs, weights=parts, minlength=self.unknowns)
+
+    def moment(self, expression) -> np.ndarray:
+        """∫φₐ·expression over the whole region, as :attr:`load`; kept for the next density.
+
+        Raises ValueError for an expression without the symmetry of the density.
+        """
+        parsed = self.landscape.expression(expression)
+        if parsed not in self._moments:
+            for half, q in zip(self._even, self.landscape.coordinates, strict=True):
+                if half and not self.landscape.even(parsed, q):
+                    raise ValueError(
+                        f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them "
+                        "out"
+                    )
+            with np.errstate(all="ignore"):
+                factor = self.landscape.function(parsed)(*np.asarray(self.basis.global_coordinates()))
+                self._moments[parsed] = self.copies * self._integrals(factor)
+        return self._moments[parsed]
 
     @cached_property
     def _inner(self) -> np.ndarray:
@@ -310,6 +330,12 @@ class Equation:
         except RuntimeError:
             return np.full(self.unknowns, np.nan), 0.0
 
+    @cached_property
+    def _lowest_corner(self) -> int:
+        """The unknown at the corner of the mesh where the loss is least."""
+        loss = self.landscape.function(self.landscape.loss)
+        return self.basis.nodal_dofs[0][loss(*self.basis.mesh.p).argmin()]
+
     def _closed(self, operator) -> np.ndarray:
         """The null vector of an operator without leak: one coefficient is given, its row left out.
 
@@ -317,8 +343,7 @@ class Equation:
         factors instead. The coefficient is at the corner of the mesh where the density has its largest value;
         which one that is, is found by solving with another first where the guess was poor.
         """
-        corners = self.basis.nodal_dofs[0]
-        pinned = corners[self.landscape.function(self.landscape.loss)(*self.basis.mesh.p).argmin()]
+        corners, pinned = self.basis.nodal_dofs[0], self._lowest_corner
         for _ in range(2):
             free = np.delete(np.arange(self.unknowns), pinned)
             right = -operator[free][:, [pinned]].toarray()[:, 0]
@@ -357,13 +382,8 @@ class Equation:
         """
         if self.region.rim != "absorbing":
             raise ValueError(f"rim={self.region.rim!r}: a source needs an absorbing rim")
-        phi, _, weight = self._at_nodes
-        source = _check.array("source", source, shape=weight.shape)
-        right = np.bincount(
-            self.basis.element_dofs.ravel(),
-            weights=(phi * weight * source).sum(axis=-1).ravel(),
-            minlength=self.unknowns,
-        )
+        source = _check.array("source", source, shape=self._at_nodes[2].shape)
+        right = self._integrals(source)
         inner = self._inner
         coefficients = np.zeros(self.unknowns)
         operator = self.operator(delta_s)[inner][:, inner]
@@ -410,17 +430,8 @@ class Density:
 
         Raises ValueError for an expression without the symmetry of the density, or one that is not finite.
         """
-        landscape = self.equation.landscape
-        parsed = landscape.expression(expression)
-        for half, q in zip(self.equation._even(), landscape.coordinates, strict=True):
-            if half and not landscape.even(parsed, q):
-                raise ValueError(
-                    f"expression {expression!r} is not even in {q}: odd parts average to 0, leave them out"
-                )
-        x, y = np.asarray(self.equation.basis.global_coordinates())
-        weight = self.equation.copies * self.equation.basis.dx
         with np.errstate(all="ignore"):
-            mean = float((landscape.function(parsed)(x, y) * self._values * weight).sum() / self.mass)
+            mean = float(self.equation.moment(expression) @ self.coefficients / self.mass)
         return _check.finite(mean, expression=expression)
 
     def _locate(self, x, y):
@@ -490,7 +501,7 @@ class Density:
             raise _check.refused("at", at, "points in one axis")
         region = self.equation.region
         reach = region.half_widths[1 - axis]
-        half = self.equation._even()[1 - axis]
+        half = self.equation._even[1 - axis]
         panels = region.elements[1 - axis] * (1 if half else 2)
         nodes, weights = np.polynomial.legendre.leggauss(int(region.degree) + 2)
         breaks = np.linspace(0 if half else -reach, reach, panels + 1)
