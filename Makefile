@@ -7,6 +7,7 @@ CHAPTER ?=
 # for `make gpu`: how long, what (names of experiments; default: what is missing), and where the results go
 BUDGET ?= 9m
 NAMES ?=
+RACES ?=
 OUT ?= build/gpu
 
 RUN := .venv/bin/python
@@ -60,8 +61,8 @@ serve: setup ## show the built site on a local address
 	@echo "The book is at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C)"
 	@$(RUN) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-bench: setup ## compare with peers; prints times and ratios
-	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(RUN) "$$file" || exit 1; done
+bench: setup ## race with peers (benchmarks/requirements.txt), record, write the table (RACES="top10 trace": only these)
+	@$(RUN) benchmarks/run.py $(RACES) --record
 
 notebooks: setup ## make the notebooks from chapters/src, execute what is stale (CHAPTER=NAME: that one, --all: all)
 	@$(RUN) tools/notebooks.py execute $(CHAPTER)

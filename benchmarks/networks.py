@@ -1,294 +1,253 @@
-"""Curvature and gradient noise against the best public tools, as ratios in one run.
+"""Races: curvature and gradient noise of networks against the best public tools.
 
-    python benchmarks/networks.py [TASK ...] [--rounds 5] [--device cuda] [--record]
-
-Tasks: top10, top50, layer, trace, norm, alignment. (Training: benchmarks/training.py.) The peers (PyHessian,
-curvlinops, hessian-eigenthings, BackPACK) are used where they are installed:
-
-    pip install --no-deps pyhessian==0.1 curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 \\
-        backpack-for-pytorch==1.7.1 einops einconv unfoldNd linear_operator jaxtyping
-
-(in an environment of their own; ``--no-deps`` keeps the torch that is there). All tools run on one device, a
-CUDA device where there is one, else one thread of the CPU; the tools of one task in turn, ``--rounds`` times;
-times are medians. Memory is the growth of a process that does nothing else, on CUDA that of the device's
-memory. Accuracy is against float64, and always shown: a tool that stops early is quick and wrong.
+Of the network 784-50-50-10 on 1000 Gaussian samples in ten classes, after 300 steps of SGD: the ten and the
+fifty largest eigenvalues, the exact Hessian of the middle layer, Tr H, ‖H‖_F, and the alignment of its noise
+(one output, square loss). Of three networks of other layers, after 100 steps, a LeNet (64 images of 28 × 28),
+a ResNet-20 of width 8 with group norm (16 images of 16 × 16) and a transformer of two layers (64 sequences of
+16 tokens, plain attention, as the fast one has no second derivative): the ten largest eigenvalues to 1e-3,
+Tr H, Tr Σ, the spectral density by two vectors and forty steps, and all but the last in one call of diagnose.
+Errors are relative to flatmin's float64 results, but those of a trace to 1000 products by hand in float64 (of
+the LeNet to BackPACK's exact one), those of a density are the Wasserstein distance to six vectors in float64,
+in units of its standard deviation. flatmin's points are made without their checks, as the peers make none.
 """
 
-import argparse
-import ctypes
-import os
-import statistics
-import sys
-import time
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import copy
+import math
+from functools import partial
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.stats import wasserstein_distance
+from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from flatmin.networks import device, models, parameters
+import flatmin as fm
+import peers
+from flatmin.networks import device, models
 from flatmin.networks.data.sets import Data
-from flatmin.networks.point import at
-from flatmin.networks.train import train
+from harness import Race, peer, relative
 
-CE = torch.nn.functional.cross_entropy
-ETA, BATCH_SIZE = 0.05, 50
-
-
-def chosen():
-    """The device of this run: ``main`` puts it into the variable that flatmin reads."""
-    return device.choose()
+CE = peers.CE
+TOP = 10
 
 
-def problem(hidden=50, outputs=10, samples=1000):
-    """Ten Gaussian classes in 784 dimensions, and a network trained on them for 300 steps."""
+class Block(nn.Module):
+    """Two 3 × 3 convolutions with group norm and a shortcut."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, width) for _ in range(2))
+        straight = stride == 1 and inputs == width
+        self.shortcut = nn.Identity() if straight else nn.Conv2d(inputs, width, 1, stride, bias=False)
+
+    def forward(self, x):
+        """Images to images."""
+        inner = torch.relu(self.norms[0](self.first(x)))
+        return torch.relu(self.shortcut(x) + self.norms[1](self.second(inner)))
+
+
+class Transformer(nn.Module):
+    """Two layers of width 32 on sequences of 16 tokens out of 20."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(20, 32), nn.Linear(32, 10)
+        self.places = nn.Parameter(0.1 * torch.randn(16, 32))
+        layers = (
+            nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, activation="gelu", batch_first=True)
+            for _ in range(2)
+        )
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tokens):
+        """Outputs (n, 10) of tokens (n, 16)."""
+        return self.head(self.layers(self.tokens(tokens) + self.places).mean(1))
+
+
+def lenet():
+    """62 thousand parameters."""
+    stem = nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU()
+    top = nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)
+    return nn.Sequential(*stem, nn.MaxPool2d(2), nn.Flatten(), *top)
+
+
+def resnet():
+    """69 thousand parameters."""
+    layers, inputs = [nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.GroupNorm(4, 8), nn.ReLU()], 8
+    for width in (8, 16, 32):
+        for block in range(3):
+            layers.append(Block(inputs, width, 2 if block == 0 and width > 8 else 1))
+            inputs = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+
+def images(labels, shape, spread, generator):
+    """Gaussian classes."""
+    centres = spread * torch.randn(10, *shape, generator=generator)
+    return torch.randn(len(labels), *shape, generator=generator) + centres[labels]
+
+
+def mlp_problem(outputs=10):
+    """784-50-50-10 trained for 300 steps."""
     generator = torch.Generator().manual_seed(0)
     centres = 0.15 * torch.randn(10, 784, generator=generator)
-    labels = torch.randint(10, (samples,), generator=generator)
-    data = Data(torch.randn(samples, 784, generator=generator) + centres[labels], labels)
-    if outputs == 1:
-        data = data.parity()
-    start = models.mlp((784, hidden, hidden, outputs), 1)
-    loss = "square" if outputs == 1 else "cross-entropy"
-    runs = train(start, loss, data, eta=0.01 if outputs == 1 else ETA, batch_size=BATCH_SIZE, steps=300)
-    return device.place(runs.model_at(), data, chosen())
+    labels = torch.randint(10, (1000,), generator=generator)
+    data = Data(torch.randn(1000, 784, generator=generator) + centres[labels], labels)
+    data = data.parity() if outputs == 1 else data
+    loss, eta = ("square", 0.01) if outputs == 1 else ("cross-entropy", 0.05)
+    start = models.mlp((784, 50, 50, outputs), 1)
+    return _trained(start, loss, data, eta=eta, batch_size=50, steps=300)
 
 
-def optional(name):
-    """Return the module, or None where it is not installed."""
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
+def problem(name):
+    """A network of other layers trained for 100 steps."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    count, shape = {"lenet": (64, (1, 28, 28)), "resnet": (16, (3, 16, 16)), "transformer": (64, (16,))}[name]
+    labels = torch.arange(count) % 10
+    if name == "transformer":
+        inputs, model = torch.randint(20, (count, 16), generator=generator), Transformer()
+        inputs[:, :4] = labels[:, None]
+    else:
+        inputs = images(labels, shape, 0.3, generator)
+        model = lenet() if name == "lenet" else resnet()
+    return _trained(model, "cross-entropy", Data(inputs, labels), eta=0.05, batch_size=8, steps=100)
+
+
+def _trained(start, loss, data, **how):
+    return device.place(fm.train(start, loss, data, **how).model_at(), data, device.choose())
+
+
+def at(model, data, loss="cross-entropy"):
+    """The point without its self-checks, which the peers do not make either."""
+    return fm.at(model, loss, data, checks=False)
+
+
+def double(model, data):
+    """Both in float64."""
+    floats = data.inputs.is_floating_point()
+    return copy.deepcopy(model).double(), Data(data.inputs.double() if floats else data.inputs, data.targets)
 
 
 # --- eigenvalues
 
 
-def _at(model, data):
-    """The point without its self-checks, which the peers do not make either."""
-    return at(model, "cross-entropy", data, checks=False)
-
-
-def by_flatmin(model, data, k):
-    return _at(model, data).eigenpairs(k).values
-
-
-def by_double_backward(model, data, k):
-    """PyHessian's product (one cached graph) under scipy's Lanczos: the best of the existing parts."""
-    tensors = list(model.parameters())
-    graph = torch.autograd.grad(CE(model(data.inputs), data.targets), tensors, create_graph=True)
-
-    def product(v):
-        pieces = _vector(v).split([p.numel() for p in tensors])
-        pieces = [piece.view_as(p) for piece, p in zip(pieces, tensors, strict=True)]
-        out = torch.autograd.grad(graph, tensors, pieces, retain_graph=True)
-        return torch.cat([o.reshape(-1) for o in out]).cpu().numpy()
-
-    return _eigsh(product, parameters.vector(model).numel(), k)
-
-
-def by_torch_func(model, data, k):
-    """Forward over reverse, nothing cached, under scipy's Lanczos."""
-    theta, product = parameters.vector(model), _jvp_product(model, data)
-    return _eigsh(lambda v: product(_vector(v)).cpu().numpy(), theta.numel(), k)
-
-
-def _vector(v):
-    return torch.from_numpy(v.astype(np.float32)).to(chosen())
-
-
-def _named(model, theta):
-    """θ (P,) as the tensors of the model, by name; views."""
-    named = parameters.trainable(model)
-    parts = theta.split([p.numel() for _, p in named])
-    return {name: part.view(p.shape) for (name, p), part in zip(named, parts, strict=True)}
-
-
-def _jvp_product(model, data):
-    theta = parameters.vector(model)
-
-    def loss(t):
-        return CE(functional_call(model, _named(model, t), (data.inputs,)), data.targets)
-
-    return lambda v: jvp(grad(loss), (theta,), (v,))[1]
-
-
-def _eigsh(product, size, k):
-    operator = LinearOperator((size, size), matvec=lambda v: product(v.reshape(-1)), dtype=np.float32)
-    start = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    return torch.from_numpy(np.sort(eigsh(operator, k, which="LA", tol=1e-3, v0=start)[0])[::-1].copy())
-
-
-def by_curvlinops(model, data, k):
-    operator = _curvlinops_hessian(model, list(model.parameters()), data).to_scipy()
-    start = np.random.default_rng(0).standard_normal(operator.shape[0]).astype(np.float32)
-    return torch.from_numpy(np.sort(eigsh(operator, k, which="LA", tol=1e-3, v0=start)[0])[::-1].copy())
-
-
-def _curvlinops_hessian(model, tensors, data):
-    from curvlinops import HessianLinearOperator
-
-    batches = [(data.inputs, data.targets)]
-    loss = torch.nn.CrossEntropyLoss()
-    return HessianLinearOperator(model, loss, tensors, batches, check_deterministic=False)
-
-
-def by_pyhessian(model, data, k):
-    return torch.tensor(_pyhessian(model, data).eigenvalues(top_n=k)[0])
-
-
-def by_tight_pyhessian(model, data, k):
-    """With the tolerance that the accuracy of the others takes."""
-    return torch.tensor(_pyhessian(model, data).eigenvalues(maxIter=1000, tol=1e-6, top_n=k)[0])
-
-
-def _pyhessian(model, data):
-    from pyhessian import hessian
-
-    return hessian(
-        model, torch.nn.CrossEntropyLoss(), data=(data.inputs, data.targets), cuda=chosen().type == "cuda"
-    )
-
-
-def by_eigenthings(model, data, k):
-    from hessian_eigenthings import lanczos
-
-    call = {"max_iter": max(30, 5 * k), "which": "LA", "seed": 0, "reorthogonalize": True}
-    found = lanczos(_eigenthings(model, data), k=k, **call)
-    return found.eigenvalues.sort(descending=True).values
-
-
-def _eigenthings(model, data):
-    from hessian_eigenthings import HessianOperator, supervised_loss
-
-    return HessianOperator(model, [(data.inputs, data.targets)], supervised_loss(CE))
-
-
-def eigenvalue_task(k):
-    model, data = problem()
-    exact = _at(_double(model), data).eigenpairs(k, tolerance=1e-7).values
-
-    def error(values):
-        return float((values.double().cpu() / exact - 1).abs().max())
-
+def eigenvalues(make, k):
+    """The k largest."""
+    model, data = make()
+    exact = at(*double(model, data)).eigenpairs(k, tolerance=1e-7).values
     tools = {
-        "flatmin": by_flatmin,
-        "double backward + eigsh": by_double_backward,
-        "torch.func + eigsh": by_torch_func,
-        "curvlinops + eigsh": by_curvlinops if optional("curvlinops") else None,
-        "hessian-eigenthings": by_eigenthings if optional("hessian_eigenthings") else None,
-        "PyHessian": by_pyhessian if optional("pyhessian") else None,
+        "flatmin": lambda seed: at(model, data).eigenpairs(k, seed=seed).values,
+        "flatmin, multiplicity unproven": lambda seed: (
+            at(model, data).eigenpairs(k, seed=seed, missed=1).values
+        ),
+        "double backward + eigsh": partial(peers.top_by_hand, model, data, k),
+        "curvlinops + eigsh": peer("curvlinops", partial(peers.top_by_curvlinops, model, data, k)),
+        "hessian-eigenthings": peer("hessian_eigenthings", partial(peers.top_by_eigenthings, model, data, k)),
+        "PyHessian": peer("pyhessian", partial(peers.top_by_pyhessian, model, data, k)),
     }
-    if k == 10 and optional("pyhessian"):
-        tools["PyHessian, tol 1e-6"] = by_tight_pyhessian
-    return {name: tool and (lambda tool=tool: tool(model, data, k)) for name, tool in tools.items()}, error
+    return Race(tools, relative(exact), allowed=1e-3)
 
 
-def _double(model):
-    return parameters.with_parameters(model, parameters.vector(model)).double()
+# --- one layer
 
 
-# --- one layer, trace, norm
+def layer():
+    """The exact 2500 × 2500 Hessian of the middle layer."""
+    model, data = mlp_problem()
+    exact, weight = at(*double(model, data)).hessian(2), model[3].weight.detach()
 
+    def loss(w):
+        return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
 
-def layer_task():
-    """The exact 2500×2500 Hessian of the middle layer; what its spectrum costs is the same for all."""
-    model, data = problem()
-    exact = _at(_double(model), data).hessian(2)
-
-    def by_func():
-        def loss(w):
-            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
-
-        return torch.func.hessian(loss)(model[3].weight.detach()).reshape(2500, 2500)
-
-    def by_autograd():
-        def loss(w):
-            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
-
-        return torch.autograd.functional.hessian(loss, model[3].weight.detach()).reshape(2500, 2500)
-
-    def by_chunks():
-        weight = model[3].weight.detach()
-
-        def loss(w):
-            return CE(functional_call(model, {"3.weight": w}, (data.inputs,)), data.targets)
+    def by_chunks(seed):
+        unit = torch.eye(2500, device=weight.device)
 
         def product(v):
             return jvp(grad(loss), (weight,), (v.view_as(weight),))[1].reshape(-1)
 
-        unit = torch.eye(2500, device=chosen())
         return torch.cat([vmap(product)(unit[i : i + 50]) for i in range(0, 2500, 50)])
 
-    def by_linop():
-        operator, unit = _curvlinops_hessian(model, [model[3].weight], data), torch.eye(2500, device=chosen())
-        return torch.cat([operator @ unit[:, i : i + 250] for i in range(0, 2500, 250)], 1)
+    def by_curvlinops(seed):
+        unit = torch.eye(2500, device=weight.device)
+        operator = peers.curvlinops_hessian(model, data, [model[3].weight])
+        return torch.cat([operator @ unit[:, i : i + 50] for i in range(0, 2500, 50)], 1)
 
     def error(matrix):
         return float((matrix.double().cpu() - exact).norm() / exact.norm())
 
     tools = {
-        "flatmin": lambda: _at(model, data).hessian(2),
-        "torch.func.hessian": by_func,
+        "flatmin": lambda seed: at(model, data).hessian(2),
         "vmap of products, chunks of 50": by_chunks,
-        "autograd.functional.hessian": by_autograd,
-        "curvlinops @ I": by_linop if optional("curvlinops") else None,
+        "torch.func.hessian": lambda seed: torch.func.hessian(loss)(weight).reshape(2500, 2500),
+        "curvlinops @ I, chunks of 50": peer("curvlinops", by_curvlinops),
     }
-    return tools, error
+    return Race(tools, error, allowed=1e-5)
 
 
-def trace_task():
-    model, data = problem()
-    exact = _at(_double(model), data).trace().value
+# --- trace and norm
 
-    def by_linop():
-        from curvlinops import hutchinson_trace
 
-        return float(hutchinson_trace(_curvlinops_hessian(model, list(model.parameters()), data), 100))
-
-    def by_things():
-        from hessian_eigenthings import hutchinson
-
-        return float(hutchinson(_eigenthings(model, data), num_samples=100, seed=0).estimate)
-
+def traces(model, data, exact, piecewise=False):
+    """Tr H; ``piecewise``: linear in pieces, where Tr H = Tr G."""
     tools = {
-        "flatmin": lambda: _at(model, data).trace().value,
-        "curvlinops, 100 probes": by_linop if optional("curvlinops") else None,
-        "hessian-eigenthings, 100 probes": by_things if optional("hessian_eigenthings") else None,
-        "PyHessian": (lambda: float(np.mean(_pyhessian(model, data).trace())))
-        if optional("pyhessian")
-        else None,
+        "flatmin": lambda seed: at(model, data).trace(seed=seed).value,
+        "double backward, 100 products": partial(peers.trace_by_hand, model, data),
+        "curvlinops, 100 products": peer("curvlinops", partial(peers.trace_by_curvlinops, model, data)),
+        "hessian-eigenthings, 100 products": peer(
+            "hessian_eigenthings", partial(peers.trace_by_eigenthings, model, data)
+        ),
+        "PyHessian": peer("pyhessian", partial(peers.trace_by_pyhessian, model, data)),
     }
-    return tools, lambda value: abs(value / exact - 1)
+    if piecewise:
+        tools["BackPACK, Tr G"] = peer("backpack", partial(peers.trace_by_backpack, model, data))
+    return Race(tools, relative(exact), allowed=1e-4)
 
 
-def norm_task():
-    model, data = problem()
-    exact = _at(_double(model), data).frobenius_norm().value
+def mlp_trace():
+    """Of the fully connected network."""
+    model, data = mlp_problem()
+    return traces(model, data, at(*double(model, data)).trace().value, piecewise=True)
 
-    def by_linop():
+
+def exact_trace(name, model, data):
+    """Tr H by hand in float64."""
+    wide = double(model, data)
+    if name == "lenet" and not isinstance(peer("backpack", 0), str):
+        return peers.trace_by_backpack(*wide, 0)
+    return peers.trace_by_hand(*wide, 1, 1000)
+
+
+def other_trace(name):
+    """Of a network of other layers."""
+    model, data = problem(name)
+    return traces(model, data, exact_trace(name, model, data), piecewise=name == "lenet")
+
+
+def norm():
+    """‖H‖_F."""
+    model, data = mlp_problem()
+
+    def by_curvlinops(seed):
         from curvlinops import hutchinson_squared_fro
 
-        operator = _curvlinops_hessian(model, list(model.parameters()), data)
-        return float(hutchinson_squared_fro(operator, 100)) ** 0.5
+        return float(hutchinson_squared_fro(peers.curvlinops_hessian(model, data), 100)) ** 0.5
 
     tools = {
-        "flatmin": lambda: _at(model, data).frobenius_norm().value,
-        "curvlinops, 100 probes": by_linop if optional("curvlinops") else None,
+        "flatmin": lambda seed: at(model, data).frobenius_norm().value,
+        "curvlinops, 100 products": peer("curvlinops", by_curvlinops),
     }
-    return tools, lambda value: abs(value / exact - 1)
+    return Race(tools, relative(at(*double(model, data)).frobenius_norm().value), allowed=1e-4)
 
 
-# --- alignment
+# --- gradient noise
 
 
-def alignment_task():
-    """α, β, μ of a network with one output and the square loss on 1000 samples."""
-    model, data = problem(outputs=1)
-    exact = at(_double(model), "square", data).noise.alignment().mu
+def alignment():
+    """μ of a network with one output and the square loss."""
+    model, data = mlp_problem(outputs=1)
 
     def from_jacobian(jacobian):
         with torch.no_grad():
@@ -298,149 +257,118 @@ def alignment_task():
         first, second = sums.sum(), (kernel @ errors).square().sum() / len(data)
         return float((first - second) / (errors.square().mean() * kernel.square().sum()))
 
-    def by_vmap():
-        theta = parameters.vector(model)
+    def by_vmap(seed):
+        theta = peers.theta_of(model)
 
         def one(t, x):
-            return functional_call(model, _named(model, t), (x[None],))[0, 0]
+            return functional_call(model, peers.named(model, t), (x[None],))[0, 0]
 
         return from_jacobian(vmap(grad(one), (None, 0))(theta, data.inputs))
 
-    def by_backpack():
+    def by_backpack(seed):
         from backpack import backpack, extend
         from backpack.extensions import BatchGrad
 
-        twin = extend(parameters.with_parameters(model, parameters.vector(model)))
+        twin = extend(copy.deepcopy(model))
         with backpack(BatchGrad()):
             twin(data.inputs).sum().backward()
         return from_jacobian(torch.cat([p.grad_batch.flatten(1) for p in twin.parameters()], 1))
 
     tools = {
-        "flatmin": lambda: at(model, "square", data).noise.alignment().mu,
+        "flatmin": lambda seed: at(model, data, "square").noise.alignment().mu,
         "vmap(grad) + J Jᵀ": by_vmap,
-        "BackPACK + J Jᵀ": by_backpack if optional("backpack") else None,
+        "BackPACK + J Jᵀ": peer("backpack", by_backpack),
     }
-    return tools, lambda value: abs(value / exact - 1)
+    wide = double(model, data)
+    exact = at(wide[0], Data(wide[1].inputs, data.targets.double()), "square").noise.alignment().mu
+    return Race(tools, relative(exact), allowed=1e-3)
 
 
-TASKS = {
-    "top10": lambda: eigenvalue_task(10),
-    "top50": lambda: eigenvalue_task(50),
-    "layer": layer_task,
-    "trace": trace_task,
-    "norm": norm_task,
-    "alignment": alignment_task,
-}
+def noise(name):
+    """Tr Σ."""
+    model, data = problem(name)
+    tools = {
+        "flatmin": lambda seed: float(at(model, data).noise.strength()),
+        "vmap(grad)": partial(peers.noise_by_vmap, model, data),
+        "loop over samples": partial(peers.noise_by_loop, model, data),
+        "BackPACK": peer("backpack", partial(peers.noise_by_backpack, model, data)),
+    }
+    return Race(tools, relative(float(at(*double(model, data)).noise.strength())), allowed=1e-4)
 
 
-def memory_of(call):
-    """Growth in MB of the peak memory of a process of its own that makes one call, or of the CUDA device's.
-
-    NaN on other systems than Linux.
-    """
-    if chosen().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    if not sys.platform.startswith("linux"):
-        return float("nan")
-    ctypes.CDLL(None).malloc_trim(0)  # give back what earlier rounds left free
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        before = _status("VmRSS")
-        call()
-        os.write(write, str((_status("VmHWM") - before) / 1024).encode())
-        os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with os.fdopen(read) as pipe:
-        return float(pipe.read() or "nan")
+# --- spectral density
 
 
-def _status(key):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(key))
+def density(name):
+    """Of a network of other layers."""
+    model, data = problem(name)
+    truth = at(*double(model, data)).spectral_density(peers.STEPS, 6, seed=99)
+    mean = float(truth.weights @ truth.nodes)
+    scale = math.sqrt(float(truth.weights @ (truth.nodes - mean) ** 2))
+
+    def by_flatmin(seed):
+        found = at(model, data).spectral_density(peers.STEPS, peers.VECTORS, seed=seed)
+        return found.nodes, found.weights
+
+    def error(found):
+        nodes, weights = (np.asarray(part, float) for part in found)
+        return wasserstein_distance(nodes, truth.nodes, np.abs(weights), truth.weights) / scale
+
+    tools = {
+        "flatmin": by_flatmin,
+        "double backward + own Lanczos": partial(peers.density_by_hand, model, data),
+        "curvlinops": peer("curvlinops", partial(peers.density_by_curvlinops, model, data)),
+        "hessian-eigenthings": peer(
+            "hessian_eigenthings", partial(peers.density_by_eigenthings, model, data)
+        ),
+        "PyHessian": peer("pyhessian", partial(peers.density_by_pyhessian, model, data)),
+    }
+    return Race(tools, error, allowed=1e-3)
 
 
-def measure(task, rounds):
-    """Run the tools of a task in turn; return rows (tool, seconds, error, megabytes), flatmin first."""
-    tools, error = TASKS[task]()
-    tools = {name: tool for name, tool in tools.items() if tool}
-    seconds, results = {name: [] for name in tools}, {}
-    for _ in range(rounds):
-        for name, tool in tools.items():
-            finish()
-            start = time.perf_counter()
-            results[name] = tool()
-            finish()
-            seconds[name].append(time.perf_counter() - start)
-    return [
-        (
-            name,
-            statistics.median(seconds[name]),
-            error(results[name]) if error else float("nan"),
-            memory_of(tools[name]),
-        )
-        for name in tools
-    ]
+# --- all in one call
 
 
-def finish():
-    """Wait for what the device has still to do."""
-    if chosen().type == "cuda":
-        torch.cuda.synchronize()
-
-
-def show(task, rows):
-    first = rows[0][1]
-    print(f"\n{task}\n{'tool':32}{'seconds':>10}{'ratio':>8}{'error':>10}{'+MB':>8}")
-    for name, seconds, error, memory in rows:
-        print(f"{name:32}{seconds:10.3f}{seconds / first:8.1f}{error:10.1e}{memory:8.0f}")
-    sys.stdout.flush()
-
-
-def keep(tables):
-    """Record all rows in data/results/benchmark-networks."""
-    from flatmin.ledger import record
-
-    rows = [(task, *row) for task, table in tables.items() for row in table]
-    tasks, tools, seconds, errors, memory = zip(*rows, strict=True)
-    record.save(
-        "benchmark-networks",
-        {"task": tasks, "tool": tools, "seconds": seconds, "error": errors, "megabytes": memory},
-        seed=0,
-        scale="784-50-50-10 (alignment: 784-50-50-1), 1000 Gaussian samples, one thread of the host",
-        device=device.describe(),
-        command="python benchmarks/networks.py --record",
-        data_set="ten Gaussian classes",
+def diagnosed(name):
+    """The ten largest eigenvalues, Tr H and Tr Σ; flatmin's time holds its checks and its error bars too."""
+    model, data = problem(name)
+    wide = double(model, data)
+    exact = np.append(
+        at(*wide).eigenpairs(TOP, tolerance=1e-7).values,
+        (exact_trace(name, model, data), float(at(*wide).noise.strength())),
     )
+    what = (*(f"lambda_{i + 1}" for i in range(TOP)), "trace_H", "noise_strength")
+
+    def by_diagnose(seed):
+        how = {"eta": 0.05, "batch_size": 8, "k": TOP, "budget": math.inf, "progress": False}
+        report = fm.diagnose(model, "cross-entropy", data, what=what, **how)
+        return [float(getattr(report[entry].estimate, "value", report[entry].estimate)) for entry in what]
+
+    def by_parts(top, trace, noise):
+        return lambda seed: np.append(
+            top(model, data, TOP, seed), (trace(model, data, seed), noise(model, data, seed))
+        )
+
+    tools = {
+        "flatmin.diagnose": by_diagnose,
+        "by hand": by_parts(peers.top_by_hand, peers.trace_by_hand, peers.noise_by_vmap),
+    }
+    return Race(tools, relative(exact), allowed=1e-3)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, …: default as in flatmin.networks.device")
-    parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
-    try:
-        os.environ[device.ENVIRONMENT] = str(device.choose(options.device))
-    except ValueError as error:
-        parser.error(str(error))
-    unknown = set(options.tasks) - set(TASKS)
-    if unknown:
-        parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(TASKS)}")
-    torch.set_num_threads(1)
-    print(f"device: {device.describe() or 'CPU, one thread'}")
-    tables = {}
-    for task in options.tasks or TASKS:
-        tables[task] = measure(task, options.rounds)
-        show(task, tables[task])
-    if options.record:
-        keep(tables)
-
-
-if __name__ == "__main__":
-    main()
+RACES = {
+    "top10": (lambda: eigenvalues(mlp_problem, TOP), "ms"),
+    "top50": (lambda: eigenvalues(mlp_problem, 50), "ms"),
+    "layer": (layer, "ms"),
+    "trace": (mlp_trace, "ms"),
+    "norm": (norm, "ms"),
+    "alignment": (alignment, "ms"),
+}
+for _name in ("lenet", "resnet", "transformer"):
+    RACES |= {
+        f"{_name}-top10": (partial(eigenvalues, partial(problem, _name), TOP), "ms"),
+        f"{_name}-trace": (partial(other_trace, _name), "ms"),
+        f"{_name}-noise": (partial(noise, _name), "ms"),
+        f"{_name}-density": (partial(density, _name), "ms"),
+        f"{_name}-diagnose": (partial(diagnosed, _name), "ms"),
+    }

@@ -1,34 +1,28 @@
-"""The compiled ensemble against a C loop and two NumPy loops, on the near-degenerate valley.
+"""Race: the compiled ensemble against a C loop and two NumPy loops, on the near-degenerate valley.
 
 All do the same work: random-shift SGD at ε = 0.02, η = 0.02, Δ_S = 0.009, in double precision, with the
-running sum of x² as the observable. They run interleaved in one process, on one core; the ensemble also
-on two. Times are the median of the rounds; ratios are good to about 1.3. The mean of x² is printed where
-the run is long enough to be stationary, to show that the work is the same.
-
-    python benchmarks/simulate.py
+running sum of x² as the observable. Where the run is long enough to be stationary the error is that of ⟨x²⟩
+against the mean of a longer run: it shows that the work is the same.
 """
 
-from __future__ import annotations
-
 import ctypes
-import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from flatmin.theory.noise import RandomShift
 from flatmin.theory.sgd.simulate import simulate
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
+from harness import Race
 
 PARAMETERS = {"epsilon": 0.02, "lambda_0": 8.0, "lambda_1": -2.0, "lambda_2": 1.0}
 ETA, DELTA_S = 0.02, 0.009
 SIGMA = DELTA_S / ETA
-ROUNDS = 5
+#: trajectories and steps of each tool
+SIZE, C_SIZE, MANY, FEW = (1024, 40_000), (100, 40_000), (1000, 1_000), 20_000
 
 #: what a careful physicist would write: xoshiro256++ and Marsaglia and Tsang's ziggurat, scalar
 C_LOOP = r"""
@@ -94,9 +88,9 @@ double draw_moments(uint64_t seed, long n, double *fourth) {
 
 
 def c_loop():
-    """Compile the C loop with gcc -O3 for this processor, or return None where there is no gcc."""
+    """Compile the C loop with gcc -O3 for this processor, or say that there is no gcc."""
     if shutil.which("gcc") is None:
-        return None
+        return "there is no gcc"
     folder = Path(tempfile.mkdtemp(prefix="flatmin-bench-"))
     (folder / "loop.c").write_text(C_LOOP)
     command = ["gcc", "-O3", "-march=native", "-shared", "-fPIC", "loop.c", "-o", "loop.so", "-lm"]
@@ -111,17 +105,17 @@ def c_loop():
     assert abs(second - 1) < 5 * np.sqrt(2 / 4e6)
     assert abs(fourth.value - 3) < 5 * np.sqrt(96 / 4e6)
     numbers = (PARAMETERS["epsilon"] * 8.0, 8.0, -2.0, 1.0)
-    return lambda trajectories, steps: library.run(1, trajectories, steps, ETA, SIGMA, *numbers)
+    return lambda seed: library.run(seed, *C_SIZE, ETA, SIGMA, *numbers)
 
 
-def ensemble(threads):
+def ensemble():
     """Our simulator."""
     valley = near_degenerate_valley().at(**PARAMETERS)
 
-    def run(trajectories, steps):
+    def run(seed, trajectories=SIZE[0], steps=SIZE[1]):
         runs = simulate(
             valley, RandomShift(SIGMA), eta=ETA, steps=steps, start=(0.1, 0.1), trajectories=trajectories,
-            seed=1, observe=("x**2",), batches=1, threads=threads,
+            seed=seed, observe=("x**2",), batches=1, threads=1,
         )  # fmt: skip
         return runs.time_average("x**2").value
 
@@ -137,9 +131,10 @@ def _slopes(x, y):
     return tilt * x + 0.5 * d1 * y * y, lam * y, tilt + 0.5 * d2 * y * y, d1 * y, lam
 
 
-def numpy_vectorised(trajectories, steps):
-    """One NumPy step for all trajectories at once."""
-    rng, amplitude = np.random.default_rng(1), np.sqrt(2 * SIGMA)
+def numpy_vectorised(seed):
+    """One NumPy step for all trajectories at once; too short for a stationary mean."""
+    trajectories, steps = MANY
+    rng, amplitude = np.random.default_rng(seed), np.sqrt(2 * SIGMA)
     x, y, total = np.full(trajectories, 0.1), np.full(trajectories, 0.1), 0.0
     for _ in range(steps):
         m1, m2 = amplitude * rng.standard_normal((2, trajectories))
@@ -147,48 +142,31 @@ def numpy_vectorised(trajectories, steps):
         x = x - ETA * (gx - h11 * m1 - h12 * m2)
         y = y - ETA * (gy - h12 * m1 - h22 * m2)
         total += (x * x).mean()
-    return total / steps
 
 
-def numpy_per_step(trajectories, steps):
+def numpy_per_step(seed):
     """Small arrays, one trajectory and one step at a time: how the papers' own code works."""
-    rng, total = np.random.default_rng(1), 0.0
-    for _ in range(trajectories):
-        theta = np.array([0.1, 0.1])
-        for _ in range(steps):
-            gx, gy, h11, h12, h22 = _slopes(*theta)
-            hessian = np.array([[h11, h12], [h12, h22]])
-            shift = rng.normal(0.0, np.sqrt(2 * SIGMA), 2)
-            theta = theta - ETA * (np.array([gx, gy]) - hessian @ shift)
-            total += theta[0] ** 2
-    return total / (trajectories * steps)
+    rng, total, theta = np.random.default_rng(seed), 0.0, np.array([0.1, 0.1])
+    for _ in range(FEW):
+        gx, gy, h11, h12, h22 = _slopes(*theta)
+        hessian = np.array([[h11, h12], [h12, h22]])
+        shift = rng.normal(0.0, np.sqrt(2 * SIGMA), 2)
+        theta = theta - ETA * (np.array([gx, gy]) - hessian @ shift)
+        total += theta[0] ** 2
 
 
-def main():
-    """Print nanoseconds per step and trajectory, and ratios to the C loop."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def valley():
+    """Nanoseconds a step and trajectory."""
+    own = ensemble()
+    reference = own(99, 8192, 40_000)
     tools = {
-        "flatmin, 1 thread": (ensemble(1), 1024, 40_000),
-        "flatmin, 2 threads": (ensemble(2), 1024, 40_000),
-        "C loop (gcc -O3, scalar)": (c_loop(), 100, 40_000),
-        "NumPy over trajectories": (numpy_vectorised, 1000, 1_000),
-        "NumPy step by step": (numpy_per_step, 1, 20_000),
+        "flatmin": own,
+        "C loop, gcc -O3, scalar": c_loop(),
+        "NumPy over trajectories": numpy_vectorised,
+        "NumPy step by step": numpy_per_step,
     }
-    tools = {name: tool for name, tool in tools.items() if tool[0] is not None}
-    for run, trajectories, _ in tools.values():
-        run(trajectories, 300)  # compile and warm up
-    times, values = {name: [] for name in tools}, {}
-    for _ in range(ROUNDS):
-        for name, (run, trajectories, steps) in tools.items():
-            begin = time.perf_counter()
-            values[name] = run(trajectories, steps)
-            times[name].append((time.perf_counter() - begin) / (trajectories * steps) * 1e9)
-    reference = median(times.get("C loop (gcc -O3, scalar)", times["flatmin, 1 thread"]))
-    print(f"{'':26s} {'ns/step':>9s} {'of the C loop':>14s} {'⟨x²⟩':>9s}")
-    for name, measured in times.items():
-        shown = f"{values[name]:9.4f}" if tools[name][2] >= 40_000 else "      –"
-        print(f"{name:26s} {median(measured):9.2f} {median(measured) / reference:13.2f}× {shown}")
+    work = dict(zip(tools, (SIZE[0] * SIZE[1], C_SIZE[0] * C_SIZE[1], MANY[0] * MANY[1], FEW), strict=True))
+    return Race(tools, lambda found: np.nan if found is None else abs(found / reference - 1), 0.1, work)
 
 
-if __name__ == "__main__":
-    main()
+RACES = {"simulate": (valley, "ns a step")}

@@ -1,21 +1,12 @@
-"""Training many small networks at once, against what one writes with torch, as ratios in one run.
+"""Races: training small networks, many at once or one, against what one writes with torch.
 
-    python benchmarks/training.py [TASK ...] [--rounds 3] [--device cuda]
-
-SGD of 20 networks 784-50-50-10 on 1000 Gaussian samples with B = 10, 50, 200 (tasks sgd10, sgd50, sgd200); of
-four small convolutional ones at B = 50 (cnn); full-batch descent of R = 1, 8, 20 (gd1, gd8, gd20). Peers: a
-loop over a DataLoader, a loop that gathers its batches by index, and an ensemble under torch.func's vmap,
-whose batches are gathered likewise. Microseconds a step and network, of processor time on one thread of the
-CPU, of wall time on a GPU; medians of the rounds, run in turn; each tool runs as many steps as it needs for a
-steady rate. The last column is the loss after them (of all for SGD, whose batches differ; equal for descent).
+SGD of 20 networks 784-50-50-10 on 1000 Gaussian samples with B = 10, 50, 200 (sgd10, sgd50, sgd200); of four
+small convolutional ones at B = 50 (sgd-cnn) and one VGG-11 of a quarter of its width at B = 25 (sgd-vgg);
+full-batch descent of R = 1, 8, 20 (gd1, gd8, gd20). Peers: a loop over a DataLoader, a loop that gathers
+its batches by index, and an ensemble under torch.func's vmap, whose batches are gathered likewise. Time is
+that of a step and network. The error is the distance of the final loss from the plain loop's: zero to
+rounding for descent, and some percent for SGD, whose batches differ.
 """
-
-import argparse
-import os
-import statistics
-import time
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -25,9 +16,11 @@ from flatmin.networks import device, freezing, models
 from flatmin.networks.data.sets import Data
 from flatmin.networks.parameters import vector, with_parameters
 from flatmin.networks.train import train
+from harness import Race
 
 CE = torch.nn.functional.cross_entropy
-ETA, RUNS, SGD_STEPS, GD_STEPS, CNN_RUNS, CNN_STEPS = 0.05, 20, 300, 60, 4, 40
+ETA, RUNS, GD_STEPS, CNN_STEPS = 0.05, 20, 40, 30
+SGD_STEPS = {10: 200, 50: 100, 200: 60}
 
 
 def problem(shape=(784,)):
@@ -53,13 +46,13 @@ def by_loader(start, data, batch_size, steps):
     return _loop(start, data, (batch for _ in range(steps) for batch in loader), steps)
 
 
-def by_index(start, data, batch_size, steps):
+def by_index(start, data, batch_size, steps, seed):
     """One network: a loop that gathers its batches."""
-    picks = order(batch_size, steps, 0).to(data.inputs.device)
+    picks = order(batch_size, steps, seed).to(data.inputs.device)
     return _loop(start, data, ((data.inputs[pick], data.targets[pick]) for pick in picks), steps)
 
 
-def by_whole(start, data, _, steps):
+def by_whole(start, data, steps):
     """One network: a loop over all samples at once."""
     return _loop(start, data, ((data.inputs, data.targets) for _ in range(steps)), steps)
 
@@ -97,87 +90,67 @@ def by_vmap(starts, data, batch_size, steps):
     return float(losses.mean())
 
 
-def sgd_task(batch_size, where, kind="mlp"):
-    """Tools of SGD: name → (networks, steps, call)."""
-    if kind == "mlp":
-        data, runs, steps = problem(), RUNS, SGD_STEPS
-        starts = [models.mlp((784, 50, 50, 10), seed).to(where) for seed in range(runs)]
-    else:
-        data, runs, steps = problem((1, 28, 28)), CNN_RUNS, CNN_STEPS
-        starts = [models.cnn(seed, channels=1, size=28).to(where) for seed in range(runs)]
+def sgd(start_of, data, runs, steps, batch_size, allowed=0.2):
+    """SGD of ``runs`` networks; ``start_of``: seed → model."""
+    where = device.choose()
+    starts = [start_of(seed).to(where) for seed in range(runs)]
     data = Data(data.inputs.to(where), data.targets.to(where), "")
 
-    def own(chosen):
-        call = {"eta": ETA, "batch_size": batch_size, "steps": steps, "seed": range(len(chosen))}
+    def own(chosen, seed):
+        seeds = range(100 * seed, 100 * seed + len(chosen))
+        call = {"eta": ETA, "batch_size": batch_size, "steps": steps, "seed": seeds}
         return float(train(chosen, "cross-entropy", data, **call).losses(data)[:, -1].mean())
 
-    return {
-        f"flatmin, {runs} at once": (runs, steps, lambda: own(starts)),
-        "flatmin, one": (1, steps, lambda: own(starts[:1])),
-        "DataLoader loop": (1, steps, lambda: by_loader(starts[0], data, batch_size, steps)),
-        "index loop": (1, steps, lambda: by_index(starts[0], data, batch_size, steps)),
-        f"vmap, {runs} at once": (runs, steps, lambda: by_vmap(starts, data, batch_size, steps)),
+    tools = {
+        f"flatmin, {runs} at once": lambda seed: own(starts, seed),
+        "flatmin, one": lambda seed: own(starts[:1], seed),
+        "DataLoader loop": lambda seed: by_loader(starts[0], data, batch_size, steps),
+        "index loop": lambda seed: by_index(starts[0], data, batch_size, steps, seed),
+        f"vmap, {runs} at once": lambda seed: by_vmap(starts, data, batch_size, steps),
     }
+    if runs == 1:
+        tools = dict(list(tools.items())[1:4])
+    plain = sum(by_index(start, data, batch_size, steps, 0) for start in starts[:4]) / len(starts[:4])
+    work = {tool: steps * (runs if "at once" in tool else 1) for tool in tools}
+    return Race(tools, lambda loss: abs(loss / plain - 1), allowed, work)
 
 
-def descent_task(runs, where):
-    """Tools of full-batch descent: name → (networks, steps, call)."""
-    data, steps = problem(), GD_STEPS
+def descent(runs):
+    """Full-batch descent of ``runs`` networks."""
+    where, steps = device.choose(), GD_STEPS
     starts = [models.mlp((784, 50, 50, 10), seed).to(where) for seed in range(runs)]
+    data = problem()
     data = Data(data.inputs.to(where), data.targets.to(where), "")
     thetas = torch.stack([vector(start) for start in starts])
 
-    def own():
+    def own(seed):
         how = {"eta": ETA, "steps": steps, "device": where}
         return float(freezing.descend(starts[0], "cross-entropy", data, thetas, **how).loss.mean())
 
-    def loops():
-        return sum(by_whole(start, data, None, steps) for start in starts) / runs
+    def loops(seed):
+        return sum(by_whole(start, data, steps) for start in starts) / runs
 
-    return {
-        f"flatmin, {runs} at once": (runs, steps, own),
-        "loop": (runs, steps, loops),
-        f"vmap, {runs} at once": (runs, steps, lambda: by_vmap(starts, data, None, steps)),
-    }
-
-
-TASKS = {f"sgd{size}": (lambda where, size=size: sgd_task(size, where)) for size in (10, 50, 200)}
-TASKS["cnn"] = lambda where: sgd_task(50, where, "cnn")
-TASKS |= {f"gd{runs}": (lambda where, runs=runs: descent_task(runs, where)) for runs in (1, 8, 20)}
+    tools = {"flatmin": own, "loop": loops, "vmap": lambda seed: by_vmap(starts, data, None, steps)}
+    plain = loops(0)
+    work = dict.fromkeys(tools, runs * steps)
+    return Race(tools, lambda loss: abs(loss / plain - 1), 1e-4, work)
 
 
-def measure(tools, rounds, where):
-    """Rows (tool, microseconds a step and network, loss); the first call of each tool does not count."""
-    clock = time.perf_counter if where.type == "cuda" else time.process_time
-    spent, losses = {name: [] for name in tools}, {name: tool[2]() for name, tool in tools.items()}
-    for _ in range(rounds):
-        for name, (runs, steps, call) in tools.items():
-            begin = clock()
-            call()
-            if where.type == "cuda":
-                torch.cuda.synchronize()
-            spent[name].append(1e6 * (clock() - begin) / runs / steps)
-    return [(name, statistics.median(times), losses[name]) for name, times in spent.items()]
+def _mlp(seed):
+    return models.mlp((784, 50, 50, 10), seed)
 
 
-def main():
-    """Print a table for each task."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device")
-    options = parser.parse_args()
-    if unknown := set(options.tasks) - set(TASKS):
-        parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(TASKS)}")
-    where = device.choose(options.device)
-    torch.set_num_threads(1)
-    print(f"device: {device.describe(where) or 'CPU, one thread'}")
-    for task in options.tasks or TASKS:
-        rows = measure(TASKS[task](where), options.rounds, where)
-        print(f"\n{task:26}{'us/step/run':>12}{'ratio':>8}{'loss':>10}")
-        for name, spent, loss in rows:
-            print(f"{name:26}{spent:12.1f}{spent / rows[0][1]:8.2f}{loss:10.4f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+STEP = "µs a step and network"
+RACES = {
+    f"sgd{size}": (lambda size=size: sgd(_mlp, problem(), RUNS, SGD_STEPS[size], size), STEP)
+    for size in SGD_STEPS
+}
+RACES["sgd-cnn"] = (
+    lambda: sgd(lambda seed: models.cnn(seed, channels=1, size=28), problem((1, 28, 28)), 4, CNN_STEPS, 50),
+    STEP,
+)
+RACES["sgd-vgg"] = (
+    lambda: sgd(lambda seed: models.vgg(11, seed, width=16), problem((3, 32, 32)), 1, CNN_STEPS, 25, 0.5),
+    STEP,
+)
+RACES |= {f"gd{runs}": (lambda runs=runs: descent(runs), STEP) for runs in (1, 8, 20)}
