@@ -15,10 +15,10 @@ from flatmin.ledger.scoreboard import PAPER_NAMES, filled, standing
 STANDS = standing(load_claims(), load_verdicts())
 SECTIONS = summary.sections(".html")
 # what does not fit: text wider than its column or cell
-WIDE = """[...document.querySelectorAll('li, p, h2, td, th, mjx-container')]
+WIDE = """(edge => [...document.querySelectorAll('li, p, h2, td, th, mjx-container')]
   .filter(node => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== 'inline'
-    || node.getBoundingClientRect().right > 1 + node.closest('.columns, table, body').getBoundingClientRect().right)
-  .map(node => node.textContent.slice(0, 60))"""
+    || edge(node) > 1 + edge(node.closest('.columns, table, body')))
+  .map(node => node.textContent.slice(0, 60)))(node => node.getBoundingClientRect().right)"""
 
 
 def test_the_page_is_up_to_date():

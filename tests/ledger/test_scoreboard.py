@@ -161,6 +161,9 @@ def test_the_glance_counts_add_up(pages):
     rows = re.findall(r"<tr><th>(.*?)</th>((?:<td>.*?</td>){5})", pages["_claims_at_a_glance.md"])
     plain = re.compile(r"<td>(?:<a [^>]*>)?(.*?)(?:</a>)?</td>")
     counts = {name: plain.findall(cells) for name, cells in rows}
+    said = "<p>7 claims: 1 reproduced, 1 corrected, 5 open.</p>"
+    assert said in pages["_claims_at_a_glance.md"]
+    assert said in pages["scoreboard.md"]
     assert counts["<strong>all</strong>"] == ["7", "1", "1", "–", "5"]
     assert counts["Yang, Tang &amp; Tu 2022"] == ["2", "1", "1", "–", "–"]
     assert sum(int(cells[0]) for name, cells in counts.items() if "all" not in name) == 7

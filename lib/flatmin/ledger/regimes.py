@@ -129,16 +129,18 @@ def _entry(entry, found):
 
 
 def _numbers(verdict):
-    """Return what was measured and what it was compared with, without the criterion."""
-    return " · ".join(verdict.findings()[:-1]).removeprefix("measured ")
+    """Return what was measured, and what it was compared with, without the criterion."""
+    measured, *compared, _ = verdict.findings()
+    return measured.removeprefix("measured "), "".join(f" · {each}" for each in compared)
 
 
 def _words(what, verdict, _part):
-    return f"{what}: {_numbers(verdict)}, {verdict.verdict} [{verdict.name}]"
+    return f"{what}: {''.join(_numbers(verdict))}, {verdict.verdict} [{verdict.name}]"
 
 
 def _markup(what, verdict, part, ending):
-    return f"{badge(verdict.verdict)} {typeset(what)}: {link(part, line(_numbers(verdict)), ending)}"
+    measured, compared = (line(each).replace("≈ ", "≈&nbsp;") for each in _numbers(verdict))
+    return f"{badge(verdict.verdict)} {typeset(what)}: {link(part, measured, ending)}{compared}"
 
 
 def advice():

@@ -255,15 +255,23 @@ def _chapter_name(stem):
 
 
 def _glance(claims, verdicts):
-    """Return the small table of the verdicts per paper: a bar and the counts."""
+    """Return the counts in words, and the small table of the verdicts per paper: a bar and the counts."""
     stands = standing(claims, verdicts)
     head = "<td></td>" + "".join(f"<th>{name}</th>" for name in ("claims", *VERDICTS))
-    lines = [f'<table class="flatmin-glance">\n<thead><tr>{head}<td></td></tr></thead>\n<tbody>\n']
+    lines = [f"<p>{tally(stands.values())}.</p>\n"]
+    lines.append(f'<table class="flatmin-glance">\n<thead><tr>{head}<td></td></tr></thead>\n<tbody>\n')
     for paper, name in PAPER_NAMES.items():
         counts = Counter(stands[id] for id, claim in claims.items() if claim.paper == paper)
         lines.append(_glance_row(name, counts, f"paper={paper}&amp;"))
     lines.append(_glance_row("<strong>all</strong>", Counter(stands.values())))
     return "".join(lines) + "</tbody>\n</table>\n"
+
+
+def tally(words):
+    """Return how many verdicts there are in all, and of each word."""
+    counts = Counter(words)
+    found = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
+    return f"{counts.total()} claims: {found}"
 
 
 def _glance_row(name, counts, query=""):
