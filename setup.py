@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-FILES = ("claims.yml", "verdicts.json", "results/*.json", "results/*.npz")
+FILES = ("claims.yml", "regimes.yml", "verdicts.json", "results/*.json", "results/*.npz")
 
 
 class WithData(build_py):
