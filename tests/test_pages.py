@@ -142,3 +142,10 @@ def test_each_check_leads_to_its_row(site, name):
 def test_the_download_is_the_plain_notebook(site, name):
     downloaded = site / "_sources" / "chapters" / f"{name}.ipynb"
     assert downloaded.read_bytes() == notebooks.notebook_path(name).read_bytes()
+
+
+def test_an_output_leads_to_the_page_of_another_chapter():
+    """The notebook that shows it leads to the notebook; a download keeps its file."""
+    context = {"body": '<a href="05_noise.ipynb#claim-x-a">≈ 1</a> <a href="05_noise.ipynb">it</a>'}
+    pages._finish(None, "", "", context, None)
+    assert context["body"] == '<a href="05_noise.html#claim-x-a">≈ 1</a> <a href="05_noise.ipynb">it</a>'
