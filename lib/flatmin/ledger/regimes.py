@@ -16,6 +16,7 @@ from flatmin.ledger.scoreboard import filled, line, link, typeset
 from flatmin.ledger.verdicts import Verdict, badge, decide
 
 NOT_TESTED = "not tested"
+_LEFT = 'style="text-align:left;vertical-align:top"'  # a notebook sets cells to the right
 _FIELDS = {"regimes": {"name", "means"}, "mechanisms": {"name", "by", "cells"}, "advice": {"text", "numbers"}}
 _ASKED = {"check", "what", "needs"}
 
@@ -96,7 +97,7 @@ def who_is_right():
 def table(kept, found, ending=".ipynb"):
     """Return the HTML of the table ``kept`` with the checks ``found``; links to files of that ``ending``."""
     names = [regime["name"] for regime in kept["regimes"]]
-    head = "".join(f'<th scope="col">{line(name)}</th>' for name in names)
+    head = "".join(f'<th scope="col" {_LEFT}>{line(name)}</th>' for name in names)
     body = ""
     for mechanism in kept["mechanisms"]:
         title = f"{typeset(mechanism['name'])} <span>({line(mechanism['by'])})</span>"
@@ -104,8 +105,8 @@ def table(kept, found, ending=".ipynb"):
         for name in names:
             entries = [_entry(entry, found) for entry in mechanism["cells"].get(name, ())]
             shown = "".join(f"<div>{_markup(*entry, ending)}</div>" for entry in entries if entry)
-            cells += f'<td data-regime="{line(name)}">{shown or NOT_TESTED}</td>'
-        title = f'<tr><th scope="rowgroup" colspan="{len(names)}">{title}</th></tr>'
+            cells += f'<td data-regime="{line(name)}" {_LEFT}>{shown or NOT_TESTED}</td>'
+        title = f'<tr><th scope="rowgroup" colspan="{len(names)}" {_LEFT}>{title}</th></tr>'
         body += f"<tbody>{title}<tr>{cells}</tr></tbody>"
     return f'<table class="flatmin-regimes"><thead><tr>{head}</tr></thead>{body}</table>'
 
