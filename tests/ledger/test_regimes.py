@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -105,12 +106,13 @@ def test_a_chapter_shows_what_the_ledger_says():
         ({"advice": 3}, "no table"),
     ],
 )
-def test_a_table_of_another_form_is_refused(tmp_path, change, said):
+def test_a_table_of_another_form_is_refused(tmp_path, monkeypatch, change, said):
     right = {"regimes": [{"name": "r", "means": "it"}], "mechanisms": [], "advice": []}
-    path = tmp_path / "regimes.yml"
-    path.write_text(yaml.safe_dump(right | change), "utf8")
+    (tmp_path / "regimes.yml").write_text(yaml.safe_dump(right | change), "utf8")
+    shutil.copy(paths.data() / "claims.yml", tmp_path)
+    monkeypatch.setattr(paths, "data", lambda: tmp_path)
     with pytest.raises(ValueError, match=rf"regimes\.yml.*{said}"):
-        regimes.load_regimes(path)
+        regimes.load_regimes()
 
 
 def test_every_verdict_of_the_table_is_a_word_of_the_book():

@@ -21,12 +21,12 @@ _FIELDS = {"regimes": {"name", "means"}, "mechanisms": {"name", "by", "cells"}, 
 _ASKED = {"check", "what", "needs"}
 
 
-def load_regimes(path=None):
+def load_regimes():
     """Return ``data/regimes.yml`` as a dict of its lists ``regimes``, ``mechanisms`` and ``advice``.
 
     Raises ValueError, naming what is wrong, for an unknown or missing field, regime or claim.
     """
-    path = paths.data() / "regimes.yml" if path is None else path
+    path = paths.data() / "regimes.yml"
     return _read(path, path.stat().st_mtime_ns)
 
 
