@@ -38,8 +38,8 @@ PACKAGES = (
     "backpack-for-pytorch",
 )  # fmt: skip
 EQUAL, LEVEL = 2.0, 1.15
-#: seconds in the rounds after which a slow tool is not called again
-LONGEST = 60.0
+#: seconds after which a slow tool that has one time is not called again
+LONGEST = 20.0
 UNITS = {"s": 1.0, "ms": 1e3, "µs a step and network": 1e6, "ns a step": 1e9}
 
 
@@ -75,7 +75,7 @@ def run(name, race, rounds):
     spent, errors, notes = ({tool: [] for tool in race.tools} for _ in range(3))
     for seed in range(rounds + 1):
         for tool, call in race.tools.items():
-            if notes[tool] or (spent[tool] and sum(spent[tool]) > LONGEST):
+            if notes[tool] or (len(spent[tool]) > 1 and sum(spent[tool]) > LONGEST):
                 continue
             if isinstance(call, str):
                 notes[tool] = call
@@ -88,14 +88,14 @@ def run(name, race, rounds):
                     raise
                 notes[tool] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:90]}"
                 continue
+            spent[tool].append(seconds)
             if seed:
-                spent[tool].append(seconds)
                 errors[tool].append(np.nan if race.error is None else race.error(result))
     load, commit = round(os.getloadavg()[0], 1), (record._commit() or "")[:10]
     when = datetime.datetime.now(datetime.UTC).date().isoformat()
     rows = []
     for tool in race.tools:
-        times = np.array(spent[tool] or [np.nan]) / race.work.get(tool, 1)
+        times = np.array(spent[tool][1:] or [np.nan]) / race.work.get(tool, 1)
         off = float(np.sqrt(np.mean(np.square(errors[tool] or [np.nan]))))
         measured = float(np.median(times)), float(times.min()), float(times.max()), off
         rows.append((name, tool, *measured, notes[tool] or "", when, load, commit))

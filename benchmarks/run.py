@@ -4,7 +4,7 @@
 
 Without names all of them, in twenty to forty minutes on one core. With --record the rows go into
 data/results/benchmarks (of named races these alone, if the record is of this machine) and the table into
-chapters/_races.md; --page writes the table from the record and runs nothing.
+chapters/_races.md; --table writes the table from the record and runs nothing.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import fokker_planck
 import harness
 import networks
-import page
 import simulate
 import stability
+import table
 import training
 from flatmin.networks import device
 
@@ -34,15 +34,15 @@ def main():
     parser.add_argument("races", nargs="*", metavar="RACE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …")
-    for flag in ("--record", "--list", "--page"):
+    for flag in ("--record", "--list", "--table"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     if unknown := set(options.races) - set(RACES):
         parser.error(f"unknown {', '.join(sorted(unknown))}: allowed are {', '.join(RACES)}")
     if options.list:
         print("\n".join(RACES))
-    elif options.page:
-        page.write()
+    elif options.table:
+        table.write()
     else:
         race(options)
 
@@ -63,7 +63,7 @@ def race(options):
         if options.record:
             harness.keep(rows, one, unit)
     if options.record:
-        page.write()
+        table.write()
 
 
 if __name__ == "__main__":

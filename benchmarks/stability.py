@@ -1,6 +1,6 @@
 """Race: the exact stability threshold without large matrices, against the large matrices of its definition.
 
-η* of Gaussian gradients, n = 144 samples, P = 72 parameters, B = 4. No public tool computes it: the peer is a
+η* of Gaussian gradients, n = 120 samples, P = 60 parameters, B = 4. No public tool computes it: the peer is a
 construction of ours, which writes A and M of :mod:`flatmin.theory.stability.minimum` out over the P(P + 1)/2
 entries of a symmetric matrix, with the top eigenvalue of A^{-1/2} M A^{-1/2} by LAPACK: the form of Mulayoff
 and Michaeli (2024) without the entries that occur twice. At P = 250 that matrix would take 8 GB.
@@ -14,7 +14,7 @@ from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.stability.threshold import largest_step
 from harness import Race, relative
 
-BATCH, SAMPLES, PARAMETERS = 4, 144, 72
+BATCH, SAMPLES, PARAMETERS = 4, 120, 60
 
 
 def gradients(samples, parameters):

@@ -19,8 +19,8 @@ from flatmin.networks.train import train
 from harness import Race
 
 CE = torch.nn.functional.cross_entropy
-ETA, RUNS, GD_STEPS, CNN_STEPS = 0.05, 20, 40, 30
-SGD_STEPS = {10: 200, 50: 100, 200: 60}
+ETA, RUNS, GD_STEPS, CNN_STEPS = 0.05, 20, 15, 12
+SGD_STEPS = {10: 200, 50: 80, 200: 30}
 
 
 def problem(shape=(784,)):
@@ -146,7 +146,7 @@ RACES = {
     for size in SGD_STEPS
 }
 RACES["sgd-cnn"] = (
-    lambda: sgd(lambda seed: models.cnn(seed, channels=1, size=28), problem((1, 28, 28)), 4, CNN_STEPS, 50),
+    lambda: sgd(lambda seed: models.cnn(seed, channels=1, size=16), problem((1, 16, 16)), 4, CNN_STEPS, 50),
     STEP,
 )
 RACES["sgd-vgg"] = (
