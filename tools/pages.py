@@ -23,6 +23,7 @@ _PROMPTS = {
     "explorers.show(": "the code of this figure",
     "check(": "the check",
     "verdict_table(": "the code of this table",
+    "who_is_right(": "the code of this table",
     "import ": "the imports",
     "print(": "the code of these numbers",
     "": "the code",
