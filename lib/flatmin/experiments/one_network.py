@@ -123,9 +123,10 @@ def rest(point, seed):
         "drift": (late.mean((0, 1)) - early.mean((0, 1))) / np.sqrt(variance),
         "curvature_along": np.mean([one.curvature for one in along], 0),
         "noise_along": np.mean([one.noise for one in along], 0),
-        "loss_along": np.array([one.loss for one in along]),
+        "loss_along": np.mean([one.loss for one in along]),
         "exact": np.diag(moment),
-        "lifted": lifted,
+        "lifted": lifted.mean(),
+        "lifted_error": lifted.mean(0).std(ddof=1) / np.sqrt(RUNS),
     }
 
 
