@@ -298,7 +298,8 @@ class Equation:
         delta_s = _check.number("delta_s", delta_s, above=0)
         first, second = self.matrices
         with np.errstate(over="ignore", invalid="ignore"):
-            total = (first + delta_s * second).tocsc()
+            total = first.copy()
+            total.data += delta_s * second.data  # they share their pattern
             _check.finite(total.data.sum(), delta_s=delta_s)
         return total
 
