@@ -39,7 +39,7 @@ PACKAGES = (
 )  # fmt: skip
 EQUAL, LEVEL = 2.0, 1.15
 #: seconds after which a slow tool that has one time is not called again
-LONGEST = 20.0
+LONGEST = 10.0
 UNITS = {"s": 1.0, "ms": 1e3, "µs a step and network": 1e6, "ns a step": 1e9}
 
 

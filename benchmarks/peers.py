@@ -13,7 +13,7 @@ from flatmin.networks import parameters
 
 CE = torch.nn.functional.cross_entropy
 #: products of a trace; steps and vectors of a density
-PROBES, STEPS, VECTORS = 100, 40, 2
+PROBES, STEPS, VECTORS = 50, 30, 2
 
 
 def product_by_hand(model, data):

@@ -10,6 +10,7 @@ chapters/_races.md; --table writes the table from the record and runs nothing.
 import argparse
 import os
 import time
+import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch are loaded
 
@@ -51,6 +52,7 @@ def race(options):
     """Run races one after the other; each is recorded when it is done."""
     os.environ[device.ENVIRONMENT] = str(device.choose(options.device))
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of the peers
     print(f"{device.describe() or 'CPU'}, one thread, load {os.getloadavg()[0]:.1f}")
     for name in options.races or RACES:
         make, unit = RACES[name]
