@@ -17,15 +17,16 @@ window.flatminExplorers = (() => {
   }
 
   // #explorer=valley&sigma=0.2: only what is declared, and lies in its range, is taken
-  function fromAddress(name, controls) {
-    const fields = new URLSearchParams(location.hash.slice(1)), found = {};
+  function fromAddress(name, controls, hash = location.hash) {
+    const fields = new URLSearchParams(hash.slice(1)), found = {};
     if (fields.get("explorer") !== name) return found;
     for (const control of controls) {
       const text = fields.get(control.name);
-      if (control.options?.includes(text)) found[control.name] = text;
-      else if (!control.options && text?.trim() && Number(text) >= control.low && Number(text) <= control.high) {
-        found[control.name] = Number(text);
-      }
+      if (text === null) continue;
+      const numbers = text.split(",").map(part => part.trim() ? Number(part) : NaN);
+      const inside = numbers.every(v => v >= control.low && v <= control.high && (!control.whole || Number.isInteger(v)));
+      if (control.options) { if (control.options.includes(text)) found[control.name] = text; }
+      else if (inside && numbers.length === (control.points ?? 1)) found[control.name] = control.points ? numbers : numbers[0];
     }
     return found;
   }
@@ -61,6 +62,7 @@ window.flatminExplorers = (() => {
   const mountAll = () => document.querySelectorAll("[data-explorer]").forEach(mount);
   document.addEventListener("DOMContentLoaded", mountAll);
   return {
+    fromAddress,
     define(name, explorer) {
       explorers[name] = explorer;
       if (document.readyState !== "loading") mountAll();
@@ -78,6 +80,46 @@ function exponential(x) {
   const r = x - n * 0.6931471803691238 - n * 1.9082149292705877e-10;
   power[1] = (n + 1023) << 20;
   return (1 + r * (1.0 + r * (0.5 + r * (0.16666666666666666 + r * (0.041666666666666664 + r * (0.008333333333333333 + r * (0.001388888888888889 + r * (0.0001984126984126984 + r * (2.48015873015873e-05 + r * (2.7557319223985893e-06 + r * (2.755731922398589e-07 + r * (2.505210838544172e-08 + r * (2.08767569878681e-09 + r * 1.6059043836821613e-10))))))))))))) * two[0];
+}
+
+// Numbers that several explorers need.
+const total = values => values.reduce((sum, v) => sum + v, 0);
+const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+
+/** Nodes and weights of Gauss and Legendre on (−1, 1). */
+function gauss(n) {
+  const nodes = [], weights = [];
+  for (let k = 0; k < n; k++) {
+    let x = Math.cos(Math.PI * (k + 0.75) / (n + 0.5)), slope = 1;
+    for (let turn = 0; turn < 50; turn++) {
+      let before = 1, now = x;
+      for (let j = 2; j <= n; j++) [before, now] = [now, ((2 * j - 1) * x * now - (j - 1) * before) / j];
+      slope = n * (x * now - before) / (x * x - 1);
+      x -= now / slope;
+    }
+    nodes.unshift(x);
+    weights.unshift(2 / ((1 - x * x) * slope * slope));
+  }
+  return { nodes, weights };
+}
+
+/** Eigenvalues, rising, of a small symmetric matrix (rows), and its eigenvectors as rows, by Jacobi's rotations. */
+function eigen(matrix) {
+  const n = matrix.length, a = matrix.map(row => [...row]), v = a.map((_, i) => a.map((_, j) => Number(i === j)));
+  for (let sweep = 0; sweep < 40; sweep++) {
+    let off = 0;
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) {
+      off = Math.max(off, Math.abs(a[p][q]) / Math.sqrt(Math.abs(a[p][p] * a[q][q]) || 1e-300));
+      if (!a[p][q]) continue;
+      const half = (a[q][q] - a[p][p]) / (2 * a[p][q]), t = (half < 0 ? -1 : 1) / (Math.abs(half) + Math.hypot(half, 1));
+      const cos = 1 / Math.hypot(t, 1), sin = t * cos;
+      for (let k = 0; k < n; k++) [a[k][p], a[k][q]] = [cos * a[k][p] - sin * a[k][q], sin * a[k][p] + cos * a[k][q]];
+      for (const rows of [a, v]) [rows[p], rows[q]] = [rows[p].map((x, k) => cos * x - sin * rows[q][k]), rows[q].map((x, k) => cos * x + sin * rows[p][k])];
+    }
+    if (off < 1e-17) break;
+  }
+  const order = a.map((_, i) => i).sort((i, j) => a[i][i] - a[j][j]);
+  return { values: order.map(i => a[i][i]), vectors: order.map(i => v[i]) };
 }
 
 // The normals of flatmin.theory.sgd.rng, bit for bit: a xoshiro128++ stream for each walker, seeded by SplitMix64,
@@ -203,8 +245,8 @@ function isNight() {
 /** The colours of one theme: those of the book's figures, lighter at night. */
 function palette() {
   return isNight()
-    ? { night: true, ink: "#e6e6e6", faint: "#8c93a3", walker: "#ffd166", bar: "#56b4e9", flat: "#56b4e9", sharp: "#ff8a4c", law: "#ffffff" }
-    : { night: false, ink: "#222222", faint: "#6b6b6b", walker: COLOURS.sgd, bar: COLOURS.sgd, flat: COLOURS.sgd, sharp: COLOURS.sharp, law: COLOURS.theory };
+    ? { night: true, ink: "#e6e6e6", faint: "#8c93a3", walker: "#ffd166", bar: "#56b4e9", flat: "#56b4e9", sharp: "#ff8a4c", gd: "#ffc04d", printed: "#e6a8cc", law: "#ffffff" }
+    : { night: false, ink: "#222222", faint: "#6b6b6b", walker: COLOURS.sgd, bar: COLOURS.sgd, flat: COLOURS.sgd, sharp: COLOURS.sharp, gd: COLOURS.gd, printed: COLOURS.printed, law: COLOURS.theory };
 }
 
 /** A slider or a list for one parameter, in step with the model both ways. */
@@ -240,9 +282,50 @@ function makeControl(model, control) {
   return { node: element("label", {}, element("span", {}, words), input, shown), off: () => model.off(`change:${name}`, show) };
 }
 
-/** A canvas that knows its size in device pixels (at most two for one); draw(context, look) in CSS pixels. */
-function makePanel({ label, ratio, draw }) {
+/** A button on a panel for each of some points, to drag or to move by arrow keys; place says where the panel has them. */
+function makeHandles(model, { name, words, low, high, step }) {
+  const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  const at = k => model.get(name).slice(2 * k, 2 * k + 2);
+  const put = (k, point) => {
+    const values = [...model.get(name)];
+    point.forEach((v, j) => { values[2 * k + j] = Number(Math.min(Math.max(Math.round(v / step) * step, low), high).toFixed(3)); });
+    if (values.every((v, j) => v === model.get(name)[j])) return;
+    model.set(name, values);
+    model.save_changes();
+  };
+  let X = v => v, Y = X;
+  const nodes = Array.from({ length: model.get(name).length / 2 }, (_, k) => {
+    const node = element("button", { type: "button", class: "fmx-handle" });
+    node.addEventListener("pointerdown", event => { node.setPointerCapture(event.pointerId); event.preventDefault(); node.focus(); });
+    node.addEventListener("pointermove", event => {
+      if (!node.hasPointerCapture(event.pointerId)) return;
+      const box = node.offsetParent.getBoundingClientRect(), [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      put(k, [(x - X(0)) / (X(1) - X(0)), (y - Y(0)) / (Y(1) - Y(0))]);
+    });
+    node.addEventListener("keydown", event => {
+      const way = ways[event.key];
+      if (!way) return;
+      event.preventDefault();
+      event.stopPropagation();
+      put(k, at(k).map((v, j) => v + way[j] * step));
+    });
+    return node;
+  });
+  const show = () => nodes.forEach((node, k) => {
+    const [x, y] = at(k);
+    node.style.left = `${X(x)}px`;
+    node.style.top = `${Y(y)}px`;
+    node.setAttribute("aria-label", `${words} ${k + 1} at ${x}, ${y}; arrow keys move it`);
+  });
+  model.on(`change:${name}`, show);
+  return { name, nodes, off: () => model.off(`change:${name}`, show), place: axes => { [X, Y] = axes; show(); } };
+}
+
+/** A canvas that knows its size in device pixels (at most two for one); draw(context, look) in CSS pixels. A panel may
+ * take half of the width, and have handles, to which draw returns the functions from values to pixels. */
+function makePanel({ label, ratio, draw, half }, handles) {
   const canvas = element("canvas", { role: "img", "aria-label": label });
+  const node = element("div", { class: half ? "fmx-panel fmx-half" : "fmx-panel" }, canvas, ...(handles?.nodes ?? []));
   canvas.style.aspectRatio = String(1 / ratio);
   const redraw = look => {
     const scale = Math.min(devicePixelRatio || 1, 2), w = Math.max(canvas.clientWidth, 200), h = Math.round(w * ratio);
@@ -254,12 +337,13 @@ function makePanel({ label, ratio, draw }) {
     c.setTransform(scale, 0, 0, scale, 0, 0);
     c.clearRect(0, 0, w, h);
     c.font = "12px sans-serif";
-    draw(c, { ...look, w, h, scale });
+    const axes = draw(c, { ...look, w, h, scale });
+    handles?.place(axes);
   };
-  return { canvas, redraw, tell: text => canvas.setAttribute("aria-label", `${label}. ${text}`) };
+  return { node, redraw, tell: text => canvas.setAttribute("aria-label", `${label}. ${text}`) };
 }
 
-/** Axes of a plot in the box [left, top, right, bottom]; gives the functions from values to pixels. */
+/** Axes of a plot in the box [left, top, right, bottom], words(tick) at the ticks; the functions from values to pixels. */
 function axes(c, look, box, x, y) {
   const [left, top, right, bottom] = box;
   const X = value => left + (value - x.low) / (x.high - x.low) * (right - left);
@@ -268,10 +352,10 @@ function axes(c, look, box, x, y) {
   c.lineWidth = 1;
   c.beginPath(); c.moveTo(left, top); c.lineTo(left, bottom); c.lineTo(right, bottom); c.stroke();
   c.textAlign = "center";
-  for (const tick of x.ticks ?? []) c.fillText(String(tick), X(tick), bottom + 14);
+  for (const tick of x.ticks ?? []) c.fillText((x.words ?? String)(tick), X(tick), bottom + 14);
   c.fillText(x.label, (left + right) / 2, bottom + 28);
   c.textAlign = "right";
-  for (const tick of y.ticks ?? []) c.fillText(String(tick), left - 5, Y(tick) + 4);
+  for (const tick of y.ticks ?? []) c.fillText((y.words ?? String)(tick), left - 5, Y(tick) + 4);
   c.textAlign = "left";
   c.fillText(y.label, left + 6, top + 4);
   return [X, Y];
@@ -291,6 +375,13 @@ function curve(c, points, colour, dash = [], width = 2) {
 function upright(c, look, [, top, , bottom], x, width) { curve(c, [[x, top], [x, bottom]], look.faint, [5, 4], width); }
 
 function disc(c, x, y, radius) { c.beginPath(); c.arc(x, y, radius, 0, 7); c.fill(); }
+
+/** An upright bar over x, pale: a spread or an error. */
+function bar(c, x, top, bottom) {
+  c.globalAlpha = 0.45;
+  c.fillRect(x - 0.75, top, 1.5, bottom - top);
+  c.globalAlpha = 1;
+}
 
 /** Draw what must not leave a box. */
 function within(c, [left, top, right, bottom], draw) {
@@ -399,9 +490,10 @@ function makeStage({ model, el }, all, makeScene) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const scene = makeScene(values), voice = makeVoice();
   let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, drawn = 0, mixed = false, ahead = 0;
-  const panels = scene.panels.map(makePanel);
+  const handles = all.filter(({ points }) => points).map(control => makeHandles(model, control));
+  const panels = scene.panels.map(panel => makePanel(panel, handles.find(({ name }) => name === panel.handles)));
   const buttons = makeButtons({ play: () => setRunning(!running), restart, skip: () => { ahead += scene.settle; next(); }, copy });
-  const controls = all.map(control => makeControl(model, control));
+  const controls = all.filter(({ points }) => !points).map(control => makeControl(model, control));
   const code = element("pre", { tabindex: "0", "aria-label": "The same run in Python" });
   code.hidden = true;
   el.classList.add("flatmin-explorer");
@@ -409,7 +501,7 @@ function makeStage({ model, el }, all, makeScene) {
   el.replaceChildren(
     element("div", { class: "fmx-bar" }, ...Object.values(buttons), voice.badge),
     element("div", { class: "fmx-controls" }, ...controls.map(({ node }) => node)),
-    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
+    voice.said, ...panels.map(({ node }) => node), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
     drawn++;
@@ -478,14 +570,14 @@ function makeStage({ model, el }, all, makeScene) {
     cancelAnimationFrame(frame);
     unwatch();
     calm.removeEventListener("change", still);
-    for (const control of controls) control.off();
+    for (const control of [...controls, ...handles]) control.off();
     for (const { name } of all) model.off(`change:${name}`, moved);
   };
 }
 
 flatminExplorers.define("valley", (() => {
 const NAME = "valley";
-const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.001, "high": 3.0, "step": 0.01, "log": true}, {"name": "eta", "words": "step η", "low": 0.003, "high": 0.24, "step": 0.01, "log": true}, {"name": "epsilon", "words": "tilt ε", "low": 0.0001, "high": 0.05, "step": 0.01, "log": true}, {"name": "lambda_1", "words": "bend λ₁", "low": -4.0, "high": -0.5, "step": 0.25, "log": false}];
+const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.001, "high": 3.0, "step": 0.01, "log": true, "whole": false}, {"name": "eta", "words": "step η", "low": 0.003, "high": 0.24, "step": 0.01, "log": true, "whole": false}, {"name": "epsilon", "words": "tilt ε", "low": 0.0001, "high": 0.05, "step": 0.01, "log": true, "whole": false}, {"name": "lambda_1", "words": "bend λ₁", "low": -4.0, "high": -0.5, "step": 0.25, "log": false, "whole": false}];
 const FIXED = {"lambda_0": 8, "lambda_2": 1, "walkers": 1000, "start": 1.5};
 function advance(Q, Z, n, alive, eta, amplitude, { epsilon, lambda_0, lambda_1, lambda_2 }, bound = 1000) {
   let living = 0;
@@ -800,8 +892,8 @@ return { render, controls: CONTROLS };
 })());
 flatminExplorers.define("two_valleys", (() => {
 const NAME = "two_valleys";
-const CONTROLS = [{"name": "delta_s", "words": "noise Δₛ = ησ", "low": 0.0001, "high": 0.01, "step": 0.01, "log": true}, {"name": "eta", "words": "step η", "low": 0.005, "high": 0.05, "step": 0.01, "log": true}, {"name": "ratio", "words": "flatness ratio ρ", "low": 1.05, "high": 3.0, "step": 0.05, "log": false}, {"name": "start", "words": "start", "options": ["ridge", "sharp", "flat"]}];
-const FIXED = {"x2": 0.65, "x0": 1.0, "f0": 1.0, "y_b": 30.0, "y_f": 20.0, "y_d": 100.0, "L_d": 1.0, "walkers": 500, "start_y": 1.0, "start_x": 0.01, "length": 400};
+const CONTROLS = [{"name": "delta_s", "words": "noise Δₛ = ησ", "low": 0.0001, "high": 0.01, "step": 0.01, "log": true, "whole": false}, {"name": "eta", "words": "step η", "low": 0.005, "high": 0.05, "step": 0.01, "log": true, "whole": false}, {"name": "ratio", "words": "flatness ratio ρ", "low": 1.05, "high": 3.0, "step": 0.05, "log": false, "whole": false}, {"name": "start", "words": "start", "options": ["ridge", "sharp", "flat"]}];
+const FIXED = {"x2": 0.65, "x0": 1.0, "f0": 1.0, "y_b": 30.0, "y_f": 20.0, "y_d": 100.0, "L_d": 1.0, "walkers": 500, "start_y": 1.0, "start_x": 0.01, "length": 400, "alike": 0.9};
 function advance(Q, Z, n, alive, eta, amplitude, { x1, x2, x0, f0, y_b, y_f, y_d, L_d }, bound = 1000) {
   let living = 0;
   for (let i = 0; i < n; i++) {
@@ -936,21 +1028,7 @@ function widthSharp(y, { x1, x2, x0, f0, y_b, y_f, y_d, L_d }) {
 
 // flatmin.theory.two_valleys in the browser: the discrete chain at frozen y as a transfer operator (FrozenChain), and
 // the rate equation that follows P_flat along the drift of y (freezing_point.follow), on fewer nodes.
-const GAUSS = (() => { // nodes and weights of Gauss and Legendre on (−1, 1)
-  const n = 10, nodes = [], weights = [];
-  for (let k = 0; k < n; k++) {
-    let x = Math.cos(Math.PI * (k + 0.75) / (n + 0.5)), slope = 1;
-    for (let turn = 0; turn < 50; turn++) {
-      let before = 1, now = x;
-      for (let j = 2; j <= n; j++) [before, now] = [now, ((2 * j - 1) * x * now - (j - 1) * before) / j];
-      slope = n * (x * now - before) / (x * x - 1);
-      x -= now / slope;
-    }
-    nodes.unshift(x);
-    weights.unshift(2 / ((1 - x * x) * slope * slope));
-  }
-  return { nodes, weights };
-})();
+const GAUSS = gauss(10);
 const PANEL = 3.5, CUT = 8, SHIFT = 1 + 1e-9; // panels and kernel tails in kicks; shift of inverse iteration
 
 /** LU factors of shift·1 − K on nodes [from, to) without one of them; no pivots are needed, the matrix is an M-matrix. */
@@ -987,9 +1065,6 @@ class Factors {
     return x;
   }
 }
-
-const total = values => values.reduce((sum, v) => sum + v, 0);
-const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
 
 /** The chain at one y: nodes x, the operator K on masses, exit rates, stationary law, slowest mode. */
 class Chain {
@@ -1153,15 +1228,25 @@ function reader(table) {
 
 function integrate(table, first, starts, steps) {
   const at = reader(table), points = 1000, h = steps / points, t = [0], y = [table[0].y];
-  const flat = [total(starts.map(x => first.settledFlat(x))) / starts.length];
+  const flat = [total(starts.map(x => first.settledFlat(x))) / starts.length], decays = [];
   const speed = (y, p) => p * at("driftFlat", y) + (1 - p) * at("driftSharp", y);
   for (let k = 0; k < points; k++) { // midpoint in y; P relaxes exactly at frozen y
     const half = y[k] + h / 2 * speed(y[k], flat[k]), target = at("stationary", half);
-    flat.push(target + (flat[k] - target) * Math.exp(-h * Math.exp(at("relaxation", half))));
+    decays.push(h * Math.exp(at("relaxation", half)));
+    flat.push(target + (flat[k] - target) * Math.exp(-decays[k]));
     y.push(y[k] + h * speed(half, (flat[k] + flat[k + 1]) / 2));
     t.push((k + 1) * h);
   }
-  return { t, y, flat, settled: settledBy(at, first, starts, h, y, flat) };
+  return { t, y, flat, decays, settled: settledBy(at, first, starts, h, y, flat) };
+}
+
+/** From which point on a share `alike` of the walkers are on the side where they end: what was known of the side decays as P. */
+function frozenFrom({ flat, decays }, alike) {
+  const p = flat.map(v => Math.min(Math.max(v, 0), 1)), end = p.at(-1);
+  for (let k = p.length - 1, later = 0; k >= 0; later += decays[--k]) {
+    if (p[k] * end + (1 - p[k]) * (1 - end) + 2 * Math.exp(-later) * p[k] * (1 - p[k]) < alike) return k + 1;
+  }
+  return 0;
 }
 
 /** Probability, at every time, that x changes sign no more. */
@@ -1205,10 +1290,10 @@ function ensembleOf(n, at) {
   return new Ensemble(advance, [Float64Array.from({ length: n }, (_, i) => at[i % at.length]), new Float64Array(n).fill(FIXED.start_y)]);
 }
 
-/** What is watched on the way: the last change of sign of each x, and the share on the flat side at some times. */
+/** What is watched on the way: the last change of sign of each x, and the side of each at some times. */
 class Watch {
   constructor(walkers, every) {
-    Object.assign(this, { walkers, every, t: [], y: [], flat: [] });
+    Object.assign(this, { walkers, every, t: [], y: [], flat: [], sides: [] });
     this.side = Int8Array.from(walkers.Q[0], x => x >= 0 ? 1 : -1);
     this.last = new Int32Array(walkers.n);
     this.where = Float64Array.from(walkers.Q[1]);
@@ -1229,13 +1314,20 @@ class Watch {
     this.t.push(t);
     this.y.push(this.meanOf(Q[1]));
     this.flat.push(this.share());
+    this.sides.push(Int8Array.from(this.side));
+  }
+  /** From which record on the share of the walkers that are on the side where they are now is at least FIXED.alike. */
+  frozen() {
+    const { side, sides, walkers: { n } } = this;
+    const parted = sides.findLastIndex(then => then.reduce((count, s, i) => count + (s === side[i]), 0) < FIXED.alike * n);
+    return Math.min(parted + 1, sides.length - 1);
   }
   share() { return this.walkers.Q[0].reduce((count, x) => count + (x >= 0), 0) / this.walkers.n; }
   meanOf(values) { return total(values) / this.walkers.n; }
 }
 
 function makeScene(values) {
-  let now, walkers, watch, theory, path, frozen, plane;
+  let now, walkers, watch, theory, path, frozen, froze, plane;
   const ground = makeGround((y, x) => (loss(x, y, now.P) - now.low) / (now.high - now.low));
   function restart() {
     now = numbers(values());
@@ -1245,7 +1337,7 @@ function makeScene(values) {
   function set() {
     restart();
     theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
-    path = frozen = null;
+    path = frozen = froze = null;
     let y = FIXED.start_y; // how far the floors carry a walker
     for (let k = 0; k < 400; k++) y += FIXED.length / 400 * pathDrift(y, now.P);
     plane = { low: 0, high: Math.ceil(1.15 * y) };
@@ -1261,6 +1353,7 @@ function makeScene(values) {
     theory = null;
     path = value;
     frozen = lastHop(path, path.y);
+    froze = frozenFrom(path, FIXED.alike);
     return false;
   }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
@@ -1286,6 +1379,7 @@ function makeScene(values) {
     c.fillRect(a, box[1], b - a, box[3] - box[1]);
     c.globalAlpha = 1;
     upright(c, look, box, X(frozen.mean), 1.5);
+    curve(c, [[X(path.y[froze]), box[1]], [X(path.y[froze]), box[3]]], look.ink, [], 1);
   }
   function drawPlot(c, look) {
     const box = [40, 10, look.w - 8, look.h - 34];
@@ -1294,19 +1388,22 @@ function makeScene(values) {
     if (path) curve(c, path.y.map((y, k) => [X(y), Y(Math.min(Math.max(path.flat[k], 0), 1))]), look.law);
     c.fillStyle = look.bar;
     watch.t.forEach((_, k) => { if (k % 3 === 0 || k === watch.t.length - 1) disc(c, X(watch.y[k]), Y(watch.flat[k]), 2.6); });
+    const seen = watch.frozen(), x = X(watch.y[seen]);
+    c.fillStyle = look.ink;
+    c.beginPath(); c.moveTo(x, box[3] - 9); c.lineTo(x - 5, box[3]); c.lineTo(x + 5, box[3]); c.fill();
   }
   function read() {
     const { t, n } = walkers, flat = watch.share(), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);
     const hopped = watch.meanOf(watch.where), still = watch.last.filter(step => step > t - now.end / 20).length / n;
-    const law = path ? `${short(Math.min(Math.max(path.flat.at(-1), 0), 1))} in the end, last hops at y = ${short(frozen.mean)} ± ${short(frozen.spread)}` : "still computing";
+    const law = path ? `${short(Math.min(Math.max(path.flat.at(-1), 0), 1))} in the end, frozen from y = ${short(path.y[froze])}, last hops at y = ${short(frozen.mean)} ± ${short(frozen.spread)}` : "still computing";
     const seen = ended || still < 0.02 ? "frozen" : "hopping";
     return {
       spoken: t ? seen : "at the start",
       colour: seen === "frozen" ? COLOURS.flat : COLOURS.sharp,
       text: `Rate equation: share in the flat valley ${law}. Seen after ${t.toLocaleString("en")} of ${now.end.toLocaleString("en")} steps: ` +
-        `share ${short(flat)} ± ${short(error)}, the last hop so far at y = ${short(hopped)} on average; ` +
+        `share ${short(flat)} ± ${short(error)}, frozen from y = ${short(watch.y[watch.frozen()])}, last hops so far at y = ${short(hopped)}; ` +
         `${short(100 * still)} % hopped lately.`,
-      summary: { steps: t, flat, last_hop: watch.meanOf(watch.last), last_hop_y: hopped, predicted: path ? path.flat.at(-1) : null, predicted_y: frozen?.mean ?? null },
+      summary: { steps: t, flat, last_hop: watch.meanOf(watch.last), last_hop_y: hopped, frozen_y: watch.y[watch.frozen()], predicted: path ? path.flat.at(-1) : null, predicted_y: frozen?.mean ?? null, predicted_frozen_y: path ? path.y[froze] : null },
     };
   }
   return {
@@ -1316,7 +1413,8 @@ function makeScene(values) {
     ],
     key: "Above: walkers (dots) on the loss, the floors of the flat (line) and the sharp valley (dashed), the ridge between them " +
       "(dotted). Below: the share of the walkers in the flat valley (dots) and the rate equation (line). Grey band: where it puts " +
-      "the last hop, mean and standard deviation.",
+      "the last hop, mean and standard deviation. Frozen: from when on nine in ten walkers are in the valley where they end (upright line; " +
+      "triangle: seen so far).",
     settle: 100000, get pace() { return Math.max(Math.round(now.end / 600), 1); },
     get ended() { return walkers.t >= now.end; },
     advance(steps) {
@@ -1350,7 +1448,7 @@ return { render, controls: CONTROLS };
 })());
 flatminExplorers.define("many_directions", (() => {
 const NAME = "many_directions";
-const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.0001, "high": 1.0, "step": 0.01, "log": true}, {"name": "eta", "words": "step η", "low": 0.01, "high": 0.1, "step": 0.01, "log": true}];
+const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.0001, "high": 1.0, "step": 0.01, "log": true, "whole": false}, {"name": "eta", "words": "step η", "low": 0.01, "high": 0.1, "step": 0.01, "log": true, "whole": false}];
 const FIXED = {"walkers": 16, "others": 4, "length": 1000};
 const VALLEY = {"lambda_0": [8.094572997602054, 11.603709570607482, 5.15327690175707, 11.58919557709795, 6.494651616083884], "lambda_1": [[-0.03473911959253299, -0.42643479237030285, -0.1304398802405128, -0.18478965563505542, -0.009336626080818616, -0.242745096032634, -0.24919706093638394, -0.10076380037966273, -0.5542524416495076, -0.06300101605177695, -0.2571991739550438, -0.03706438549699783, -0.2867613887457364, -0.15417597760623625, -0.1860061475679418, -0.9523725539996459, -0.3187202368513388, -0.23587885858184746, -1.2513645281991037, -0.7320756486538663, -0.2669416568443195, -0.07430691963276134, -0.31951457676530587, -0.07723991561114346, -2.073189112352997, -0.05432573360464978, -0.5821033760153786, -0.5038715557098368, -0.08707755634493025, -0.4756021557256276, -0.01400422200529827, -0.34194228516313196, -0.3708877534077965, -0.02354878415001106, -0.507220368942246, -0.8789354225839777, -0.20661343662114764, -0.23668154480415554, -0.14960082394210436, -0.430932990538281, -0.14812914200945382, -0.09414706752938645, -0.41321746118849034, -0.6046095103350799, -0.3830147011235831, -1.0548351644525122, -0.07054817420543136, -0.15922599634558254, -0.030642658583429096, -0.008100468064154256, -0.2726422664160479, -0.26579711856337657, -0.6300062622841113, -0.21872030694279765, -0.08762261170887285, -0.002331173570635277, -0.06423300881761324, -0.17785299685110098, -0.3849856467472554, -0.06392313029139948, -0.31365557408327616, -0.08345992695857803, -0.801091431588227, -1.430733469987426, -0.06009698541399393, -0.22633383487018388, -0.373282244848494, -0.033090462399943614, -0.016814998922137527, -0.3851074141410335, -0.45461619233944867, -0.19637022712502805, -0.1569350673504025, -0.12107953176301393, -0.25686856201644176, -0.5058211345415673, -0.18616562764759556, -0.39729920106101524, -0.03045633757913411, -0.5852784560950727, -0.09233180105359085, -0.3822230847570453, -0.12598888955205392, -0.04022084461385495, -0.20276453459594487, -0.2908122401680964, -0.01532487634176829, -0.06149568784781205, -0.05490966971440646, -0.2727478954643286, -0.685092332299836, -0.13206615182201695, -0.515150245534313, -0.548129034939754, -0.21751658531073456, -0.04871006454693138, -0.839400219495202, -0.5847830526665321, -0.15132292900964178, -0.22192720629117954], [-0.06521238934233488, -0.6730105022836311, -0.16140288415347254, -0.19808407988744708, -0.39647510158643745, -1.3440618909563349, -0.12045531623900178, -0.2831283627417079, -0.07629023174477477, -0.13451098258376548, -0.14942145893592063, -0.21672690029929212, -0.5624122002256675, -1.1859856676037488, -0.21812894485455248, -1.397787397794294, -0.3348602525217647, -0.20952206333149798, -0.03619113894839443, -0.1364961782249091, -0.20856304979603385, -0.4452415786339656, -0.5568099805168636, -0.5089877246500895, -1.2038453627119108, -0.727063375164964, -0.44594975478390647, -2.0868886224848913, -0.7261760046401242, -0.5342370398186106, -0.2928377406636693, -0.6730681072285665, -0.05321268041671678, -0.7274310774273862, -0.03686921248011728, -0.028245235819769683, -0.5806660566256089, -0.5274871536235185, -0.27412456623848386, -0.5440016641453116, -0.6417220526249338, -0.09533198706866415, -0.8272504712157667, -0.4231534240146467, -0.4257345233899932, -0.5023714834442942, -0.39494965197201404, -0.8629159687538895, -0.5699241020501559, -0.13277500463232597, -0.04093151088034608, -1.1608483661257463, -0.23059133665717488, -0.5340331849163553, -1.2026420382835228, -0.15340678706305802, -0.47215458602897514, -0.28679506200242044, -0.3378324237028518, -0.8877735654907513, -0.09125291086048334, -0.839382250661218, -0.18224624485101043, -0.3734464852626087, -0.14674836648266923, -0.3245638461370839, -0.1567502501488763, -0.9345618725573892, -0.011726617887920213, -0.19652447811632887, -0.5542486650706677, -0.29451271604153456, -0.5699839167733232, -0.17067410200573113, -0.22902089833587885, -1.0558240594285626, -0.006625345443466281, -0.18924639558054862, -0.3120190164379095, -0.5537766040596175, -0.23199998674854855, -1.0131546013485837, -0.49340383352627787, -1.3099529713751417, -0.013782472817332405, -0.07638130976894868, -0.7212930118411173, -1.9744100385109657, -0.09837808469803999, -0.14022006959348102, -0.21375713307281652, -0.8758808586196498, -0.32011257027830864, -0.7321682613870684, -0.5573959768720954, -0.9296800039458256, -0.45786994098506545, -0.11695254333510033, -0.6540665801614352, -0.22097869412263516], [-0.04859783194506611, -0.625729541851824, -0.1775108008080971, -0.10712013290896553, -0.11505943559589993, -0.09026772546579138, -0.02571279983359613, -0.07489290329877382, -0.6162474114391068, -0.09738532948762349, -0.04530013984627827, -0.7010556593258649, -0.037338154653538784, -0.010296172235644692, -0.044220938973909364, -0.6253804341250748, -0.22670204789842438, -0.020769490087313085, -0.059270145298263334, -0.06625622970402982, -0.37853634779971196, -0.41036041963360714, -0.7481160314888227, -0.14704514777138195, -0.19253222331296885, -0.17694198979003378, -0.15970866906852257, -0.1632628808905944, -0.17911283960663577, -0.008052136181385275, -0.037158479589386395, -0.18414116262456443, -0.018723179943669305, -0.24182400370587287, -0.07796514480102157, -0.2339551614106063, -0.08702445521700637, -0.04341119602196375, -0.4969484813848116, -0.10407753575250445, -0.18087791762480954, -0.007694393784096876, -0.27122413759885267, -0.3485520618067168, -0.07477955533033917, -0.1537972120454325, -0.005578295788509733, -0.0440981319354877, -0.007090955795374531, -0.2136736519012448, -0.3354364381508084, -0.1503208292642807, -0.00907750190999073, -0.029045899421242787, -0.5906867060674411, -0.0513608095228428, -0.0146569930101083, -0.7284772724800009, -0.5207909551814888, -0.649013900209508, -0.00226275405972631, -0.016925317882796054, -0.6266659432285612, -0.4765038051152292, -0.009632185405484698, -0.697110831490504, -0.42655063723237574, -0.07512163107812993, -0.04126197025934757, -0.1179965555217691, -0.063507780571942, -0.6716447296095762, -0.08738316241999307, -0.02791813159787269, -0.28516209685479804, -0.14817988281708017, -0.24108857558835545, -0.2323446651360321, -0.18610231094942234, -0.051266083508746514, -0.004961529575798542, -0.03307323729718024, -0.2715825888777423, -0.07936546585516138, -0.4061625436096043, -0.14031438321267756, -0.6362899585985224, -0.005241200199270863, -0.04893863579721596, -0.1149066637157934, -0.47763490151482974, -0.10512588839438156, -0.2704033296830017, -0.3702663286496364, -0.45653715881677526, -0.3709816895698607, -0.027295805406624032, -0.301051376945051, -0.09543992716160976, -0.2917376092723987], [-1.1887008856398538, -0.8108387484218335, -0.3031715266378346, -0.09134929676409631, -0.2996530885551382, -1.976580924452958, -0.11501642795418801, -0.1181728052392944, -0.16418103326554417, -0.05332874902090156, -0.1302895448965612, -0.9943498927392308, -0.0028126127650020516, -0.23880358687431147, -0.035740064186757466, -0.5581426913784713, -0.0877587257907459, -0.04237157945854409, -0.062490533758720004, -0.1538882562856479, -0.5034193671832403, -2.211504591946729, -0.2929409563859976, -0.9468739129602561, -0.1845428298467988, -0.5921013176411722, -0.09192610795367025, -0.3912629432314483, -2.651895667784952, -0.03834894350042219, -0.3940072994624005, -0.07312182520510084, -0.10369657283186831, -0.24025221332209107, -0.6500068231216459, -0.4142971289560381, -0.42014021884342384, -0.6654235239004371, -1.8346715364972368, -0.28499354218472145, -0.28874771691086487, -0.26605211687595853, -1.1764196445189672, -0.12717969198157475, -0.07776217362791848, -0.29698699851506066, -0.9404911193807629, -0.7705919946016418, -0.076034240958042, -0.43752323671323556, -0.04660874994295578, -0.1481877168211548, -0.7409386629809029, -0.12290755615100811, -1.6935531455064632, -0.06537449968099607, -0.3409339300402131, -0.38775980427791135, -0.22547698275890715, -0.023652313385627247, -0.4831140657543921, -0.12084096184844885, -0.13156486195223546, -0.4326128271234155, -0.572496231919281, -0.038959706042350745, -1.1148968214381152, -0.7081924818134352, -0.7028169632925114, -0.3667865330492602, -1.6487030560043494, -0.28987111081034855, -0.10881173179446535, -0.019052346271883777, -0.2512889828044668, -0.6759315263356317, -0.285877173669808, -0.042412624751508386, -0.14158446877399555, -0.2311721684914676, -0.6784885137157096, -1.0053030364580617, -0.18768033897748204, -0.7868873394926003, -0.17668551155446033, -0.6483490731004561, -0.15440055626068702, -0.11261875500625268, -0.7044076676771251, -0.554647079758469, -1.0456584235949082, -0.0205404641762983, -0.23917349165983973, -0.0165655141958296, -0.743269915656131, -1.7396572466175422, -0.6398942294423154, -0.641008877183205, -1.8593928045225983, -0.2904110320291076], [-0.042243664440078606, -0.02011760819691975, -0.012226990659901923, -0.21155788028221953, -0.8818185516770283, -0.011629858391026376, -0.4056680625876757, -0.22909809834336803, -0.14878087411004623, -0.8863408748438211, -0.24565428763741315, -0.4362998329336864, -0.07980946130649304, -0.9037806474763636, -0.09054213572532883, -0.017315906289143645, -0.022416878192061642, -0.11598964654798113, -0.10578372943328528, -0.4753833891452264, -0.7151029453192711, -0.1446865985934705, -0.5317011305160242, -0.09818797366524723, -0.08346416911146223, -0.12130148606304332, -0.02628069808927387, -0.2415930890908649, -0.03224804520273819, -0.010523646481233332, -1.0883005869345264, -0.1057718749137168, -0.25146703199175474, -0.7364309313895034, -0.07427141659299061, -0.022942328943734113, -0.13514998613959017, -0.5949478652130227, -0.08106186732404927, -0.7662367785361753, -0.09358070603297253, -0.3490597417641102, -0.5041294145650258, -1.2653804698778746, -0.0008526429548638361, -0.09238237460030846, -0.8988791723662, -0.13051170813243576, -0.2187542965015035, -0.11303481943528479, -0.26463639403917383, -0.4077590799221121, -0.11269113883692691, -0.26655872732625907, -0.5278342027646444, -0.4167185052072615, -0.38072708904886055, -0.23252818206611747, -0.52632097529062, -0.12850925133926297, -0.2633973242749178, -0.9096019234717658, -0.3740871157575802, -0.03527008903762735, -0.24479377997861065, -1.1797193947963576, -0.9331202555189536, -0.041125961982732204, -0.16526688453104668, -0.02111305970524319, -0.2473803308574883, -0.7362903793934341, -0.024280614676318302, -0.01556650058880519, -0.053175147624698445, -0.17419831753014106, -0.20345587691161257, -0.21691891431800642, -0.23217864985651437, -0.4794237506649046, -0.12820526954086275, -0.16362337618968462, -0.5666974937608579, -0.03552433824891474, -0.21209626211531313, -0.019565380567191697, -0.013116840585660448, -0.016544489063951052, -0.32735909771705013, -0.032573322440230215, -0.24681967639496327, -0.06181875625272442, -0.39038855675865247, -0.10950289608667553, -0.039142624805925785, -0.06389232228679781, -0.10768962612518997, -0.09677758623464079, -0.23557482559227555, -0.43466178736977895]], "lambda_2": [[0.06739730933181215, 0.650952928479834, 0.21983777599023055, 0.3989693940662002, 0.018901437601759302, 0.49686410307296724, 0.3841596665912578, 0.2836703154369922, 1.1800338004119313, 0.12257845913453558, 0.5420549305008009, 0.06873813568644785, 0.5740540781252628, 0.33122055008458856, 0.32364363197055784, 2.205949992374403, 0.5872208688044385, 0.3988325164968676, 3.5524025112269553, 1.7002048851741507, 0.3937878964838654, 0.10825465886018269, 0.4584432928020853, 0.2436510972525365, 3.287626991418466, 0.08058878757291214, 0.8809366736267356, 0.859883523170293, 0.15270127467640923, 0.8090637154010563, 0.026425337590383097, 0.5556711876738469, 0.7406322054407922, 0.060323494467206286, 1.5018089496679459, 1.3250902895025158, 0.34323928896347183, 0.6381331982415018, 0.23784545844476881, 1.0256922043567007, 0.2672547369134048, 0.21278041924738952, 1.0714407838436595, 1.6330050394729947, 1.166376016035244, 3.198646995190879, 0.21532479964061013, 0.47393272620591154, 0.048361887618209386, 0.01597336896501122, 0.7758002132507401, 0.5211730080519875, 1.2184584123131665, 0.438636500177447, 0.22902211403705014, 0.004920587911757539, 0.09907263637714812, 0.39218362734525175, 0.7675242769468184, 0.09510998283133074, 0.797861029551098, 0.1414088311854689, 1.6231654127358353, 2.326595764114546, 0.1353933941178838, 0.437830940006272, 0.8344964160723338, 0.05118720098935492, 0.025250507918295292, 0.6967388233211234, 0.6565726135998484, 0.3312463720530407, 0.24824837212341894, 0.18404270015880603, 0.6284056994954843, 0.7281447033319627, 0.4081097387374751, 0.796374288871159, 0.08184338564784323, 0.9310950642166018, 0.21237464961321556, 0.6638839750208225, 0.3252650426654149, 0.09129787908807768, 0.4469154072338394, 0.7368872081856277, 0.0488013946407203, 0.10113032359671908, 0.08073267140588321, 0.6984596518016079, 1.8766539956958936, 0.30080550618175506, 1.5465035932247788, 0.9789886421022885, 0.48615639761461643, 0.09278259135849681, 1.2673252806824467, 0.9071583417923916, 0.2263040972761788, 0.3292575739132502], [0.12168130884846444, 1.343548567945636, 0.5123151863858549, 0.5809317229322056, 0.7780591501451034, 2.0922399452998977, 0.2546334265897605, 0.9390915921162234, 0.19819699025605644, 0.2227046652052161, 0.4112133974189311, 0.5705884094716405, 1.3577803315287826, 2.181270086970193, 0.3437471335727815, 3.6066540552144373, 0.6203561030012233, 0.40924176711682764, 0.07572228449107217, 0.25649066554129774, 0.3333555716092267, 1.1505092377123245, 1.1160895091836929, 1.5006940153747843, 2.382460365197179, 1.1795257430245834, 0.6375961329756771, 4.256548194363093, 1.7346016746998065, 1.00457991818311, 0.6526347319976612, 1.940790808869819, 0.10437963914690747, 1.173930536961313, 0.0561644620191711, 0.04086142723454536, 1.2987681508271793, 1.3165256350857495, 0.7961139376004409, 1.1464909521735698, 1.0303642560145057, 0.2420466453152491, 1.2929291658331168, 0.7237167473635415, 1.11924322419955, 0.9089396125392152, 0.6290240473599424, 1.2819109334352892, 1.5619241343470485, 0.21115413700860752, 0.06706349796772977, 2.9204565912850993, 0.551874976670517, 0.782083914480436, 2.7037425171930334, 0.3691297285082404, 0.8029779160521131, 0.8120769895229663, 0.6848865341304051, 2.002858556590943, 0.17630192033475367, 1.550678295649132, 0.3277556787780127, 0.7895948552146459, 0.22412099256188886, 0.511712082467639, 0.23279401965098412, 1.953669754598851, 0.019807326340385584, 0.41612005462314594, 1.3468554527907275, 0.5252078665985233, 0.8401949187073229, 0.2745178482694402, 0.5530827516085195, 2.698644938345242, 0.010885166112039804, 0.3251369178991617, 0.4834201146009409, 1.5445122740899397, 0.3598730776328882, 2.141748681019073, 1.2053696526350623, 2.9955622385304217, 0.01976260676218088, 0.11192829936902329, 2.1628079209568702, 4.6339453025212505, 0.1673575953512215, 0.4463758510641334, 0.6799551453439141, 2.7547224625462796, 0.494475566451557, 1.6889968284425134, 1.3038626421984925, 1.505950895817297, 1.071224931567784, 0.19643596962441867, 1.4608299411531391, 0.5273857276430202], [0.10683410766055458, 1.703987356969955, 0.53790425015046, 0.1651863393349092, 0.17773824678009692, 0.18637705305952704, 0.044690671629818074, 0.11610225578999701, 1.3505627754717158, 0.16654918834870133, 0.07525983209524703, 2.1165232300141708, 0.10509949646543626, 0.017156512826909477, 0.07594712199885159, 1.6716619741792753, 0.35944925798397326, 0.03347971243415362, 0.13685176528721246, 0.1519245244792445, 1.0996649633376012, 0.8581476401047793, 2.1753597952890007, 0.2842205346742136, 0.3501647025500503, 0.3321130043145095, 0.48593973135963964, 0.29756214630099476, 0.2980812463847745, 0.022571360709732504, 0.06906386256825327, 0.2933949205915599, 0.049604689991055634, 0.36344510422881976, 0.11319546318042416, 0.40015741245452074, 0.13412844669107687, 0.10621435322518667, 0.8780204666368232, 0.15523355981398607, 0.5689924266734807, 0.01224578812938394, 0.6870447129314076, 0.561777311928425, 0.13426189659247453, 0.24781306907283204, 0.012116246995098352, 0.0918545707393278, 0.010587957838732759, 0.6504654270211733, 0.925392212314684, 0.21813037116546055, 0.013644212804082805, 0.0809648065924553, 0.8568330196573571, 0.12644771973405178, 0.022314310522626765, 1.1005683133552184, 1.6826939786268276, 2.1357244984036665, 0.005252471810750056, 0.025168829649513797, 1.0164279841757793, 1.0478589853541234, 0.014975311923735132, 1.6479197989256618, 0.9717146735148255, 0.19968995917752252, 0.060340357992953675, 0.18987227884157104, 0.130951998607506, 1.6554772856972266, 0.1273079854694511, 0.06085988305985543, 0.7420642374780334, 0.315368573238691, 0.4102597046693054, 0.3819737418487517, 0.5416339963068738, 0.07557219387954961, 0.008707060647366519, 0.10176433786282085, 0.4277062413885427, 0.11522924330008105, 0.6395262899411315, 0.4616911544191772, 1.300579938104901, 0.009784391505395633, 0.0746927271452705, 0.22930692868586344, 1.443313043315634, 0.15610973531424363, 0.39724634404174, 0.7488222907813318, 1.4205653311866355, 0.5837117909283989, 0.04574697558942531, 0.43726094619836786, 0.3150607464582715, 0.6152234820468747], [2.8745843674100597, 2.363396091799596, 0.5103435171669888, 0.20928346788775704, 0.9495082687547365, 5.592239030220642, 0.18479499676046154, 0.21789094182153987, 0.4253171517193921, 0.0921977726310842, 0.3699705687287176, 1.7466948536792912, 0.005004505661220186, 0.7901901183097189, 0.07082763733478148, 0.9451616492415121, 0.14543712793037916, 0.07276797541917286, 0.09554860920787353, 0.25542334223507945, 0.7527248926189185, 4.746504324634298, 0.9339311741068758, 2.5426166480627694, 0.4445605623568847, 1.8694985755060232, 0.2678001684711511, 0.770943769318347, 6.613276191265322, 0.09258242962533808, 0.6604347129254217, 0.11391966290576556, 0.16081577561267937, 0.5359797943368265, 1.1133074657212831, 0.6464081805138389, 1.1658158130706957, 1.7500945677008581, 3.2809793410428294, 0.7015741253024956, 0.7657651289875517, 0.5951841192024401, 3.8395736749528675, 0.26756212429785514, 0.24383891048348047, 0.7464158507286842, 2.4301036134225114, 1.7846945134791554, 0.2171439151059687, 0.8956856383395325, 0.08103858990278946, 0.3402143923780722, 1.104432474866143, 0.190877880770977, 4.0093013080067115, 0.20716968640503783, 0.5614144937485032, 0.9791792466198475, 0.5208951678724258, 0.044481468851590024, 0.690605065830327, 0.28780495480741547, 0.26992691487261533, 0.7851692436107292, 0.9985127386367452, 0.10122915020423656, 2.0718033130514084, 1.3681109573623467, 1.247385721338588, 1.060080392290278, 4.703621402450704, 0.4199746344528999, 0.17312356559949707, 0.03019279567463832, 0.37303058764603964, 0.9878297890042445, 0.6250115669053584, 0.07049655996353804, 0.2543518693273448, 0.4412186909472654, 1.1867094853023714, 2.3500832038706405, 0.29103525696244376, 1.7002423382607077, 0.4917883099766306, 2.1299782781546215, 0.2778608946540722, 0.2868151982873605, 1.0322107254117336, 1.4673133957414566, 2.4518819621215258, 0.02961203057555086, 0.4708678612460739, 0.024768646056662354, 1.2133531915110851, 5.004965269893802, 1.6560693614027264, 1.4092101822795484, 2.850157390332523, 0.6697743803115592], [0.08705854818034811, 0.040864016116036725, 0.028441337441397024, 0.34422373324807903, 2.739156521129935, 0.029792338610771345, 0.6438827257740686, 0.4191815593650131, 0.29477323357065083, 1.9793089989835058, 0.6977708255449455, 0.9038479983670433, 0.11486056518193884, 1.6797791826223312, 0.1706308327404491, 0.024877480245948293, 0.034268117674675594, 0.1657753426609736, 0.1552325359230543, 0.8384205378695476, 1.6940554406911212, 0.26246655808395886, 1.210381461667646, 0.15727493990645117, 0.23516320787851014, 0.2500965998450877, 0.04130169446137026, 0.501433509484028, 0.05967361056070671, 0.031014553075401338, 2.628478763816907, 0.15513756460528344, 0.4468333995337507, 1.6512805183615733, 0.14656350177507524, 0.037613616794138216, 0.21976031301068838, 0.9425854773670992, 0.1949272307140314, 1.9382580546566872, 0.16849141941238086, 0.6832515753914091, 0.9585034870696412, 3.2794964239040447, 0.001994721372068498, 0.1537601594197212, 2.027565438427643, 0.21643940149056107, 0.6864864183155278, 0.16614302286691107, 0.6905433702667535, 0.8299880837518542, 0.1686099309017985, 0.6640860097569886, 1.3501194401509573, 0.6002372838210882, 0.5753145351678016, 0.45336102881493223, 1.6224005358213558, 0.237159924342644, 0.65745572223423, 2.358900515624222, 0.5559680532541645, 0.06438858336543178, 0.5125328242030822, 3.6291962560080844, 2.0798467662108697, 0.06370258882321322, 0.3924921822095617, 0.04920109156820683, 0.45579692811269895, 1.8367939629168568, 0.04644572814047927, 0.02562500760054809, 0.12823500705377702, 0.3561606899877142, 0.38351219111662693, 0.48709422006958, 0.5961746817964684, 1.3865765709157114, 0.24364661562459433, 0.24241516985840983, 1.8428798375646815, 0.054968653880114036, 0.3096344416252048, 0.0378491436659432, 0.019088664776933693, 0.02843120842102631, 0.6318574864195206, 0.06709646725843792, 0.5072753162984502, 0.10792405297432694, 0.9913317111821041, 0.1868138597951621, 0.07885364326155427, 0.11211836998168621, 0.15922299102652052, 0.24601460146626966, 0.5106868123822181, 1.0599851064347339]], "tilt": 0.0008587081332629689, "start": [0.02297915351334645, 0.2606375693015492, 0.10723712271520058, -0.07688076377323044, 0.12889167504985916, 0.16717807703635051, 0.2545725014075579, 0.22259943660980291, 0.13943129998995563, -0.24623780783008306, 0.029877782516376794, 0.28920742918637216, -0.194868556567252, -0.07048378557577156, 0.13315058963713206, -0.08806332124475338, 0.03902230772576332, 0.1140406819770845, 0.07710206866670233, 0.22453265612108425, 0.24832417099016552, -0.19440128226929318, -0.24706275003407083, 0.17344857302643452, 0.044495392740351636, 0.18343414910089711, 0.12214095165834638, 0.2566148261501146, -0.23577066044541845, 0.04296373323339897, 0.0802536162809358, -0.177168397701398, -0.1255555759300873, 0.29047346417135117, -0.2583806458137821, -0.10849606094152717, -0.01628794695265795, 0.19760431370527248, 0.0033348434854311715, 0.11188777041540732, -0.08617284877266912, 0.08304814647490233, -0.1838781819238806, 0.09296798318260724, 0.14190716469176357, -0.19005394016759236, 0.03993094023042992, -0.18877778106773052, -0.27812298148609, -0.08251934753477444, 0.22697493274314068, 0.06489512565990818, 0.2793374862068359, -0.19060445896655465, -0.008978234502464932, 0.272865881506066, 0.06513075948316199, -0.09544188487816663, 0.02952219283332791, -0.10352942790678066, 0.013287275064274406, 0.09935435424593408, 0.2755859699732854, 0.14715087073566768, 0.12321348712285268, 0.14281327151830892, -0.26110049045679457, -0.16891985449861904, 0.04610369544639609, 0.02010533461546854, 0.29756822045407455, -0.09639500524381292, -0.25397009732071335, -0.012256612093454966, -0.2804542451845354, 0.22779339450542885, -0.21200553352595908, -0.20245987842680102, -0.21642688904281082, 0.12632097830009908, 0.05568410600419971, -0.22064158810390372, -0.26791614315074813, -0.25421093192731775, 0.2501722595417259, -0.042492270519613684, 0.05379357969209603, -0.05058870815066424, 0.22478995581998545, -0.29035172142343996, 0.020063416687915836, 0.1942481012455674, 0.23325616628582851, -0.15934117596461625, 0.2643877431076837, 0.2706168090341488, -0.2694073874647565, 0.11451621413362717, 0.12752992564157034, 0.002483243943628033, 1.0, 1.0, 1.0, 1.0, 1.0]};
 
@@ -1528,9 +1626,7 @@ function makeScene(values) {
       if (k) curve(c, points, colour, dash);
       else record.forEach(([t, f]) => {
         c.fillStyle = colour;
-        c.globalAlpha = 0.45;
-        c.fillRect(X(t) - 0.75, Y(f.mean + f.spread), 1.5, Y(f.mean - f.spread) - Y(f.mean + f.spread));
-        c.globalAlpha = 1;
+        bar(c, X(t), Y(f.mean + f.spread), Y(f.mean - f.spread));
         disc(c, X(t), Y(f.mean), 2.4);
       });
     });
@@ -1585,6 +1681,583 @@ runs = fm.simulate(
 )
 log_flatness = valley.log_flatness(runs.final[~runs.diverged])
 print(log_flatness.mean(), log_flatness.std())
+`;
+    },
+  };
+}
+
+const render = host => makeStage(host, CONTROLS, makeScene);
+
+return { render, controls: CONTROLS };
+})());
+flatminExplorers.define("regression", (() => {
+const NAME = "regression";
+const CONTROLS = [{"name": "eta", "words": "step η", "low": 0.02, "high": 1.0, "step": 0.01, "log": true, "whole": false}, {"name": "batch_size", "words": "batch B", "low": 1, "high": 8, "step": 1, "log": false, "whole": true}, {"name": "dimension", "words": "dimension d", "low": 1, "high": 25, "step": 1, "log": false, "whole": true}];
+const FIXED = {"walkers": 200, "length": 20000, "levels": 10, "between": 4, "below": 40, "highest": 6, "fewest": 20};
+// Chapter 6: SGD for linear regression on fresh Gaussian samples. Above, the walkers on the loss, by its logarithm; below,
+// mean first passages of its levels beside those of the exact chain (flatmin.theory.logarithmic.multiplicative).
+const NODES = [48, 64, 24]; // of the quadratures for √v, ξ and χ, as RegressionChain.matrix takes them
+
+/** Walkers with θ (arrays for each coordinate) and first steps beyond each level, as regression_walkers. */
+class Regressors {
+  constructor(n, eta, batch, dimension, levels) {
+    Object.assign(this, { n, eta, batch, dimension, levels, t: 0, living: n });
+    this.theta = Array.from({ length: dimension }, () => new Float64Array(n));
+    this.ratio = new Float64Array(n).fill(1); // L/L*
+    this.alive = new Uint8Array(n).fill(1);
+    this.level = new Uint8Array(n);
+    this.passed = levels.map(() => new Int32Array(n)); // 0: not yet
+    this.streams = seedStreams(KEY, n);
+    const count = batch * (dimension + 1);
+    this.z = Array.from({ length: count + count % 2 }, () => new Float32Array(n));
+    this.next = new Float64Array(dimension);
+  }
+  run(steps) {
+    for (let k = 0; k < steps; k++) {
+      for (let j = 0; j < this.z.length; j += 2) normals(this.streams, this.z[j], this.z[j + 1], this.n);
+      this.t++;
+      for (let i = 0; i < this.n; i++) if (this.alive[i]) this.step(i);
+    }
+  }
+  step(i) {
+    const { theta, z, next, dimension, levels, passed } = this, share = this.eta / this.batch;
+    next.fill(0);
+    for (let first = 0; first < this.batch * (dimension + 1); first += dimension + 1) {
+      let error = -z[first + dimension][i];
+      for (let a = 0; a < dimension; a++) error += z[first + a][i] * theta[a][i];
+      for (let a = 0; a < dimension; a++) next[a] += error * z[first + a][i];
+    }
+    let ratio = 1, inside = true;
+    for (let a = 0; a < dimension; a++) {
+      next[a] = theta[a][i] - share * next[a];
+      inside &&= Math.abs(next[a]) <= 1000;
+      ratio += next[a] * next[a];
+    }
+    this.ratio[i] = ratio;
+    if (inside) for (let a = 0; a < dimension; a++) theta[a][i] = next[a];
+    else { this.alive[i] = 0; this.living--; }
+    while (this.level[i] < levels.length && !(ratio <= levels[this.level[i]])) passed[this.level[i]++][i] = this.t;
+  }
+  /** Mean first passage of a level and its error: the time all spent below it over the passages seen; exact when all have passed. */
+  passage(k) {
+    const times = this.passed[k], seen = times.reduce((count, t) => count + (t > 0), 0), all = seen === this.n;
+    const mean = times.reduce((sum, t) => sum + (t || this.t), 0) / seen;
+    const spread = all ? Math.sqrt(times.reduce((sum, t) => sum + (t - mean) ** 2, 0) / (seen - 1)) : mean;
+    return { seen, all, mean, error: spread / Math.sqrt(seen) };
+  }
+}
+
+/** Levels c of the loss, and a grid of r = |θ| that has them at the places `at`: even near 0, a progression far out. */
+function levelsOf(eta, batch, dimension) {
+  const core = Math.sqrt(eta * dimension / batch), count = FIXED.levels * FIXED.between + FIXED.below + 1;
+  const end = Math.asinh(2 * Math.sqrt(FIXED.highest)), grid = [], at = [];
+  for (let j = 0; j < count; j++) grid.push(core / 2 * Math.sinh(end * j / (count - 1)));
+  for (let j = FIXED.below + FIXED.between; j < count; j += FIXED.between) at.push(j);
+  const levels = at.map(j => Number((1 + grid[j] ** 2).toPrecision(6)));
+  at.forEach((j, k) => { grid[j] = Math.sqrt(levels[k] - 1); });
+  return { levels, grid, at };
+}
+
+/** Nodes and weights, of sum 1, for √χ² with some degrees of freedom. */
+function chiNodes(freedom, number) {
+  const { nodes, weights } = gauss(number), low = Math.max(0, Math.sqrt(freedom) - 7.5), high = Math.sqrt(freedom) + 7.5;
+  const x = nodes.map(node => low + (high - low) * (node + 1) / 2);
+  const log = x.map(v => (freedom - 1) * Math.log(v) - v * v / 2), top = Math.max(...log);
+  const w = log.map((v, k) => weights[k] * Math.exp(v - top)), sum = total(w);
+  return { x, w: w.map(v => v / sum) };
+}
+
+/** The transfer operator on hat functions, left and right halves apart, so that any node can end the grid: a generator. */
+function* operator(grid, eta, batch, dimension) {
+  const n = grid.length, left = new Float64Array(n * n), right = new Float64Array(n * n), far = new Float64Array(n);
+  const u = chiNodes(batch, NODES[0]), xi = gauss(NODES[1]), chi = dimension > 1 ? chiNodes(dimension - 1, NODES[2]) : { x: [0], w: [1] };
+  const bell = xi.nodes.map((x, k) => xi.weights[k] * Math.exp(-32 * x * x)), sum = total(bell), root = Math.sqrt(batch);
+  for (let i = 0; i < n; i++) {
+    const r = grid[i], spread = Math.sqrt((1 + r * r) / batch);
+    for (let a = 0; a < u.x.length; a++) for (let b = 0; b < bell.length; b++) {
+      const v = u.x[a] / root, along = (1 - eta * v * v) * r + eta * v * 8 * xi.nodes[b] / root;
+      for (let k = 0; k < chi.x.length; k++) {
+        const across = eta * v * spread * chi.x[k], next = Math.sqrt(along * along + across * across), weight = u.w[a] * bell[b] / sum * chi.w[k];
+        if (next >= grid[n - 1]) { far[i] += weight; continue; }
+        let low = 0, high = n - 1; // the cell that holds it
+        while (high - low > 1) { const middle = (low + high) >> 1; if (grid[middle] <= next) low = middle; else high = middle; }
+        const share = (next - grid[low]) / (grid[high] - grid[low]);
+        right[i * n + low] += weight * (1 - share);
+        left[i * n + high] += weight * share;
+      }
+    }
+    if (dimension > 1 || i % 8 === 0) yield;
+  }
+  return { n, left, right, far };
+}
+
+/** Mean number of steps from 0 until r lies beyond the node `last`, without subtraction (elimination as by GTH). */
+function absorption({ n, left, right, far }, last) {
+  const size = last + 1, m = new Float64Array(size * size), leave = new Float64Array(size), time = new Float64Array(size).fill(1);
+  for (let i = 0; i < size; i++) {
+    for (let j = 0; j < size; j++) m[i * size + j] = left[i * n + j] + (j < last ? right[i * n + j] : 0);
+    leave[i] = far[i] + right[i * n + last];
+    for (let j = size; j < n; j++) leave[i] += left[i * n + j] + right[i * n + j];
+  }
+  for (let k = last; k > 0; k--) { // leave out state k: paths through it are joined
+    let out = leave[k];
+    for (let j = 0; j < k; j++) out += m[k * size + j];
+    for (let i = 0; i < k; i++) {
+      const share = m[i * size + k] / out;
+      if (!share) continue;
+      leave[i] += share * leave[k];
+      time[i] += share * time[k];
+      for (let j = 0; j < k; j++) m[i * size + j] += share * m[k * size + j];
+    }
+  }
+  return time[0] / leave[0];
+}
+
+/** Mean first passages of all levels by the exact chain, in steps: a generator. */
+function* chainTimes({ grid, at }, eta, batch, dimension) {
+  const made = yield* operator(grid, eta, batch, dimension), times = [];
+  for (const last of at) { times.push(absorption(made, last)); yield; }
+  return times;
+}
+
+/** The power of c in the mean passage as printed (M22 Eq. 16), and E A², beyond 1 of which the mean loss has no bound. */
+function printedPower(eta, batch, dimension) { return batch / eta + 1 - dimension / 2; }
+function meanFactor(eta, batch, dimension) { return 1 - 2 * eta + eta * eta * (1 + (dimension + 1) / batch); }
+
+function makeScene(values) {
+  let now, walkers, theory, times;
+  const seen = () => walkers.levels.map((_, k) => walkers.passage(k));
+  function restart() { walkers = new Regressors(FIXED.walkers, now.eta, now.batch_size, now.dimension, now.levels); }
+  function set() {
+    const { eta, batch_size, dimension } = values();
+    now = { eta, batch_size, dimension, ...levelsOf(eta, batch_size, dimension) };
+    restart();
+    theory = chainTimes(now, eta, batch_size, dimension);
+    times = null;
+    return false;
+  }
+  set();
+  function think() {
+    if (!theory) return false;
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    times = value;
+    return false;
+  }
+
+  function drawLoss(c, look) {
+    const box = [44, 10, look.w - 8, look.h - 34], top = 1.2 * Math.log(now.levels.at(-1)), reach = Math.sqrt(Math.exp(top) - 1);
+    const step = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find(v => (Math.exp(top) - 1) / v < 5) ?? 50;
+    const ticks = Array.from({ length: 5 }, (_, k) => Math.log(1 + k * step)).filter(v => v < top);
+    const side = [0.1, 0.2, 0.5, 1, 2, 5].find(v => reach / v < 3) ?? 10;
+    const [X, Y] = axes(c, look, box,
+      { low: -reach, high: reach, label: "θ₁, first coordinate", ticks: [-2, -1, 0, 1, 2].map(k => Number((k * side).toFixed(1))).filter(v => Math.abs(v) < reach) },
+      { low: -0.02 * top, high: top, label: "L/L*, by its logarithm", ticks, words: v => String(Number(Math.exp(v).toFixed(2))) });
+    const floor = Array.from({ length: 101 }, (_, k) => reach * (k / 50 - 1));
+    now.levels.forEach((level, k) => {
+      const share = walkers.passage(k).seen / walkers.n;
+      c.globalAlpha = 0.25 + 0.75 * share;
+      curve(c, [[box[0], Y(Math.log(level))], [box[2], Y(Math.log(level))]], share === 1 ? look.sharp : look.faint, [2, 3], 1);
+      c.globalAlpha = 1;
+    });
+    within(c, box, () => curve(c, floor.map(x => [X(x), Y(Math.log(1 + x * x))]), look.law));
+    dots(c, look, box, [walkers.theta[0], walkers.ratio.map(Math.log)], walkers.alive, X, Y);
+  }
+  function drawTimes(c, look) {
+    const found = seen(), logs = now.levels.map(Math.log), box = [44, 10, look.w - 8, look.h - 34];
+    const shown = found.filter(({ seen: n }) => n >= FIXED.fewest), all = [...shown.map(({ mean }) => mean), ...(times ?? [])];
+    const low = Math.floor(Math.log10(Math.min(10, ...all))), high = Math.min(Math.ceil(Math.log10(Math.max(100, ...all))), low + 7);
+    const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k), X = axes(c, look, box,
+      { low: logs[0] - 0.05 * logs.at(-1), high: 1.05 * logs.at(-1), label: "level c = L/L*, by its logarithm", ticks: logs.filter((_, k) => k % 3 === 0), words: v => String(Number(Math.exp(v).toPrecision(3))) },
+      { low, high, label: "mean steps to pass c", ticks, words: v => `10${[..."⁰¹²³⁴⁵⁶⁷⁸⁹"][v]}` });
+    const [x, y] = [X[0], v => X[1](Math.log10(v))];
+    within(c, box, () => {
+      if (times) {
+        const middle = times.length >> 1, power = printedPower(now.eta, now.batch_size, now.dimension);
+        curve(c, times.map((t, k) => [x(logs[k]), y(t)]), look.law);
+        curve(c, logs.map(v => [x(v), y(times[middle] * Math.exp(power * (v - logs[middle])))]), look.printed, [6, 4], 1.8);
+      }
+      c.fillStyle = c.strokeStyle = look.bar;
+      found.forEach(({ seen: n, all: done, mean, error }, k) => {
+        if (n < FIXED.fewest) return;
+        bar(c, x(logs[k]), y(mean + error), y(Math.max(mean - error, 1e-3)));
+        c.lineWidth = 1.5;
+        c.beginPath(); c.arc(x(logs[k]), y(mean), 3, 0, 7);
+        if (done) c.fill(); else c.stroke();
+      });
+    });
+  }
+  function read() {
+    const { eta, batch_size, dimension } = now, { t, n } = walkers, found = seen(), done = found.findLastIndex(({ all }) => all);
+    const power = (list, k) => Math.log(list[k + 1] / list[k]) / Math.log(now.levels[k + 1] / now.levels[k]);
+    const factor = meanFactor(eta, batch_size, dimension), bounded = factor < 1, lost = n - walkers.living;
+    const law = times ? `from ${short(power(times, 0))} at c = ${short(now.levels[0])} to ${short(power(times, times.length - 2))} at c = ${short(now.levels.at(-1))}` : "still computing";
+    const measured = done < 0 ? "no level passed by all yet" :
+      `all ${n} walkers beyond c = ${short(now.levels[done])}, after ${short(found[done].mean)} ± ${short(found[done].error)} steps` +
+      (times ? ` (chain: ${short(times[done])})` : "");
+    return {
+      spoken: lost ? "walkers lost" : bounded ? "mean loss bounded" : "mean loss without bound",
+      colour: bounded && !lost ? COLOURS.flat : COLOURS.sharp,
+      text: `Power of c, printed: ${short(printedPower(eta, batch_size, dimension))}; by the exact chain: ${law}. ` +
+        `Seen after ${t.toLocaleString("en")} of ${FIXED.length.toLocaleString("en")} steps: ${measured}` +
+        `${lost ? `; ${lost} of ${n} walkers lost` : ""}. Far out L changes by the factor ${short(factor)} a step in the mean.`,
+      summary: { steps: t, passed: found.map(({ seen: count }) => count), means: found.map(({ mean, all }) => all ? mean : null), lost, predicted: times },
+    };
+  }
+  return {
+    panels: [
+      { label: "Walkers over θ₁ and the loss, on a logarithmic axis", ratio: 0.46, draw: drawLoss },
+      { label: "Mean first passages of levels of the loss, with the exact chain", ratio: 0.4, draw: drawTimes },
+    ],
+    key: "Above: walkers (dots) over the least loss at each θ₁ (line), and levels c of the loss (dotted; coloured: all have passed). " +
+      "Below: mean first passage of each level (filled: all walkers have passed; open: the time all spent below, over the passages seen), " +
+      "the exact chain (line), the printed power of c (dashed, through the middle).",
+    settle: FIXED.length, get pace() { return Math.min(Math.max(Math.round(walkers.t / 60), 1), 100); },
+    get ended() { return walkers.t >= FIXED.length; },
+    advance(steps) { walkers.run(Math.min(steps, FIXED.length - walkers.t)); },
+    restart, moved: set, steps: () => walkers.t, think, read,
+    python() {
+      const { eta, batch_size, dimension, levels } = now;
+      return `import numpy as np
+from flatmin.theory.logarithmic.loops import regression_walkers
+
+ratios = np.array(
+    [${levels.join(", ")}]
+)
+runs = regression_walkers(
+    eta=${eta}, batch_size=${batch_size}, dimension=${dimension}, ratios=ratios, steps=${Math.max(walkers.t, 1)},
+    runs=${walkers.n}, seed=${SEED},
+)
+everyone = (runs.passed > 0).all(axis=0)
+print(*(runs.passed > 0).sum(axis=0), runs.diverged.sum(), *runs.passed[:, everyone].mean(axis=0))
+`;
+    },
+  };
+}
+
+const render = host => makeStage(host, CONTROLS, makeScene);
+
+return { render, controls: CONTROLS };
+})());
+flatminExplorers.define("stability", (() => {
+const NAME = "stability";
+const CONTROLS = [{"name": "eta", "words": "step η", "low": 0.05, "high": 10.0, "step": 0.01, "log": true, "whole": false}, {"name": "batch_size", "words": "batch B", "low": 1, "high": 32, "step": 1, "log": false, "whole": true}, {"name": "gradients", "words": "gradient", "low": -2.0, "high": 2.0, "step": 0.05, "points": 12}];
+const FIXED = {"walkers": 200, "drawn": 30, "length": 300, "start": [1.0, 1.0]};
+// Chapter 7: linear stability of SGD where a few samples have gradients in the plane. Left, the gradients, to be dragged;
+// right, the plane of batch and step with the exact edge, the typical one and the bounds; below, paths of the loss.
+const signed = v => v.toFixed(3).replace("-", "−");
+const SIDES = { low: -2, high: 2 }, SIZES = [1, 2, 4, 8, 16, 32];
+
+/** What linear stability knows of a minimum with gradients g (n pairs), batches with replacement: flatmin.theory.stability. */
+class Minimum2 {
+  constructor(flat) {
+    this.n = flat.length / 2;
+    this.g = Array.from({ length: this.n }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+    const mean = f => total(this.g.map(f)) / this.n;
+    this.hessian = [0, 1].map(j => [0, 1].map(k => mean(g => g[j] * g[k])));
+    const { values, vectors } = eigen(this.hessian), top = values[1];
+    const kept = [1, 0].filter(k => values[k] > this.n * 9e-16 * top && top > 1e-12);
+    this.values = kept.map(k => values[k]); // largest first, those that are not 0
+    this.along = this.g.map(g => kept.map(k => dot(vectors[k], g))); // the gradients in the eigenbasis
+    this.trace = total(this.values);
+    this.frobenius = Math.sqrt(total(this.values.map(v => v * v)));
+    this.fourth = total(this.along.map(a => dot(a, a) ** 2)) / this.n;
+    this.pairs = this.values.length > 1 ? [[0, 0], [0, 1], [1, 1]] : this.values.length ? [[0, 0]] : [];
+    const { values: lam, pairs } = this, pair = a => pairs.map(([j, k]) => (j === k ? 1 : Math.SQRT2) * a[j] * a[k]);
+    this.products = pairs.map(([j, k]) => lam[j] * lam[k]);
+    this.sums = pairs.map(([j, k]) => lam[j] + lam[k]);
+    const squares = this.along.map(pair); // (1/n) Σ g gᵀ S g gᵀ on symmetric S
+    this.noise = pairs.map((_, j) => pairs.map((__, k) => total(squares.map(s => s[j] * s[k])) / this.n));
+  }
+  /** M of T = 1 − ηA + η²M. */
+  second(batch) {
+    const c = 1 / batch;
+    return this.noise.map((row, j) => row.map((v, k) => c * v + (j === k ? (1 - c) * this.products[j] : 0)));
+  }
+  /** ρ, the growth of the mean loss a step. */
+  growth(eta, batch) {
+    const T = this.second(batch).map((row, j) => row.map((v, k) => eta * eta * v + (j === k ? 1 - eta * this.sums[j] : 0)));
+    return eigen(T).values.at(-1);
+  }
+  /** η*, the exact edge. */
+  exact(batch) {
+    const root = this.sums.map(v => 1 / Math.sqrt(v));
+    return 1 / eigen(this.second(batch).map((row, j) => row.map((v, k) => v * root[j] * root[k]))).values.at(-1);
+  }
+  descent() { return 2 / this.values[0]; }
+  traceNecessary(batch) { return 2 * this.trace / ((1 - 1 / batch) * this.frobenius ** 2 + this.fourth / batch); }
+  traceSufficient(batch) {
+    return 2 / ((1 - 1 / batch) * this.values[0] + Math.max(...this.along.map(a => dot(a, a))) / batch);
+  }
+  /** Theorem 3.3 of W22, with the best μ₀. */
+  theorem(batch) {
+    const { along, values } = this, chi = along.map(a => total(a.map((v, k) => values[k] * v * v)));
+    const form = values.map((u, j) => values.map((v, k) =>
+      total(along.map((a, i) => chi[i] * a[j] * a[k])) / this.n / Math.sqrt(u * v) - (j === k ? u * u : 0)));
+    const least = eigen(form).values[0] / this.frobenius ** 2;
+    return least > 0 ? Math.sqrt(batch / least) / this.frobenius : Infinity;
+  }
+  loss([x, y]) { return total(this.g.map(g => (g[0] * x + g[1] * y) ** 2)) / (2 * this.n); }
+  /** ln E L after 0 … steps steps, from δ, exactly. */
+  meanLosses(eta, batch, delta, steps) {
+    const { g, n, hessian: H } = this, c = 1 / batch, [x, y] = delta, logs = [];
+    let [a, b, d] = [x * x, x * y, y * y], scale = 0; // E δδᵀ/e^scale
+    for (let t = 0; ; t++) {
+      const loss = (H[0][0] * a + 2 * H[0][1] * b + H[1][1] * d) / 2;
+      logs.push(Math.log(loss) + scale);
+      if (t === steps) return logs;
+      const [p, q, r, s] = [1 - eta * H[0][0], -eta * H[0][1], H[0][0], H[0][1]], w = 1 - eta * H[1][1], e = eta * eta * c;
+      const next = [p * p * a + 2 * p * q * b + q * q * d, p * q * a + (p * w + q * q) * b + q * w * d, q * q * a + 2 * q * w * b + w * w * d];
+      const u = H[1][1], hsh = [r * r * a + 2 * r * s * b + s * s * d, r * s * a + (r * u + s * s) * b + s * u * d, s * s * a + 2 * s * u * b + u * u * d];
+      const drawn = [0, 0, 0];
+      for (const [k, l] of g) {
+        const along = (k * k * a + 2 * k * l * b + l * l * d) / n;
+        drawn[0] += along * k * k; drawn[1] += along * k * l; drawn[2] += along * l * l;
+      }
+      [a, b, d] = next.map((v, k) => v + e * (drawn[k] - hsh[k]));
+      const size = a + d;
+      if (!(size > 0)) return logs;
+      [a, b, d] = [a / size, b / size, d / size];
+      scale += Math.log(size);
+    }
+  }
+}
+
+/** The next 32 bits of each stream, as integers below `number` (xoshiro128++), written to out. */
+function integers([s0, s1, s2, s3], number, out) {
+  for (let i = 0; i < out.length; i++) {
+    let a = s0[i], b = s1[i], c = s2[i], d = s3[i];
+    const r = (a + d) | 0, t = b << 9;
+    out[i] = Math.floor(((((r << 7) | (r >>> 25)) + a) >>> 0) * number / 2 ** 32);
+    c ^= a; d ^= b; b ^= c; a ^= d; c ^= t; d = (d << 11) | (d >>> 21);
+    s0[i] = a; s1[i] = b; s2[i] = c; s3[i] = d;
+  }
+}
+
+/** Paths of linearised SGD as linear_walkers: δ is (x, y)·2^twos. */
+class Paths {
+  constructor(n, g, eta, batch, [x, y]) {
+    Object.assign(this, { n, g, eta, batch, t: 0 });
+    this.x = new Float64Array(n).fill(x);
+    this.y = new Float64Array(n).fill(y);
+    this.twos = new Float64Array(n);
+    this.streams = seedStreams(KEY, n);
+    this.drawn = Array.from({ length: batch }, () => new Int32Array(n));
+  }
+  step() {
+    const { n, g, x, y, twos, drawn, batch } = this, share = this.eta / batch;
+    for (const each of drawn) integers(this.streams, g.length, each);
+    for (let i = 0; i < n; i++) {
+      let u = 0, v = 0;
+      for (let k = 0; k < batch; k++) {
+        const [a, b] = g[drawn[k][i]], error = a * x[i] + b * y[i];
+        u += error * a;
+        v += error * b;
+      }
+      x[i] -= share * u;
+      y[i] -= share * v;
+      const square = x[i] * x[i] + y[i] * y[i];
+      if (square > 2 ** 200 || (square > 0 && square < 2 ** -200)) {
+        const turn = square > 1 ? 100 : -100;
+        x[i] *= 2 ** -turn;
+        y[i] *= 2 ** -turn;
+        twos[i] += turn;
+      }
+    }
+    this.t++;
+  }
+  logLosses(minimum) { return Array.from(this.x, (x, i) => Math.log(minimum.loss([x, this.y[i]])) + 2 * Math.LN2 * this.twos[i]); }
+}
+
+/** The step at which typical paths turn from falling to growing (typical_edge), on common batches; a generator over B. */
+function* typicalEdges(minimum, sizes, paths = 64, steps = 400) {
+  const found = [];
+  for (const batch of sizes) {
+    const streams = seedStreams(KEY, paths), drawn = new Int32Array(paths), [xx, xy, yy] = [0, 1, 2].map(() => new Float64Array(paths * steps));
+    for (let t = 0; t < steps; t++) for (let k = 0; k < batch; k++) {
+      integers(streams, minimum.n, drawn);
+      for (let i = 0; i < paths; i++) {
+        const [a, b] = minimum.g[drawn[i]], at = i * steps + t;
+        xx[at] += a * a / batch; xy[at] += a * b / batch; yy[at] += b * b / batch;
+      }
+    }
+    yield;
+    const rate = eta => { // of ln L, without the first quarter
+      let sum = 0;
+      for (let i = 0; i < paths; i++) {
+        let x = Math.cos(i), y = Math.sin(i), log = 0;
+        for (let t = 0, at = i * steps; t < steps; t++, at++) {
+          [x, y] = [x - eta * (xx[at] * x + xy[at] * y), y - eta * (xy[at] * x + yy[at] * y)];
+          if (t % 8 !== 7 && t !== steps - 1) continue;
+          const size = Math.hypot(x, y) || 1e-300;
+          [x, y] = [x / size, y / size];
+          if (4 * (t + 1) > steps) log += Math.log(size);
+        }
+        sum += 2 * log;
+      }
+      return sum / paths / steps;
+    };
+    let low = minimum.traceSufficient(batch), high = low;
+    while (rate(high) <= 0 && high < 1e6 * low) [low, high] = [high, 2 * high];
+    for (let k = 0; k < 14; k++) {
+      const middle = (low + high) / 2;
+      if (rate(middle) <= 0) low = middle; else high = middle;
+      if (k % 4 === 0) yield;
+    }
+    found.push([batch, (low + high) / 2]);
+  }
+  return found;
+}
+
+function makeScene(values) {
+  let now, minimum, paths, records, mean, theory, typical, rho, edge;
+  const flows = () => minimum.values.length > 0; // else all gradients are 0 and nothing moves
+  function restart() {
+    paths = new Paths(FIXED.walkers, minimum.g, now.eta, now.batch_size, FIXED.start);
+    records = [paths.logLosses(minimum)];
+  }
+  function set() {
+    const old = now?.gradients;
+    now = values();
+    if (old !== now.gradients) {
+      minimum = new Minimum2(now.gradients);
+      theory = flows() ? typicalEdges(minimum, SIZES) : null;
+      typical = null;
+    }
+    rho = flows() ? minimum.growth(now.eta, now.batch_size) : 1;
+    edge = flows() ? minimum.exact(now.batch_size) : Infinity;
+    mean = minimum.meanLosses(now.eta, now.batch_size, FIXED.start, FIXED.length);
+    restart();
+    return false;
+  }
+  set();
+  function think() {
+    if (!theory) return false;
+    const { done, value } = work(theory);
+    if (!done) return true;
+    theory = null;
+    typical = value;
+    return false;
+  }
+  const typicalAt = batch => { // straight between the batches, on logarithmic axes
+    const k = Math.max(SIZES.findIndex(size => size >= batch), 1), [[a, low], [b, high]] = [typical[k - 1], typical[k]];
+    return low * (high / low) ** (Math.log(batch / a) / Math.log(b / a));
+  };
+
+  function drawGradients(c, look) {
+    const side = Math.min(look.w - 42, look.h - 44), box = [34, 10, 34 + side, 10 + side];
+    const at = axes(c, look, box, { ...SIDES, label: "first parameter", ticks: [-1, 0, 1] }, { ...SIDES, label: "second", ticks: [-1, 0, 1] });
+    const [X, Y] = at;
+    curve(c, [[X(-2), Y(0)], [X(2), Y(0)]], look.faint, [2, 3], 1);
+    upright(c, look, box, X(0), 1);
+    minimum.g.forEach(([x, y], k) => {
+      curve(c, [[X(0), Y(0)], [X(x), Y(y)]], look.bar, [], 2);
+      c.fillStyle = look.bar;
+      disc(c, X(x), Y(y), 6);
+      c.fillStyle = look.ink;
+      c.textAlign = "center";
+      c.fillText(String(k + 1), X(x) + 12, Y(y) - 8);
+    });
+    return at;
+  }
+  function drawPlane(c, look) {
+    const box = [40, 10, look.w - 8, look.h - 34], low = Math.log10(0.05), high = 1;
+    const [X, Y] = axes(c, look, box,
+      { low: 0, high: 5, label: "batch size B", ticks: [0, 1, 2, 3, 4, 5], words: v => String(2 ** v) },
+      { low, high, label: "step η", ticks: [-1, 0, 1], words: v => String(10 ** v) });
+    const x = batch => X(Math.log2(batch)), y = eta => Y(Math.log10(Math.min(Math.max(eta, 1e-9), 1e9)));
+    const all = Array.from({ length: 41 }, (_, k) => 2 ** (k / 8)), line = step => all.map(batch => [x(batch), y(step(batch))]);
+    if (flows()) within(c, box, () => {
+      const exact = line(batch => minimum.exact(batch));
+      c.fillStyle = look.faint;
+      c.globalAlpha = 0.22;
+      c.beginPath();
+      for (const [px, py] of [...exact, [box[2], box[1]], [box[0], box[1]]]) c.lineTo(px, py);
+      c.fill();
+      c.globalAlpha = 1;
+      curve(c, line(() => minimum.descent()), look.gd, [1, 3]);
+      curve(c, line(batch => minimum.traceNecessary(batch)), look.flat, [8, 3, 2, 3], 1.6);
+      curve(c, line(batch => minimum.theorem(batch)), look.printed, [6, 4], 1.8);
+      curve(c, exact, look.law, [], 2.6);
+      if (typical) {
+        curve(c, typical.map(([batch, eta]) => [x(batch), y(eta)]), look.law, [4, 3], 1.3);
+        c.fillStyle = look.law;
+        for (const [batch, eta] of typical) disc(c, x(batch), y(eta), 2.2);
+      }
+    });
+    c.fillStyle = look.walker;
+    c.strokeStyle = look.ink;
+    c.lineWidth = 1.5;
+    disc(c, x(now.batch_size), y(now.eta), 6);
+    c.stroke();
+  }
+  function drawPaths(c, look) {
+    const box = [40, 10, look.w - 16, look.h - 34], tens = v => (v - records[0][0]) / Math.LN10, drawn = FIXED.drawn;
+    const ends = records.at(-1).slice(0, drawn).map(tens).filter(Number.isFinite), reach = Math.max(2, ...ends.map(Math.abs)) * 1.1;
+    const unit = [1, 2, 5, 10, 20, 50, 100, 200].find(v => reach / v < 3.5) ?? 500, least = Math.max(-reach, Math.min(...ends, -1) * 1.2 - 1), most = Math.max(Math.min(reach, Math.max(...ends, 1) * 1.2 + 1), -0.12 * least);
+    const ticks = Array.from({ length: 9 }, (_, k) => (k - 4) * unit).filter(v => v > least && v < most);
+    const [X, Y] = axes(c, look, box, { low: 0, high: FIXED.length, label: "step", ticks: [0, 100, 200, 300].filter(v => v <= FIXED.length) }, { low: least, high: most, label: "log₁₀ of the loss over that at the start", ticks });
+    within(c, box, () => {
+      curve(c, [[box[0], Y(0)], [box[2], Y(0)]], look.faint, [2, 3], 1);
+      c.globalAlpha = 0.5;
+      for (let i = 0; i < drawn; i++) curve(c, records.map((all, t) => [X(t), Y(Math.max(tens(all[i]), 2 * least))]), look.bar, [], 0.7);
+      c.globalAlpha = 1;
+      curve(c, mean.map((v, t) => [X(t), Y(tens(v))]), look.law, [], 2.4);
+    });
+  }
+  /** Mean rate of ln L a step over the paths, and its error. */
+  function rate() {
+    const t = paths.t, each = records[t].map(v => (Math.max(v, -1e4) - records[0][0]) / t), middle = total(each) / paths.n;
+    return { rate: middle, error: Math.sqrt(total(each.map(v => (v - middle) ** 2)) / (paths.n - 1) / paths.n) };
+  }
+  function read() {
+    const { eta, batch_size } = now, t = paths.t, found = t && flows() ? rate() : { rate: null, error: null }, late = typical ? typicalAt(batch_size) : null;
+    const beyond = eta > edge, lost = late !== null && eta > late;
+    const bounds = flows() ? `trace ${short(minimum.traceNecessary(batch_size))}, Theorem 3.3 ${short(minimum.theorem(batch_size))}, 2/λ₁ ${short(minimum.descent())}` : "none, as nothing moves";
+    return {
+      spoken: !flows() ? "all gradients are 0" : !beyond ? "stable" : lost ? "typical runs leave" : late === null ? "the mean leaves" : "only the mean leaves",
+      colour: !beyond ? COLOURS.flat : lost ? COLOURS.sharp : COLOURS.highlight,
+      text: `At B = ${batch_size} SGD is stable in the mean up to η* = ${short(edge)}, typical runs come back up to ${late === null ? "…" : short(late)}; at η = ${short(eta)} the mean loss ` +
+        `grows by ρ = ${short(rho)} a step. Bounds of η: ${bounds}. Seen after ${t} steps: ln L of a run changes by ` +
+        `${t && flows() ? `${signed(found.rate)} ± ${found.error.toFixed(3)}` : "–"} a step (of the mean: ${signed(Math.log(rho))}).`,
+      summary: { steps: t, rate: found.rate, error: found.error, rho, edge, typical: late },
+    };
+  }
+  return {
+    panels: [
+      { label: "The gradients of the samples; each can be moved", ratio: 1, draw: drawGradients, half: true, handles: "gradients" },
+      { label: "The plane of batch size and step with the edges and the bounds", ratio: 1, draw: drawPlane, half: true },
+      { label: "Loss of some runs against the step, with the exact mean", ratio: 0.36, draw: drawPaths },
+    ],
+    key: "First: the gradient of each sample; drag its end. Second: where SGD is stable (white) and not (grey), edge of the mean (thick) and " +
+      "of typical runs (dots), the bounds by trace (dash-dotted), by the Frobenius norm (W22's Theorem 3.3, dashed), 2/λ₁ (dotted), and where you are " +
+      `(disc). Below: the loss of ${FIXED.drawn} runs (thin) and its exact mean (thick).`,
+    settle: FIXED.length, pace: 1,
+    get ended() { return paths.t >= FIXED.length; },
+    advance(steps) {
+      for (let k = Math.min(steps, FIXED.length - paths.t); k > 0; k--) { paths.step(); records.push(paths.logLosses(minimum)); }
+    },
+    restart, moved: set, steps: () => paths.t, think, read,
+    python() {
+      const rows = minimum.g.map(([x, y]) => `(${x}, ${y})`), [x, y] = FIXED.start;
+      return `import numpy as np
+import flatmin as fm
+from flatmin.theory.stability.threshold import growth, largest_step
+from flatmin.theory.stability.walkers import linear_walkers
+
+gradients = np.array(
+    [${rows.join(", ")}]
+)
+delta, twos = linear_walkers(
+    gradients, eta=${now.eta}, batch_size=${now.batch_size}, start=(${x}, ${y}),
+    steps=${Math.max(paths.t, 1)}, trajectories=${paths.n}, seed=${SEED},
+)
+log_losses = np.log(np.square(delta @ gradients.T).mean(axis=1) / 2) + 2 * np.log(2) * twos
+at_start = np.log(np.square(gradients @ (${x}, ${y})).mean() / 2)
+minimum = fm.Minimum.from_gradients(gradients)
+how = {"batch_size": ${now.batch_size}, "sampling": "replacement"}
+print((log_losses - at_start).mean() / ${Math.max(paths.t, 1)}, growth(minimum, ${now.eta}, **how), largest_step(minimum, **how))
 `;
     },
   };

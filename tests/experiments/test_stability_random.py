@@ -26,6 +26,6 @@ def test_the_record_holds_what_the_pictures_need(tmp_path):
 
 def test_choose_a_minimum_says_what_is_stable():
     for eta, word in ((0.2, "stable"), (11.0, "unstable")):
-        figure = demo.choose_a_minimum(eta, 2)
+        figure = demo.choose_a_minimum(eta, 2, [1.5, 0.2, 0.3, 0.9, -0.5, 0.6])
         assert figure.axes[1].get_title().startswith(f"{word},")
         plt.close(figure)

@@ -11,7 +11,7 @@ import sympy as sp
 import traitlets
 
 from flatmin.explorers import bundle, display, formulas
-from flatmin.explorers.catalogue import EXPLORERS
+from flatmin.explorers.catalogue import EXPLORERS, Points
 from flatmin.ledger.widgets import Choice
 
 STATIC = Path(__file__).resolve().parents[2] / "_static"
@@ -53,8 +53,9 @@ def test_the_traits_of_a_widget_are_the_declared_parameters(name):
     made = display.widget(name)
     assert {key: getattr(made, key) for key in EXPLORERS[name].controls} == EXPLORERS[name].state()
     for key, (_, control) in EXPLORERS[name].controls.items():
+        wrong = "nowhere" if isinstance(control, Choice) else control.high + 1
         with pytest.raises(traitlets.TraitError):
-            setattr(made, key, "nowhere" if isinstance(control, Choice) else control.high + 1)
+            setattr(made, key, [wrong] * len(control.value) if isinstance(control, Points) else wrong)
 
 
 def test_what_the_page_has_no_words_for_is_refused():

@@ -42,6 +42,20 @@ def test_bad_values_are_refused_by_name(case):
 def test_start_values_lie_in_their_range(wrong):
     with pytest.raises(ValueError, match="sigma"):
         display.show("valley", sigma=wrong)
+    with pytest.raises(ValueError, match="gradients"):
+        display.show("stability", gradients=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, 99, None])
+def test_a_batch_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match="batch_size"):
+        display.show("regression", batch_size=wrong)
+
+
+@pytest.mark.parametrize("wrong", [[1.0] * 11, [[1.0, 1.0]] * 6, [3.0] * 12])
+def test_gradients_are_twelve_numbers_within_their_plane(wrong):
+    with pytest.raises(ValueError, match="gradients"):
+        display.show("stability", gradients=wrong)
 
 
 def test_every_public_name_has_a_case():

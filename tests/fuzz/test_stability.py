@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatmin.theory.stability import bounds, bracket, families, minimum, paths, sharpness, threshold
+from flatmin.theory.stability import bounds, bracket, families, minimum, paths, sharpness, threshold, walkers
 from flatmin.theory.stability.minimum import Minimum
 from fuzz import Case, check, uncovered
 
@@ -64,6 +64,18 @@ CASES = [
     Case(families.random_minimum, {"family": "gaussian", "samples": 4, "seed": 0}),
     Case(families.grouped_minimum, {"groups": [[4, 2, 1.0], [6, 3, 0.5]], "seed": 0}),
     Case(families.shaped_minimum, {"samples": 4}),
+    Case(
+        walkers.linear_walkers,
+        {
+            "gradients": ROWS[:, 0],
+            "eta": 0.1,
+            "batch_size": 2,
+            "start": np.ones(7),
+            "steps": 3,
+            "trajectories": 2,
+        },
+        then=lambda found: found[0],
+    ),
     Case(families.compare, {"minimum": ONE, "batch_sizes": [1.0, 3.0]}),
 ]
 
@@ -77,4 +89,6 @@ def test_every_public_name_has_a_case():
     made = {"Minimum": "made by from_gradients and from_gram"} | dict.fromkeys(
         ("Mode", "Bracket", "AtEdge"), "a result"
     )
-    assert not uncovered(CASES, minimum, threshold, bounds, bracket, paths, sharpness, families, skip=made)
+    assert not uncovered(
+        CASES, minimum, threshold, bounds, bracket, paths, sharpness, families, walkers, skip=made
+    )

@@ -27,7 +27,7 @@ def read(name: str) -> str:
 
 
 def _shared() -> str:
-    return "\n".join(map(read, ("shared_made.js", "random.js", "stage.js")))
+    return "\n".join(map(read, ("shared_made.js", "numerics.js", "random.js", "stage.js")))
 
 
 def _body(name) -> str:

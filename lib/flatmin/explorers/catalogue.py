@@ -22,19 +22,31 @@ from flatmin.theory.two_valleys.landscape import PAPER, barrier, flatness, path_
 from flatmin.theory.valleys.high_dimensional import high_dimensional_valley
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 
-__all__ = ["EXPLORERS", "SEED", "Explorer"]
+__all__ = ["EXPLORERS", "SEED", "Explorer", "Points", "is_whole"]
 
 #: of every run in the page
 SEED = 1
+#: where the gradients of the stability explorer start
+_GRADIENTS = (1.6, 0.3, 0.3, 0.9, -0.5, 0.6, -0.8, -0.2, 0.3, -0.7, 0.6, 0.4)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of the plane that the reader drags, in steps of ``step``; ``value`` holds each one's x and y."""
+
+    low: float
+    high: float
+    step: float
+    value: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Explorer:
     """One explorer: ``about`` says what it shows, ``controls`` what the reader moves.
 
-    ``controls`` maps a parameter to its words and a :class:`~flatmin.ledger.widgets.Slider` or
-    :class:`~flatmin.ledger.widgets.Choice`; ``fixed`` are the numbers that stay; ``files`` the hand-written
-    scripts it needs besides the stage; ``formulas`` makes the generated ones.
+    ``controls`` maps a parameter to its words and a :class:`~flatmin.ledger.widgets.Slider`, a
+    :class:`~flatmin.ledger.widgets.Choice` or :class:`Points`; ``fixed`` are the numbers that stay; ``files``
+    the hand-written scripts it needs besides the stage; ``formulas`` makes the generated ones.
     """
 
     name: str
@@ -42,15 +54,21 @@ class Explorer:
     controls: dict[str, tuple[str, Slider | Choice]]
     fixed: dict[str, float]
     files: tuple[str, ...]
-    formulas: Callable[[], list[str]]
+    formulas: Callable[[], list[str]] = list
 
     def state(self, **changed) -> dict:
         """The start values, some of them changed; ValueError for an unknown name or a value out of range."""
-        state = {name: control.value for name, (_, control) in self.controls.items()}
+        starts = {name: control.value for name, (_, control) in self.controls.items()}
+        state = {name: list(value) if isinstance(value, tuple) else value for name, value in starts.items()}
         for name, value in changed.items():
             control = self.controls[_check.choice("parameter", name, self.controls)][1]
             if isinstance(control, Choice):
                 state[name] = _check.choice(name, value, dict(control.options))
+            elif isinstance(control, Points):
+                inside = {"least": control.low, "most": control.high}
+                state[name] = _check.array(name, value, shape=(len(control.value),), **inside).tolist()
+            elif is_whole(control):
+                state[name] = _check.integer(name, value, least=control.low, most=control.high)
             else:
                 state[name] = _check.number(name, value, least=control.low, most=control.high)
         return state
@@ -73,8 +91,15 @@ def _described(name, words, control) -> dict:
     """A control as the script reads it."""
     if isinstance(control, Choice):
         return {"name": name, "words": words, "options": [v for _, v in control.options]}
-    numbers = {key: getattr(control, key) for key in ("low", "high", "step", "log")}
-    return {"name": name, "words": words, **numbers}
+    numbers = {key: getattr(control, key) for key in ("low", "high", "step")}
+    if isinstance(control, Points):
+        return {"name": name, "words": words, **numbers, "points": len(control.value)}
+    return {"name": name, "words": words, **numbers, "log": control.log, "whole": is_whole(control)}
+
+
+def is_whole(control) -> bool:
+    """Whether a slider has integers only."""
+    return isinstance(control, Slider) and all(isinstance(v, int) for v in (control.low, control.step))
 
 
 def _valley_formulas() -> list[str]:
@@ -145,7 +170,7 @@ EXPLORERS = {
                 "start": ("start", choice(["ridge", "sharp", "flat"])),
             },
             {name: value for name, value in PAPER.items() if name != "x1"}
-            | {"walkers": 500, "start_y": 1.0, "start_x": START_X, "length": 400},
+            | {"walkers": 500, "start_y": 1.0, "start_x": START_X, "length": 400, "alike": 0.9},
             ("chain.js", "two_valleys.js"),
             _two_valleys_formulas,
         ),
@@ -159,6 +184,36 @@ EXPLORERS = {
             {"walkers": 16, "others": 4, "length": 1000},
             ("many_directions.js",),
             _many_directions_formulas,
+        ),
+        Explorer(
+            "regression",
+            "Walkers of SGD for linear regression, and when they pass levels of the loss",
+            {
+                "eta": ("step η", log_slider(0.02, 1.0, 0.1, 0.01)),
+                "batch_size": ("batch B", Slider(1, 8, 1, 1)),
+                "dimension": ("dimension d", Slider(1, 25, 1, 5)),
+            },
+            {
+                "walkers": 200,
+                "length": 20_000,
+                "levels": 10,
+                "between": 4,
+                "below": 40,
+                "highest": 6,
+                "fewest": 20,
+            },
+            ("regression.js",),
+        ),
+        Explorer(
+            "stability",
+            "Paths of SGD around a minimum whose samples have gradients in a plane",
+            {
+                "eta": ("step η", log_slider(0.05, 10.0, 1.5, 0.01)),
+                "batch_size": ("batch B", Slider(1, 32, 1, 1)),
+                "gradients": ("gradient", Points(-2.0, 2.0, 0.05, _GRADIENTS)),
+            },
+            {"walkers": 200, "drawn": 30, "length": 300, "start": [1.0, 1.0]},
+            ("stability.js",),
         ),
     )
 }

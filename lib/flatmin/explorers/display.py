@@ -9,14 +9,14 @@ from functools import cache
 
 from flatmin import _check
 from flatmin.explorers import bundle
-from flatmin.explorers.catalogue import EXPLORERS
+from flatmin.explorers.catalogue import EXPLORERS, Points, is_whole
 from flatmin.ledger.widgets import Choice, draw, is_static
 
 __all__ = ["show", "widget"]
 
 
 def show(name: str, still: Callable | None = None, **start):
-    """Show an explorer: ``"valley"``, ``"two_valleys"`` or ``"many_directions"`` (chapters 1, 4 and 8).
+    """Show an explorer by its name in :data:`~flatmin.explorers.catalogue.EXPLORERS`, such as ``"valley"``.
 
     ``start`` changes start values, such as ``sigma=0.2``. Where a notebook runs, it is a widget; otherwise
     ``still``, called with all start values, draws what print and plain notebooks show, and the book's page
@@ -60,8 +60,14 @@ def _kind(name):
     for key, (_, control) in explorer.controls.items():
         if isinstance(control, Choice):
             traits[key] = traitlets.Enum([value for _, value in control.options], control.value)
+            continue
+        number = traitlets.Int if is_whole(control) else traitlets.Float
+        inside = {"min": control.low, "max": control.high}
+        if isinstance(control, Points):
+            many = {"minlen": len(control.value), "maxlen": len(control.value)}
+            traits[key] = traitlets.List(number(**inside), list(control.value), **many)
         else:
-            traits[key] = traitlets.Float(control.value, min=control.low, max=control.high)
+            traits[key] = number(control.value, **inside)
     body = {"_esm": bundle.module(name), "_css": bundle.styles()}
     body |= {key: trait.tag(sync=True) for key, trait in traits.items()}
     return type(f"Explorer_{name}", (anywidget.AnyWidget,), body)

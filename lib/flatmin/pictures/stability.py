@@ -8,7 +8,7 @@ from matplotlib.ticker import NullFormatter
 
 from flatmin.ledger import plots
 from flatmin.theory.stability import bounds
-from flatmin.theory.stability.families import shaped_minimum
+from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.stability.paths import log_losses, mean_losses
 from flatmin.theory.stability.threshold import growth, largest_step
 
@@ -68,11 +68,11 @@ def planes(minima):
     return figure
 
 
-def choose_a_minimum(eta=3.0, batch_size=2, decay=1.0, spread=0.0):
-    """One minimum with Tr H = 1 in the (B, η) plane, and the loss of 20 paths beside its exact mean."""
-    minimum = shaped_minimum(decay, spread)
+def choose_a_minimum(eta, batch_size, gradients):
+    """A minimum with ``gradients`` (x, y of each in turn) in the (B, η) plane; the loss of 20 paths, its mean."""
+    minimum = Minimum.from_gradients(np.reshape(gradients, (-1, 2)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7))
-    _plane(left, minimum, np.geomspace(1, minimum.samples, 12))
+    _plane(left, minimum, np.geomspace(1, 32, 12))
     left.plot([batch_size], [eta], "*", ms=14, color=plots.colour("highlight"), mec="black", zorder=5)
     left.set_ylim(min(left.get_ylim()[0] / 8, eta / 2), max(left.get_ylim()[1], 2 * eta))
     left.legend(fontsize=9, loc="lower right")

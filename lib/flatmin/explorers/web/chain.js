@@ -1,20 +1,6 @@
 // flatmin.theory.two_valleys in the browser: the discrete chain at frozen y as a transfer operator (FrozenChain), and
 // the rate equation that follows P_flat along the drift of y (freezing_point.follow), on fewer nodes.
-const GAUSS = (() => { // nodes and weights of Gauss and Legendre on (−1, 1)
-  const n = 10, nodes = [], weights = [];
-  for (let k = 0; k < n; k++) {
-    let x = Math.cos(Math.PI * (k + 0.75) / (n + 0.5)), slope = 1;
-    for (let turn = 0; turn < 50; turn++) {
-      let before = 1, now = x;
-      for (let j = 2; j <= n; j++) [before, now] = [now, ((2 * j - 1) * x * now - (j - 1) * before) / j];
-      slope = n * (x * now - before) / (x * x - 1);
-      x -= now / slope;
-    }
-    nodes.unshift(x);
-    weights.unshift(2 / ((1 - x * x) * slope * slope));
-  }
-  return { nodes, weights };
-})();
+const GAUSS = gauss(10);
 const PANEL = 3.5, CUT = 8, SHIFT = 1 + 1e-9; // panels and kernel tails in kicks; shift of inverse iteration
 
 /** LU factors of shift·1 − K on nodes [from, to) without one of them; no pivots are needed, the matrix is an M-matrix. */
@@ -51,9 +37,6 @@ class Factors {
     return x;
   }
 }
-
-const total = values => values.reduce((sum, v) => sum + v, 0);
-const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
 
 /** The chain at one y: nodes x, the operator K on masses, exit rates, stationary law, slowest mode. */
 class Chain {
@@ -217,15 +200,25 @@ function reader(table) {
 
 function integrate(table, first, starts, steps) {
   const at = reader(table), points = 1000, h = steps / points, t = [0], y = [table[0].y];
-  const flat = [total(starts.map(x => first.settledFlat(x))) / starts.length];
+  const flat = [total(starts.map(x => first.settledFlat(x))) / starts.length], decays = [];
   const speed = (y, p) => p * at("driftFlat", y) + (1 - p) * at("driftSharp", y);
   for (let k = 0; k < points; k++) { // midpoint in y; P relaxes exactly at frozen y
     const half = y[k] + h / 2 * speed(y[k], flat[k]), target = at("stationary", half);
-    flat.push(target + (flat[k] - target) * Math.exp(-h * Math.exp(at("relaxation", half))));
+    decays.push(h * Math.exp(at("relaxation", half)));
+    flat.push(target + (flat[k] - target) * Math.exp(-decays[k]));
     y.push(y[k] + h * speed(half, (flat[k] + flat[k + 1]) / 2));
     t.push((k + 1) * h);
   }
-  return { t, y, flat, settled: settledBy(at, first, starts, h, y, flat) };
+  return { t, y, flat, decays, settled: settledBy(at, first, starts, h, y, flat) };
+}
+
+/** From which point on a share `alike` of the walkers are on the side where they end: what was known of the side decays as P. */
+function frozenFrom({ flat, decays }, alike) {
+  const p = flat.map(v => Math.min(Math.max(v, 0), 1)), end = p.at(-1);
+  for (let k = p.length - 1, later = 0; k >= 0; later += decays[--k]) {
+    if (p[k] * end + (1 - p[k]) * (1 - end) + 2 * Math.exp(-later) * p[k] * (1 - p[k]) < alike) return k + 1;
+  }
+  return 0;
 }
 
 /** Probability, at every time, that x changes sign no more. */

@@ -16,15 +16,16 @@ window.flatminExplorers = (() => {
   }
 
   // #explorer=valley&sigma=0.2: only what is declared, and lies in its range, is taken
-  function fromAddress(name, controls) {
-    const fields = new URLSearchParams(location.hash.slice(1)), found = {};
+  function fromAddress(name, controls, hash = location.hash) {
+    const fields = new URLSearchParams(hash.slice(1)), found = {};
     if (fields.get("explorer") !== name) return found;
     for (const control of controls) {
       const text = fields.get(control.name);
-      if (control.options?.includes(text)) found[control.name] = text;
-      else if (!control.options && text?.trim() && Number(text) >= control.low && Number(text) <= control.high) {
-        found[control.name] = Number(text);
-      }
+      if (text === null) continue;
+      const numbers = text.split(",").map(part => part.trim() ? Number(part) : NaN);
+      const inside = numbers.every(v => v >= control.low && v <= control.high && (!control.whole || Number.isInteger(v)));
+      if (control.options) { if (control.options.includes(text)) found[control.name] = text; }
+      else if (inside && numbers.length === (control.points ?? 1)) found[control.name] = control.points ? numbers : numbers[0];
     }
     return found;
   }
@@ -60,6 +61,7 @@ window.flatminExplorers = (() => {
   const mountAll = () => document.querySelectorAll("[data-explorer]").forEach(mount);
   document.addEventListener("DOMContentLoaded", mountAll);
   return {
+    fromAddress,
     define(name, explorer) {
       explorers[name] = explorer;
       if (document.readyState !== "loading") mountAll();

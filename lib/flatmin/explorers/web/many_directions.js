@@ -172,9 +172,7 @@ function makeScene(values) {
       if (k) curve(c, points, colour, dash);
       else record.forEach(([t, f]) => {
         c.fillStyle = colour;
-        c.globalAlpha = 0.45;
-        c.fillRect(X(t) - 0.75, Y(f.mean + f.spread), 1.5, Y(f.mean - f.spread) - Y(f.mean + f.spread));
-        c.globalAlpha = 1;
+        bar(c, X(t), Y(f.mean + f.spread), Y(f.mean - f.spread));
         disc(c, X(t), Y(f.mean), 2.4);
       });
     });

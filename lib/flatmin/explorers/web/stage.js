@@ -21,8 +21,8 @@ function isNight() {
 /** The colours of one theme: those of the book's figures, lighter at night. */
 function palette() {
   return isNight()
-    ? { night: true, ink: "#e6e6e6", faint: "#8c93a3", walker: "#ffd166", bar: "#56b4e9", flat: "#56b4e9", sharp: "#ff8a4c", law: "#ffffff" }
-    : { night: false, ink: "#222222", faint: "#6b6b6b", walker: COLOURS.sgd, bar: COLOURS.sgd, flat: COLOURS.sgd, sharp: COLOURS.sharp, law: COLOURS.theory };
+    ? { night: true, ink: "#e6e6e6", faint: "#8c93a3", walker: "#ffd166", bar: "#56b4e9", flat: "#56b4e9", sharp: "#ff8a4c", gd: "#ffc04d", printed: "#e6a8cc", law: "#ffffff" }
+    : { night: false, ink: "#222222", faint: "#6b6b6b", walker: COLOURS.sgd, bar: COLOURS.sgd, flat: COLOURS.sgd, sharp: COLOURS.sharp, gd: COLOURS.gd, printed: COLOURS.printed, law: COLOURS.theory };
 }
 
 /** A slider or a list for one parameter, in step with the model both ways. */
@@ -58,9 +58,50 @@ function makeControl(model, control) {
   return { node: element("label", {}, element("span", {}, words), input, shown), off: () => model.off(`change:${name}`, show) };
 }
 
-/** A canvas that knows its size in device pixels (at most two for one); draw(context, look) in CSS pixels. */
-function makePanel({ label, ratio, draw }) {
+/** A button on a panel for each of some points, to drag or to move by arrow keys; place says where the panel has them. */
+function makeHandles(model, { name, words, low, high, step }) {
+  const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  const at = k => model.get(name).slice(2 * k, 2 * k + 2);
+  const put = (k, point) => {
+    const values = [...model.get(name)];
+    point.forEach((v, j) => { values[2 * k + j] = Number(Math.min(Math.max(Math.round(v / step) * step, low), high).toFixed(3)); });
+    if (values.every((v, j) => v === model.get(name)[j])) return;
+    model.set(name, values);
+    model.save_changes();
+  };
+  let X = v => v, Y = X;
+  const nodes = Array.from({ length: model.get(name).length / 2 }, (_, k) => {
+    const node = element("button", { type: "button", class: "fmx-handle" });
+    node.addEventListener("pointerdown", event => { node.setPointerCapture(event.pointerId); event.preventDefault(); node.focus(); });
+    node.addEventListener("pointermove", event => {
+      if (!node.hasPointerCapture(event.pointerId)) return;
+      const box = node.offsetParent.getBoundingClientRect(), [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      put(k, [(x - X(0)) / (X(1) - X(0)), (y - Y(0)) / (Y(1) - Y(0))]);
+    });
+    node.addEventListener("keydown", event => {
+      const way = ways[event.key];
+      if (!way) return;
+      event.preventDefault();
+      event.stopPropagation();
+      put(k, at(k).map((v, j) => v + way[j] * step));
+    });
+    return node;
+  });
+  const show = () => nodes.forEach((node, k) => {
+    const [x, y] = at(k);
+    node.style.left = `${X(x)}px`;
+    node.style.top = `${Y(y)}px`;
+    node.setAttribute("aria-label", `${words} ${k + 1} at ${x}, ${y}; arrow keys move it`);
+  });
+  model.on(`change:${name}`, show);
+  return { name, nodes, off: () => model.off(`change:${name}`, show), place: axes => { [X, Y] = axes; show(); } };
+}
+
+/** A canvas that knows its size in device pixels (at most two for one); draw(context, look) in CSS pixels. A panel may
+ * take half of the width, and have handles, to which draw returns the functions from values to pixels. */
+function makePanel({ label, ratio, draw, half }, handles) {
   const canvas = element("canvas", { role: "img", "aria-label": label });
+  const node = element("div", { class: half ? "fmx-panel fmx-half" : "fmx-panel" }, canvas, ...(handles?.nodes ?? []));
   canvas.style.aspectRatio = String(1 / ratio);
   const redraw = look => {
     const scale = Math.min(devicePixelRatio || 1, 2), w = Math.max(canvas.clientWidth, 200), h = Math.round(w * ratio);
@@ -72,12 +113,13 @@ function makePanel({ label, ratio, draw }) {
     c.setTransform(scale, 0, 0, scale, 0, 0);
     c.clearRect(0, 0, w, h);
     c.font = "12px sans-serif";
-    draw(c, { ...look, w, h, scale });
+    const axes = draw(c, { ...look, w, h, scale });
+    handles?.place(axes);
   };
-  return { canvas, redraw, tell: text => canvas.setAttribute("aria-label", `${label}. ${text}`) };
+  return { node, redraw, tell: text => canvas.setAttribute("aria-label", `${label}. ${text}`) };
 }
 
-/** Axes of a plot in the box [left, top, right, bottom]; gives the functions from values to pixels. */
+/** Axes of a plot in the box [left, top, right, bottom], words(tick) at the ticks; the functions from values to pixels. */
 function axes(c, look, box, x, y) {
   const [left, top, right, bottom] = box;
   const X = value => left + (value - x.low) / (x.high - x.low) * (right - left);
@@ -86,10 +128,10 @@ function axes(c, look, box, x, y) {
   c.lineWidth = 1;
   c.beginPath(); c.moveTo(left, top); c.lineTo(left, bottom); c.lineTo(right, bottom); c.stroke();
   c.textAlign = "center";
-  for (const tick of x.ticks ?? []) c.fillText(String(tick), X(tick), bottom + 14);
+  for (const tick of x.ticks ?? []) c.fillText((x.words ?? String)(tick), X(tick), bottom + 14);
   c.fillText(x.label, (left + right) / 2, bottom + 28);
   c.textAlign = "right";
-  for (const tick of y.ticks ?? []) c.fillText(String(tick), left - 5, Y(tick) + 4);
+  for (const tick of y.ticks ?? []) c.fillText((y.words ?? String)(tick), left - 5, Y(tick) + 4);
   c.textAlign = "left";
   c.fillText(y.label, left + 6, top + 4);
   return [X, Y];
@@ -109,6 +151,13 @@ function curve(c, points, colour, dash = [], width = 2) {
 function upright(c, look, [, top, , bottom], x, width) { curve(c, [[x, top], [x, bottom]], look.faint, [5, 4], width); }
 
 function disc(c, x, y, radius) { c.beginPath(); c.arc(x, y, radius, 0, 7); c.fill(); }
+
+/** An upright bar over x, pale: a spread or an error. */
+function bar(c, x, top, bottom) {
+  c.globalAlpha = 0.45;
+  c.fillRect(x - 0.75, top, 1.5, bottom - top);
+  c.globalAlpha = 1;
+}
 
 /** Draw what must not leave a box. */
 function within(c, [left, top, right, bottom], draw) {
@@ -217,9 +266,10 @@ function makeStage({ model, el }, all, makeScene) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const scene = makeScene(values), voice = makeVoice();
   let running = !calm.matches, visible = true, frame = 0, cost = 1, told = 0, drawn = 0, mixed = false, ahead = 0;
-  const panels = scene.panels.map(makePanel);
+  const handles = all.filter(({ points }) => points).map(control => makeHandles(model, control));
+  const panels = scene.panels.map(panel => makePanel(panel, handles.find(({ name }) => name === panel.handles)));
   const buttons = makeButtons({ play: () => setRunning(!running), restart, skip: () => { ahead += scene.settle; next(); }, copy });
-  const controls = all.map(control => makeControl(model, control));
+  const controls = all.filter(({ points }) => !points).map(control => makeControl(model, control));
   const code = element("pre", { tabindex: "0", "aria-label": "The same run in Python" });
   code.hidden = true;
   el.classList.add("flatmin-explorer");
@@ -227,7 +277,7 @@ function makeStage({ model, el }, all, makeScene) {
   el.replaceChildren(
     element("div", { class: "fmx-bar" }, ...Object.values(buttons), voice.badge),
     element("div", { class: "fmx-controls" }, ...controls.map(({ node }) => node)),
-    voice.said, ...panels.map(({ canvas }) => canvas), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
+    voice.said, ...panels.map(({ node }) => node), element("p", { class: "fmx-key" }, scene.key), code, voice.status);
 
   function draw(when = performance.now()) {
     drawn++;
@@ -296,7 +346,7 @@ function makeStage({ model, el }, all, makeScene) {
     cancelAnimationFrame(frame);
     unwatch();
     calm.removeEventListener("change", still);
-    for (const control of controls) control.off();
+    for (const control of [...controls, ...handles]) control.off();
     for (const { name } of all) model.off(`change:${name}`, moved);
   };
 }

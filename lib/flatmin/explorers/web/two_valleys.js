@@ -11,10 +11,10 @@ function ensembleOf(n, at) {
   return new Ensemble(advance, [Float64Array.from({ length: n }, (_, i) => at[i % at.length]), new Float64Array(n).fill(FIXED.start_y)]);
 }
 
-/** What is watched on the way: the last change of sign of each x, and the share on the flat side at some times. */
+/** What is watched on the way: the last change of sign of each x, and the side of each at some times. */
 class Watch {
   constructor(walkers, every) {
-    Object.assign(this, { walkers, every, t: [], y: [], flat: [] });
+    Object.assign(this, { walkers, every, t: [], y: [], flat: [], sides: [] });
     this.side = Int8Array.from(walkers.Q[0], x => x >= 0 ? 1 : -1);
     this.last = new Int32Array(walkers.n);
     this.where = Float64Array.from(walkers.Q[1]);
@@ -35,13 +35,20 @@ class Watch {
     this.t.push(t);
     this.y.push(this.meanOf(Q[1]));
     this.flat.push(this.share());
+    this.sides.push(Int8Array.from(this.side));
+  }
+  /** From which record on the share of the walkers that are on the side where they are now is at least FIXED.alike. */
+  frozen() {
+    const { side, sides, walkers: { n } } = this;
+    const parted = sides.findLastIndex(then => then.reduce((count, s, i) => count + (s === side[i]), 0) < FIXED.alike * n);
+    return Math.min(parted + 1, sides.length - 1);
   }
   share() { return this.walkers.Q[0].reduce((count, x) => count + (x >= 0), 0) / this.walkers.n; }
   meanOf(values) { return total(values) / this.walkers.n; }
 }
 
 function makeScene(values) {
-  let now, walkers, watch, theory, path, frozen, plane;
+  let now, walkers, watch, theory, path, frozen, froze, plane;
   const ground = makeGround((y, x) => (loss(x, y, now.P) - now.low) / (now.high - now.low));
   function restart() {
     now = numbers(values());
@@ -51,7 +58,7 @@ function makeScene(values) {
   function set() {
     restart();
     theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
-    path = frozen = null;
+    path = frozen = froze = null;
     let y = FIXED.start_y; // how far the floors carry a walker
     for (let k = 0; k < 400; k++) y += FIXED.length / 400 * pathDrift(y, now.P);
     plane = { low: 0, high: Math.ceil(1.15 * y) };
@@ -67,6 +74,7 @@ function makeScene(values) {
     theory = null;
     path = value;
     frozen = lastHop(path, path.y);
+    froze = frozenFrom(path, FIXED.alike);
     return false;
   }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
@@ -92,6 +100,7 @@ function makeScene(values) {
     c.fillRect(a, box[1], b - a, box[3] - box[1]);
     c.globalAlpha = 1;
     upright(c, look, box, X(frozen.mean), 1.5);
+    curve(c, [[X(path.y[froze]), box[1]], [X(path.y[froze]), box[3]]], look.ink, [], 1);
   }
   function drawPlot(c, look) {
     const box = [40, 10, look.w - 8, look.h - 34];
@@ -100,19 +109,22 @@ function makeScene(values) {
     if (path) curve(c, path.y.map((y, k) => [X(y), Y(Math.min(Math.max(path.flat[k], 0), 1))]), look.law);
     c.fillStyle = look.bar;
     watch.t.forEach((_, k) => { if (k % 3 === 0 || k === watch.t.length - 1) disc(c, X(watch.y[k]), Y(watch.flat[k]), 2.6); });
+    const seen = watch.frozen(), x = X(watch.y[seen]);
+    c.fillStyle = look.ink;
+    c.beginPath(); c.moveTo(x, box[3] - 9); c.lineTo(x - 5, box[3]); c.lineTo(x + 5, box[3]); c.fill();
   }
   function read() {
     const { t, n } = walkers, flat = watch.share(), ended = t >= now.end, error = Math.sqrt(flat * (1 - flat) / n);
     const hopped = watch.meanOf(watch.where), still = watch.last.filter(step => step > t - now.end / 20).length / n;
-    const law = path ? `${short(Math.min(Math.max(path.flat.at(-1), 0), 1))} in the end, last hops at y = ${short(frozen.mean)} ± ${short(frozen.spread)}` : "still computing";
+    const law = path ? `${short(Math.min(Math.max(path.flat.at(-1), 0), 1))} in the end, frozen from y = ${short(path.y[froze])}, last hops at y = ${short(frozen.mean)} ± ${short(frozen.spread)}` : "still computing";
     const seen = ended || still < 0.02 ? "frozen" : "hopping";
     return {
       spoken: t ? seen : "at the start",
       colour: seen === "frozen" ? COLOURS.flat : COLOURS.sharp,
       text: `Rate equation: share in the flat valley ${law}. Seen after ${t.toLocaleString("en")} of ${now.end.toLocaleString("en")} steps: ` +
-        `share ${short(flat)} ± ${short(error)}, the last hop so far at y = ${short(hopped)} on average; ` +
+        `share ${short(flat)} ± ${short(error)}, frozen from y = ${short(watch.y[watch.frozen()])}, last hops so far at y = ${short(hopped)}; ` +
         `${short(100 * still)} % hopped lately.`,
-      summary: { steps: t, flat, last_hop: watch.meanOf(watch.last), last_hop_y: hopped, predicted: path ? path.flat.at(-1) : null, predicted_y: frozen?.mean ?? null },
+      summary: { steps: t, flat, last_hop: watch.meanOf(watch.last), last_hop_y: hopped, frozen_y: watch.y[watch.frozen()], predicted: path ? path.flat.at(-1) : null, predicted_y: frozen?.mean ?? null, predicted_frozen_y: path ? path.y[froze] : null },
     };
   }
   return {
@@ -122,7 +134,8 @@ function makeScene(values) {
     ],
     key: "Above: walkers (dots) on the loss, the floors of the flat (line) and the sharp valley (dashed), the ridge between them " +
       "(dotted). Below: the share of the walkers in the flat valley (dots) and the rate equation (line). Grey band: where it puts " +
-      "the last hop, mean and standard deviation.",
+      "the last hop, mean and standard deviation. Frozen: from when on nine in ten walkers are in the valley where they end (upright line; " +
+      "triangle: seen so far).",
     settle: 100000, get pace() { return Math.max(Math.round(now.end / 600), 1); },
     get ended() { return walkers.t >= now.end; },
     advance(steps) {

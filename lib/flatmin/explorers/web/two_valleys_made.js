@@ -1,6 +1,6 @@
 const NAME = "two_valleys";
-const CONTROLS = [{"name": "delta_s", "words": "noise Δₛ = ησ", "low": 0.0001, "high": 0.01, "step": 0.01, "log": true}, {"name": "eta", "words": "step η", "low": 0.005, "high": 0.05, "step": 0.01, "log": true}, {"name": "ratio", "words": "flatness ratio ρ", "low": 1.05, "high": 3.0, "step": 0.05, "log": false}, {"name": "start", "words": "start", "options": ["ridge", "sharp", "flat"]}];
-const FIXED = {"x2": 0.65, "x0": 1.0, "f0": 1.0, "y_b": 30.0, "y_f": 20.0, "y_d": 100.0, "L_d": 1.0, "walkers": 500, "start_y": 1.0, "start_x": 0.01, "length": 400};
+const CONTROLS = [{"name": "delta_s", "words": "noise Δₛ = ησ", "low": 0.0001, "high": 0.01, "step": 0.01, "log": true, "whole": false}, {"name": "eta", "words": "step η", "low": 0.005, "high": 0.05, "step": 0.01, "log": true, "whole": false}, {"name": "ratio", "words": "flatness ratio ρ", "low": 1.05, "high": 3.0, "step": 0.05, "log": false, "whole": false}, {"name": "start", "words": "start", "options": ["ridge", "sharp", "flat"]}];
+const FIXED = {"x2": 0.65, "x0": 1.0, "f0": 1.0, "y_b": 30.0, "y_f": 20.0, "y_d": 100.0, "L_d": 1.0, "walkers": 500, "start_y": 1.0, "start_x": 0.01, "length": 400, "alike": 0.9};
 function advance(Q, Z, n, alive, eta, amplitude, { x1, x2, x0, f0, y_b, y_f, y_d, L_d }, bound = 1000) {
   let living = 0;
   for (let i = 0; i < n; i++) {

@@ -1,5 +1,5 @@
 const NAME = "valley";
-const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.001, "high": 3.0, "step": 0.01, "log": true}, {"name": "eta", "words": "step η", "low": 0.003, "high": 0.24, "step": 0.01, "log": true}, {"name": "epsilon", "words": "tilt ε", "low": 0.0001, "high": 0.05, "step": 0.01, "log": true}, {"name": "lambda_1", "words": "bend λ₁", "low": -4.0, "high": -0.5, "step": 0.25, "log": false}];
+const CONTROLS = [{"name": "sigma", "words": "noise σ", "low": 0.001, "high": 3.0, "step": 0.01, "log": true, "whole": false}, {"name": "eta", "words": "step η", "low": 0.003, "high": 0.24, "step": 0.01, "log": true, "whole": false}, {"name": "epsilon", "words": "tilt ε", "low": 0.0001, "high": 0.05, "step": 0.01, "log": true, "whole": false}, {"name": "lambda_1", "words": "bend λ₁", "low": -4.0, "high": -0.5, "step": 0.25, "log": false, "whole": false}];
 const FIXED = {"lambda_0": 8, "lambda_2": 1, "walkers": 1000, "start": 1.5};
 function advance(Q, Z, n, alive, eta, amplitude, { epsilon, lambda_0, lambda_1, lambda_2 }, bound = 1000) {
   let living = 0;

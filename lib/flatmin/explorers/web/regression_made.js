@@ -1,0 +1,3 @@
+const NAME = "regression";
+const CONTROLS = [{"name": "eta", "words": "step η", "low": 0.02, "high": 1.0, "step": 0.01, "log": true, "whole": false}, {"name": "batch_size", "words": "batch B", "low": 1, "high": 8, "step": 1, "log": false, "whole": true}, {"name": "dimension", "words": "dimension d", "low": 1, "high": 25, "step": 1, "log": false, "whole": true}];
+const FIXED = {"walkers": 200, "length": 20000, "levels": 10, "between": 4, "below": 40, "highest": 6, "fewest": 20};

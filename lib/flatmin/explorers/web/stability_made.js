@@ -1,0 +1,3 @@
+const NAME = "stability";
+const CONTROLS = [{"name": "eta", "words": "step η", "low": 0.05, "high": 10.0, "step": 0.01, "log": true, "whole": false}, {"name": "batch_size", "words": "batch B", "low": 1, "high": 32, "step": 1, "log": false, "whole": true}, {"name": "gradients", "words": "gradient", "low": -2.0, "high": 2.0, "step": 0.05, "points": 12}];
+const FIXED = {"walkers": 200, "drawn": 30, "length": 300, "start": [1.0, 1.0]};
