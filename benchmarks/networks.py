@@ -5,11 +5,11 @@ fifty largest eigenvalues, the exact Hessian of the middle layer (of 300 samples
 alignment of its noise (one output, square loss). Of three networks of other layers, after 100 steps, a LeNet
 (32 images of 28 × 28), a ResNet-14 of width 8 with group norm (8 images of 16 × 16) and a transformer of two
 layers (32 sequences of 16 tokens, plain attention, as the fast one has no second derivative): the ten largest
-eigenvalues to 1e-3, Tr H, Tr Σ (of four times as many samples), the spectral density by two vectors and thirty
-steps, and all but the last in one call of diagnose. Errors are relative to flatmin's float64 results, but
-those of a trace to 400 products by hand in float64 (of the LeNet to BackPACK's exact one); those of a density
-are the Wasserstein distance to six vectors in float64, in units of its standard deviation. flatmin's points
-are made without their checks, as the peers make none.
+eigenvalues to 1e-3, Tr H, Tr Σ (of four times as many samples), the spectral density by two vectors and
+thirty steps, and all but the last in one call of diagnose. Errors are relative to flatmin's float64 results;
+those of a trace to 400 products by hand in float64 (of the LeNet to BackPACK's exact one), and those of a
+density are the Wasserstein distance to six vectors in float64, in units of its standard deviation. flatmin's
+points are made without their checks, as the peers make none.
 """
 
 import copy
