@@ -24,7 +24,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_signature_and_call_are_one_list(folder):
     run = kernels.build(BOWL, Isotropic(), (Q**2,), Q, Q, (0,))
-    assert list(inspect.signature(run.py_func).parameters) == [f.name for f in fields(kernels.Call)]
+    names = [f.name for f in fields(kernels.Call)]
+    assert list(inspect.signature(run.py_func).parameters) == ["lowest", "until", *names]
 
 
 def test_a_damaged_cache_is_written_anew(folder):

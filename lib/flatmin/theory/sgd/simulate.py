@@ -326,19 +326,14 @@ def _execute(run, plan: _Plan, wanted: _Wanted, threads, progress) -> dict:
         # a piece holds a few blocks per thread: enough to share out, small enough to show progress
         width = 16 * LANES * threads if progress else len(members)
         pieces += [(steps, burn, members[i : i + width]) for i in range(0, len(members), width)]
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
     total = sum(s * len(m) for s, _, m in pieces)
-    try:
-        with tqdm(total=total, unit="step", unit_scale=True, disable=not progress) as bar:
-            if not run.signatures:
-                bar.set_description("compiling")
-            for steps, burn, members in pieces:
-                _run_piece(run, plan, wanted, out, steps, burn, members)
-                bar.set_description("")
-                bar.update(steps * len(members))
-    finally:
-        numba.set_num_threads(before)
+    with tqdm(total=total, unit="step", unit_scale=True, disable=not progress) as bar:
+        if not run.signatures:
+            bar.set_description("compiling")
+        for steps, burn, members in pieces:
+            _run_piece(run, plan, wanted, out, steps, burn, members, threads)
+            bar.set_description("")
+            bar.update(steps * len(members))
     return out
 
 
@@ -359,7 +354,7 @@ def _columns(plan: _Plan, wanted: _Wanted, n) -> dict:
     }
 
 
-def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members):
+def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members, threads):
     """One kernel call: pad the trajectories to whole blocks, run, and put the results in their columns."""
     n, lanes = len(members), getattr(run, "lanes", LANES)
     padded = np.concatenate([members, np.repeat(members[-1:], -n % lanes)])
@@ -388,7 +383,7 @@ def _run_piece(run, plan: _Plan, wanted: _Wanted, out, steps, burn, members):
         bins=np.array([a.bins for a in axes] or [1], np.int64),
         **piece,
         counts=counts or (np.zeros((1, 1), np.uint32),),
-    ).through(run)
+    ).through(run, lanes, threads)
     if wanted.observables:
         # more batches than steps leave some of them empty
         edges = np.array([burn + (b * (steps - burn)) // wanted.batches for b in range(wanted.batches + 1)])

@@ -9,7 +9,7 @@ kernels, so the same seed gives the same trajectories, but for rounding.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from flatmin import _check
 from flatmin.theory.noise import Isotropic, Noise, NoNoise, RandomShift
@@ -33,12 +33,12 @@ def build(valley, noise: Noise):
         raise _check.refused("noise", type(noise).__name__, f"one of {words} on many directions")
     shifted, isotropic = float(type(noise) is RandomShift), float(type(noise) is Isotropic)
 
-    def run(*arguments):
+    def run(first, until, *arguments):
         call = Call(*arguments)
         _run(
-            shifted, isotropic, valley.lambda_0, valley.lambda_1, valley.lambda_2, valley.tilt, call.key,
-            call.numbers, call.begin, call.step, call.amp, call.bound, call.steps, call.kept, call.final,
-            call.life, call.living, call.points,
+            first, until, shifted, isotropic, valley.lambda_0, valley.lambda_1, valley.lambda_2, valley.tilt,
+            call.key, call.numbers, call.begin, call.step, call.amp, call.bound, call.steps, call.kept,
+            call.final, call.life, call.living, call.points,
         )  # fmt: skip
 
     run.signatures, run.lanes = _run.signatures, WIDTH
@@ -83,13 +83,13 @@ def _advance(q, z, new, curve, along, first, second, c0, c1, c2, tilt, step, shi
             new[j, lane] = x - step[lane] * pull
 
 
-@njit(parallel=True, nogil=True, error_model="numpy", cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def _run(
-    shifted, isotropic, c0, c1, c2, tilt, key, numbers, begin, step, amp, bound, steps, kept, final, life,
-    living, points,
+    lowest, until, shifted, isotropic, c0, c1, c2, tilt, key, numbers, begin, step, amp, bound, steps, kept,
+    final, life, living, points,
 ):  # fmt: skip # pragma: no cover - compiled
     sharp, dimension = c1.shape[0], begin.shape[0]
-    for block in prange(numbers.shape[0] // WIDTH):
+    for block in range(lowest, until):
         lo = block * WIDTH
         hi = lo + WIDTH
         s0 = np.empty(WIDTH, np.uint32)
