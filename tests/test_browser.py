@@ -142,7 +142,9 @@ def test_figures_stay_on_white_in_dark_mode(visit):
         assert all(style == ["rgb(255, 255, 255)", "none"] for style in page.evaluate(styles)), name
 
 
-@pytest.mark.parametrize("name", ["chapters/index", "chapters/scoreboard", "chapters/04_two_valleys"])
+@pytest.mark.parametrize(
+    "name", ["chapters/index", "chapters/scoreboard", "chapters/summary", "chapters/04_two_valleys"]
+)
 def test_dark_pages_and_narrow_ones_are_accessible(visit, name):
     for options in ({"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}):
         page, _ = visit(name, **options)

@@ -83,32 +83,34 @@ def who_is_right():
     lines = [f"{regime['name']}: {regime['means']}" for regime in kept["regimes"]]
     for mechanism in kept["mechanisms"]:
         lines += ["", f"{mechanism['name']} ({mechanism['by']})"]
-        for regime in kept["regimes"]:
-            cell = [_entry(entry, found) for entry in mechanism["cells"].get(regime["name"], ())]
-            lines += [
-                f"  {regime['name']}: {_words(*entry) if entry else NOT_TESTED}" for entry in cell or [None]
-            ]
+        for name, entries in _cells(kept, mechanism, found):
+            lines += [f"  {name}: {words}" for words in [_words(*each) for each in entries] or [NOT_TESTED]]
     means = "".join(
-        f"<li><b>{regime['name']}:</b> {typeset(regime['means'])}</li>" for regime in kept["regimes"]
+        f"<li><b>{line(regime['name'])}:</b> {typeset(regime['means'])}</li>" for regime in kept["regimes"]
     )
-    return Shown(table(kept, found) + f'<ul class="flatmin-regimes-mean">{means}</ul>', "\n".join(lines))
+    return Shown(table(kept, found) + f"<ul>{means}</ul>", "\n".join(lines))
 
 
 def table(kept, found, ending=".ipynb"):
     """Return the HTML of the table ``kept`` with the checks ``found``; links to files of that ``ending``."""
-    names = [regime["name"] for regime in kept["regimes"]]
-    head = "".join(f'<th scope="col" {_LEFT}>{line(name)}</th>' for name in names)
+    head = "".join(f'<th scope="col" {_LEFT}>{line(regime["name"])}</th>' for regime in kept["regimes"])
+    wide = f'scope="rowgroup" colspan="{len(kept["regimes"])}" {_LEFT}'
     body = ""
     for mechanism in kept["mechanisms"]:
-        title = f"{typeset(mechanism['name'])} <span>({line(mechanism['by'])})</span>"
         cells = ""
-        for name in names:
-            entries = [_entry(entry, found) for entry in mechanism["cells"].get(name, ())]
-            shown = "".join(f"<div>{_markup(*entry, ending)}</div>" for entry in entries if entry)
+        for name, entries in _cells(kept, mechanism, found):
+            shown = "".join(f"<div>{_markup(*each, ending)}</div>" for each in entries)
             cells += f'<td data-regime="{line(name)}" {_LEFT}>{shown or NOT_TESTED}</td>'
-        title = f'<tr><th scope="rowgroup" colspan="{len(names)}" {_LEFT}>{title}</th></tr>'
-        body += f"<tbody>{title}<tr>{cells}</tr></tbody>"
+        title = f"{typeset(mechanism['name'])} <span>({line(mechanism['by'])})</span>"
+        body += f"<tbody><tr><th {wide}>{title}</th></tr><tr>{cells}</tr></tbody>"
     return f'<table class="flatmin-regimes"><thead><tr>{head}</tr></thead>{body}</table>'
+
+
+def _cells(kept, mechanism, found):
+    """Yield each regime's name and the entries of its cell whose checks were made."""
+    for regime in kept["regimes"]:
+        entries = (_entry(each, found) for each in mechanism["cells"].get(regime["name"], ()))
+        yield regime["name"], [each for each in entries if each]
 
 
 def _entry(entry, found):
@@ -124,7 +126,7 @@ def _entry(entry, found):
     verdict = Verdict.from_dict(part | {"id": id})
     if "needs" in entry:
         bare = dict.fromkeys(("printed", "expected", "at_least", "at_most"))
-        verdict = replace(verdict, **(bare | entry["needs"]))
+        verdict = replace(verdict, note=verdict.note or entry["what"], **(bare | entry["needs"]))
         verdict = replace(verdict, verdict=decide(verdict))
     return entry["what"], verdict, part
 
