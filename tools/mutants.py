@@ -696,6 +696,41 @@ _LISTED = (
         "(2 * curve - 2 * level * steep) * m",
         "explorers/test_in_the_browser.py::test_what_is_predicted_in_many_directions_is_the_librarys",
     ),
+    (
+        "page-regression-forgets-the-label",
+        "explorers/web/regression.js",
+        "let error = -z[first + dimension][i];",
+        "let error = 0;",
+        "explorers/test_in_the_browser.py::test_walkers_and_passages_of_the_regression_are_those_of_the_library",
+    ),
+    (
+        "page-level-counts-the-cell-beyond",
+        "explorers/web/regression.js",
+        "(j < last ? right[i * n + j] : 0)",
+        "right[i * n + j]",
+        "explorers/test_in_the_browser.py::test_the_chain_in_the_page_is_that_of_the_library",
+    ),
+    (
+        "page-edge-without-the-noise",
+        "explorers/web/stability.js",
+        "c * v + (j === k ? (1 - c) * this.products[j] : 0)",
+        "c * v + (j === k ? this.products[j] : 0)",
+        "explorers/test_in_the_browser.py::test_edges_and_bounds_of_linear_stability_are_the_librarys",
+    ),
+    (
+        "regression-walkers-one-sample-too-heavy",
+        "theory/logarithmic/loops.py",
+        "_regress(eta / batch_size,",
+        "_regress(eta,",
+        "theory/logarithmic/test_loops.py::test_walkers_pass_levels_when_the_chain_says",
+    ),
+    (
+        "linear-walkers-half-of-the-power-of-two",
+        "theory/stability/walkers.py",
+        "delta[walker] *= 2.0**-turn",
+        "delta[walker] *= 2.0 ** (-turn / 2)",
+        "theory/stability/test_walkers.py::test_one_direction_is_multiplied_however_far_it_goes",
+    ),
 )
 MUTANTS = tuple(Mutant(*entry[:4], entry[4:]) for entry in _LISTED)
 

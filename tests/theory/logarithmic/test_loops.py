@@ -63,3 +63,27 @@ def test_both_clocks_have_the_mean_times_of_their_equations():
         assert measured.mean() == pytest.approx(
             expected, rel=0.03, abs=4 * measured.std() / len(measured) ** 0.5
         )
+
+
+@pytest.mark.parametrize(("batch_size", "dimension"), [(1, 1), (2, 4), (1, 20)])
+def test_walkers_pass_levels_when_the_chain_says(batch_size, dimension):
+    eta = 0.1
+    ratios = 1 + eta * dimension / batch_size * np.array([0.5, 2.0])
+    how = {"eta": eta, "batch_size": batch_size, "dimension": dimension, "ratios": ratios}
+    runs = loops.regression_walkers(**how, steps=5000, runs=4000, seed=2)
+    assert (runs.passed > 0).all()
+    chain = RegressionChain(eta, batch_size, dimension)
+    exact = [chain.passage_time(c, points=200, nodes=(96, 64, 24)) for c in ratios]
+    error = runs.passed.std(axis=0) / np.sqrt(4000)
+    assert (abs(runs.passed.mean(axis=0) - exact) < 4 * error + 0.005 * np.array(exact)).all()
+
+
+def test_a_lost_walker_passes_all_levels_and_stays_within_bounds():
+    runs = loops.regression_walkers(1.0, 1, 25, [2.0, 1e9], steps=500, runs=20)
+    assert runs.diverged.all()
+    assert (runs.passed[:, 1] >= runs.passed[:, 0]).all()
+    assert (runs.passed[:, 0] > 0).all()
+    assert np.isfinite(runs.theta).all()
+    assert (abs(runs.theta) <= 1000).all()
+    few = loops.regression_walkers(1.0, 1, 25, [2.0, 1e9], steps=500, runs=3)
+    assert (few.passed == runs.passed[:3]).all()  # a walker does not depend on how many there are
