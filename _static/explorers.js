@@ -1736,7 +1736,7 @@ class Regressors {
     this.ratio[i] = ratio;
     if (inside) for (let a = 0; a < dimension; a++) theta[a][i] = next[a];
     else { this.alive[i] = 0; this.living--; }
-    while (this.level[i] < levels.length && !(ratio <= levels[this.level[i]])) passed[this.level[i]++][i] = this.t;
+    while (this.level[i] < levels.length && (!inside || ratio > levels[this.level[i]])) passed[this.level[i]++][i] = this.t;
   }
   /** Mean first passage of a level and its error: the time all spent below it over the passages seen; exact when all have passed. */
   passage(k) {

@@ -154,6 +154,6 @@ def _regress(share, batch, ratios, steps, theta, passed, lost, key):  # pragma: 
                 ratio += new[a] * new[a]
             if not lost[i]:
                 theta[i] = new
-            while level[i] < len(ratios) and not ratio <= ratios[level[i]]:
+            while level[i] < len(ratios) and (lost[i] or ratio > ratios[level[i]]):
                 passed[i, level[i]] = step
                 level[i] += 1
