@@ -11,7 +11,7 @@ from functools import lru_cache
 import yaml
 
 from flatmin.ledger import paths
-from flatmin.ledger.claims import claim_of, load_verdicts, verdict_table
+from flatmin.ledger.claims import claim_of, columns, load_verdicts, verdict_table
 from flatmin.ledger.scoreboard import filled, line, link, typeset
 from flatmin.ledger.verdicts import Verdict, badge, decide
 
@@ -133,8 +133,9 @@ def _entry(entry, found):
 
 def _numbers(verdict):
     """Return what was measured, and what it was compared with, without the criterion."""
-    measured, *compared, _ = verdict.findings()
-    return measured.removeprefix("measured "), "".join(f" · {each}" for each in compared)
+    measured, asked, ours = columns(verdict)
+    named = f"printed {asked}" if verdict.printed is not None else asked
+    return measured, "".join(f" · {each}" for each in (named, ours and f"ours {ours}") if each)
 
 
 def _words(what, verdict, _part):
@@ -142,8 +143,8 @@ def _words(what, verdict, _part):
 
 
 def _markup(what, verdict, part, ending):
-    measured, compared = (line(each).replace("≈ ", "≈&nbsp;") for each in _numbers(verdict))
-    return f"{badge(verdict.verdict)} {typeset(what)}: {link(part, measured, ending)}{compared}"
+    measured, compared = (re.sub("([≈≥≤]) ", r"\1&nbsp;", line(each)) for each in _numbers(verdict))
+    return f"{badge(verdict.verdict)} {typeset(what)}: {link(part, measured, ending)} {compared}"
 
 
 def advice():
