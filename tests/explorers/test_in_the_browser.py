@@ -385,7 +385,8 @@ def test_the_rate_equation_in_the_page_is_that_of_the_library(evaluate, delta_s,
       const theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
       for (;;) {{
         const {{ done, value: path }} = theory.next();
-        if (done) return {{ ...path, time: lastHop(path, path.t), where: lastHop(path, path.y) }};
+        if (done) return {{ ...path, time: lastHop(path, path.t), where: lastHop(path, path.y),
+                          frozen: path.t[frozenFrom(path, FIXED.alike)] }};
       }}"""
     found = evaluate("two_valleys", code)
     valleys, floors = fork(ratio), frozen(fork(ratio), 1.0).floor
@@ -395,6 +396,11 @@ def test_the_rate_equation_in_the_page_is_that_of_the_library(evaluate, delta_s,
     assert np.abs(path.y - found["y"]).max() < 0.01
     for moments, kept in ((path.last_hop(), "time"), (path.freezing_y(), "where")):
         assert [found[kept]["mean"], found[kept]["spread"]] == pytest.approx(moments, rel=0.005)
+    steps = [round(found["frozen"]), round(400 / eta)]
+    runs = fm.simulate(valleys, fm.HessianAligned(delta_s / eta), eta=eta, steps=steps[1], keep=steps,
+                       start=(np.resize(starts, 1000), 1.0), trajectories=1000, seed=2, hops="x")  # fmt: skip
+    then, end = np.transpose(runs.trajectories[:, :, 0] >= 0)
+    assert (then == end).mean() == pytest.approx(0.9, abs=0.03)  # of 1000 walkers: three standard errors
 
 
 # ---------------------------------------------------------------- in the book
