@@ -39,8 +39,8 @@ __all__ = [
 
 #: batches of every measurement: drawn with replacement, so that c = 1/B
 HOW = "replacement"
-#: steps of one call of stay, whose parameters are kept
-_BLOCK = 1000
+#: steps of one call of train in stay, whose parameters are kept; and most steps of all
+_BLOCK, _MOST = 1000, 10**6
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def frame(here, directions: int) -> Frame:
 
     Raises ValueError for another loss, and as :func:`~flatmin.networks.curvature.eigenpairs`.
     """
+    directions = _check.integer("directions", directions, least=1, most=here.parameters)
     vectors = curvature.eigenpairs(here, directions, matrix="gauss-newton", missed=1.0).vectors
     return framed(here, vectors)
 
@@ -150,9 +151,11 @@ def stay(model, data, vectors, eta, batch_size, seeds, steps: int, every: int = 
     the models of the runs at the end of each block of at most 1000 of these steps, [block][run]. Raises
     ValueError as :func:`~flatmin.networks.train.train`; a run that diverges stays where it last was finite.
     """
-    steps, every = _check.integers(steps=steps, every=every, least=1)
-    burn = _check.integer("burn", burn, least=0)
-    start = at(model, "square", data, checks=False).theta @ vectors
+    seeds, steps, every = _planned(seeds, steps, every)
+    burn = _check.integer("burn", burn, least=0, most=_MOST)
+    batch_size = _check.integer("batch_size", batch_size, least=1)
+    here = at(model, "square", data, checks=False)
+    start = here.theta @ curvature.columns_of(here, "vectors", vectors)
     models, found, blocks = [model] * len(seeds), [], []
     parts = [min(_BLOCK, total - done) for total in (burn, steps) for done in range(0, total, _BLOCK)]
     warm = -(-burn // _BLOCK)
@@ -167,6 +170,13 @@ def stay(model, data, vectors, eta, batch_size, seeds, steps: int, every: int = 
     return np.concatenate(found, 1), blocks
 
 
+def _planned(seeds, steps, every):
+    """The seeds of the runs, their steps and the steps between looks, checked."""
+    seeds = _check.array("seeds", seeds, ndim=1, dtype=int, least=0, most=10**12).tolist()
+    steps = _check.integer("steps", steps, least=1, most=_MOST)
+    return seeds, steps, _check.integer("every", every, least=1, most=steps)
+
+
 def lifted(models, data, vectors) -> np.ndarray:
     """By how much each of R ``models`` lies above where its fluctuation is taken away, (R,).
 
@@ -175,6 +185,7 @@ def lifted(models, data, vectors) -> np.ndarray:
     """
     if len(models) < 2:
         raise _check.refused("models", models, "two or more")
+    vectors = curvature.columns_of(at(models[0], "square", data, checks=False), "vectors", vectors)
     thetas = torch.stack([vector(one) for one in models])
     along = (thetas - thetas.mean(0)) @ vectors @ vectors.T
     both = [with_parameters(models[0], theta) for theta in (*thetas, *(thetas - along))]
@@ -189,10 +200,14 @@ def leave(model, data, frame: Frame, eta, batch_size, seeds, steps: int, every: 
     ``looked`` samples, the linearised one's that of all. Raises ValueError as
     :func:`~flatmin.networks.train.train`.
     """
+    seeds, steps, every = _planned(seeds, steps, every)
+    looked = min(_check.integer("looked", looked, least=1), len(data))
+    batch_size = _check.integer("batch_size", batch_size, least=1)
+    _check.instance("frame", frame, Frame)
     keep = list(range(0, steps + 1, every))
     how = {"eta": eta, "batch_size": batch_size, "sampling": HOW, "steps": keep[-1], "keep": keep}
     runs = train(model, "square", data, seed=seeds, **how)
-    losses = runs.losses(data.first(min(looked, len(data))))
+    losses = runs.losses(data.first(looked))
     per, draw = len(data) // batch_size, Sampling.of(HOW).draw
     epochs = range(-(-steps // per))
     batches = [np.concatenate([draw(len(data), batch_size, int(s), e) for e in epochs]) for s in seeds]
@@ -226,15 +241,17 @@ def drift(here, eta: float, batch_size: int, size: float) -> dict[str, float]:
     * ``small`` v = ηs²/2B, noise s²G/B and small steps: the regulariser (ηs²/4B) Tr G of label noise;
     * ``h2`` noise in proportion to G² with the same trace, Y22's and Y23's.
 
-    Raises ValueError as :func:`frame`, for several outputs, and numbers out of range.
+    Raises ValueError as :func:`frame`, for several outputs, numbers out of range, and η beyond the edge.
     """
-    eta, size = _check.numbers(eta=eta, size=size, above=0)
+    eta, size = _check.numbers(eta=eta, size=size, above=0, most=1e100)
     batch_size = _check.integer("batch_size", batch_size, least=1)
     if here.passed.outputs.shape[1] != 1:
         raise _check.refused("here", here, "a network of one output")
     rows = here.passed.sample_roots()[:, 0].double().cpu()
     _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
     kept = values > 1e-5 * values[0]
+    if eta * float(values[0]) ** 2 >= 2 * len(rows):
+        raise _check.refused("eta", eta, "below the edge of descent, 2/λ₁")
     basis, lam = vectors[kept].T, (values[kept].square() / len(rows)).numpy()
     modes = ((rows @ basis) / values[kept]).numpy()
     twice = Minimum(1, pairs=(lam, np.concatenate([modes, modes]) / np.sqrt(2)))
@@ -249,6 +266,8 @@ def drift(here, eta: float, batch_size: int, size: float) -> dict[str, float]:
     along = slope - basis @ (basis.T @ slope)
     found = {}
     for name, moment in moments.items():
+        if not np.isfinite(moment).all():
+            raise _check.refused("eta", eta, "below the edge of stability at this batch size")
         axes, scales = np.linalg.eigh(moment)[::-1]
         pushed = basis @ torch.from_numpy(axes * np.sqrt(np.maximum(scales, 0)))
         found[name] = float(-eta / 2 * along @ _trace_slope(here, pushed))
