@@ -98,7 +98,7 @@ def sgd(start_of, data, runs, steps, batch_size, allowed=0.2):
 
     def own(chosen, seed):
         seeds = range(100 * seed, 100 * seed + len(chosen))
-        call = {"eta": ETA, "batch_size": batch_size, "steps": steps, "seed": seeds}
+        call = {"eta": ETA, "batch_size": batch_size, "steps": steps, "seed": seeds, "keep": [steps]}
         return float(train(chosen, "cross-entropy", data, **call).losses(data)[:, -1].mean())
 
     tools = {
