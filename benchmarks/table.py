@@ -111,7 +111,7 @@ class Outcome:
 
     def line(self):
         """The row of the table."""
-        best = f"{self.best['tool']}, {self._time(self.best)}" if self.best else "none"
+        best = f"{self.best['tool']}: {self._time(self.best)}" if self.best else "none"
         ratio = f"{_short(self.ratio)}×" if self.best else "–"
         ratio = f"**{ratio}**" if self.word == "behind" else ratio
         rest = [self._rest(row) for row in self.rows[1:] if row is not self.best]
@@ -129,7 +129,13 @@ class Outcome:
 
     def standing(self):
         """How far behind, and why."""
-        return f"{self.word}, {_short(self.ratio)}×. {REASONS.get(self.name, 'No reason is known.')}"
+        told = [
+            f"{_short(self.best['seconds'] / row['seconds'])}× for {row['tool']}"
+            for row in self.rows[1:]
+            if row["tool"].startswith("flatmin") and row["seconds"] < self.own["seconds"]
+        ]
+        reason = REASONS.get(self.name) or REASONS.get(self.name.split("-")[-1], "No reason is known.")
+        return f"{self.word}, {'; '.join([f'{_short(self.ratio)}×', *told])}. {reason}"
 
 
 def _short(ratio):
