@@ -1861,7 +1861,7 @@ function makeScene(values) {
       curve(c, [[box[0], Y(Math.log(level))], [box[2], Y(Math.log(level))]], share === 1 ? look.sharp : look.faint, [2, 3], 1);
       c.globalAlpha = 1;
     });
-    within(c, box, () => curve(c, floor.map(x => [X(x), Y(Math.log(1 + x * x))]), look.law));
+    within(c, box, () => curve(c, floor.map(x => [X(x), Y(Math.log(1 + x * x))]), look.faint, [], 1));
     dots(c, look, box, [walkers.theta[0], walkers.ratio.map(Math.log)], walkers.alive, X, Y);
   }
   function drawTimes(c, look) {
@@ -2195,7 +2195,7 @@ function makeScene(values) {
   function drawPaths(c, look) {
     const box = [40, 10, look.w - 16, look.h - 34], tens = v => (v - records[0][0]) / Math.LN10, drawn = FIXED.drawn;
     const ends = records.at(-1).slice(0, drawn).map(tens).filter(Number.isFinite), reach = Math.max(2, ...ends.map(Math.abs)) * 1.1;
-    const unit = [1, 2, 5, 10, 20, 50, 100, 200].find(v => reach / v < 3.5) ?? 500, least = Math.max(-reach, Math.min(...ends, -1) * 1.2 - 1), most = Math.max(Math.min(reach, Math.max(...ends, 1) * 1.2 + 1), -0.12 * least);
+    const unit = [1, 2, 5, 10, 20, 50, 100, 200].find(v => reach / v < 3.5) ?? 500, least = Math.max(-reach, Math.min(...ends, -1) * 1.2 - 1), most = Math.max(Math.min(reach, Math.max(...ends, 1) * 1.2 + 1), -0.3 * least);
     const ticks = Array.from({ length: 9 }, (_, k) => (k - 4) * unit).filter(v => v > least && v < most);
     const [X, Y] = axes(c, look, box, { low: 0, high: FIXED.length, label: "step", ticks: [0, 100, 200, 300].filter(v => v <= FIXED.length) }, { low: least, high: most, label: "log₁₀ of the loss over that at the start", ticks });
     within(c, box, () => {

@@ -165,7 +165,7 @@ function makeScene(values) {
       curve(c, [[box[0], Y(Math.log(level))], [box[2], Y(Math.log(level))]], share === 1 ? look.sharp : look.faint, [2, 3], 1);
       c.globalAlpha = 1;
     });
-    within(c, box, () => curve(c, floor.map(x => [X(x), Y(Math.log(1 + x * x))]), look.law));
+    within(c, box, () => curve(c, floor.map(x => [X(x), Y(Math.log(1 + x * x))]), look.faint, [], 1));
     dots(c, look, box, [walkers.theta[0], walkers.ratio.map(Math.log)], walkers.alive, X, Y);
   }
   function drawTimes(c, look) {
