@@ -179,7 +179,7 @@ def spread(samples: Samples, runs: int) -> Samples:
 
 
 def _relu_slope(back, a):
-    return back.mul_(a > 0)
+    return torch.ops.aten.threshold_backward.grad_input(back, a, 0, grad_input=back)
 
 
 def _tanh_slope(back, a):
