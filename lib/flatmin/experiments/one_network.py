@@ -206,7 +206,8 @@ def _scale(common, settings, networks, sizes, **texts):
     of |= {"kind": "parity", "activation": "relu"}
     edges = Grid(edge, of, seeds | {"batch_size": sizes}, here=True, states=True)
     of = common["all"] | common["valley"] | networks | {"kind": "valley"}
-    along = Grid(valley, of, {"activation": ("relu", "tanh")} | seeds, here=True, states=True)
+    axes = {"activation": ("relu", "tanh")} | seeds
+    along = Grid(valley, of, axes, here=True, states=True)
     more = {"levels": LEVELS, "etas": [ETAS[size] for size in sizes], "batch_sizes": sizes}
     more |= {"beyond": BEYOND, "escape_steps": common["edge"]["escape"]}
     more |= {f"{name}_valley": common["valley"][name] for name in ("eta", "batch_size", "noise", "steps")}
@@ -233,7 +234,7 @@ EXPERIMENT = Experiment(
                 "batch_size": 10,
                 "noise": 0.2,
                 "steps": 3000,
-                "calm": 1000,
+                "calm": 6000,
             },
         },
         {
