@@ -36,8 +36,9 @@ for _name, _layers in _LAYERS.items():
         f"{_name}-trace": f"{_layers}: Tr H",
         f"{_name}-noise": f"{_layers}: noise strength Tr Σ",
         f"{_name}-density": f"{_layers}: spectral density",
-        f"{_name}-diagnose": f"{_layers}: eigenvalues, Tr H, Tr Σ in one call",
     }
+    if _name != "resnet":
+        TITLES[f"{_name}-diagnose"] = f"{_layers}: eigenvalues, Tr H, Tr Σ in one call"
 #: why flatmin is not ahead, where it is not
 REASONS = {}
 
