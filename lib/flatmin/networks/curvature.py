@@ -51,7 +51,7 @@ _SMALL = 600
 #: multiplications and numbers kept up to which the norm of a fully connected network is exact
 _EXACT_WORK, _EXACT_ENTRIES = 2**38, 2**27
 
-_UNITS = "exact, column by column"
+_UNITS, _OUTPUTS = "exact, column by column", "exact, output by output"
 
 
 def hessian(here, layer: int | str | None = None) -> Tensor:
@@ -342,9 +342,10 @@ def diagonal(here, layer: int | str | None = None, probes: int = 100, seed: int 
     """Diagonal of the Hessian, (P,) or that of one layer's block, numpy float64.
 
     Fully connected networks: exact, ∂²L/∂W_pq² = (1/n) Σ_i M_pp,i a_q,i² layer by layer, at the cost of a
-    gradient. Others: the mean of z ∘ Hz over ``probes`` vectors of random signs (Bekas, Kokiopoulou & Saad
-    2007), with a standard error for each entry; or exact, column by column, where that takes no more
-    products. Raises ValueError for an unknown layer or fewer than two probes.
+    gradient. Other piecewise linear ones (:mod:`~.passes.pieces`) of no more outputs than ``probes``: exact
+    too, H and G have the same diagonal. Others: the mean of z ∘ Hz over ``probes`` vectors of random signs
+    (Bekas, Kokiopoulou & Saad 2007), with a standard error for each entry; or exact, column by column, where
+    that takes no more products. Raises ValueError for an unknown layer or fewer than two probes.
     """
     block, probes, seed = here.block(layer), *_random(probes, seed)
     exact = _exact_diagonal(here.passed, block, probes)
@@ -372,18 +373,31 @@ def _exact_diagonal(passed, block: slice, probes: int) -> Estimate | None:
     if size <= probes:
         found = _columns_of(passed, block, "hessian").diagonal().double().cpu().numpy()
         return Estimate(found, np.zeros(size), 0, _UNITS)
+    if _by_outputs(passed, probes):
+        rows = _root_chunks(passed)
+        whole = sum(part[:, block].square_().sum(0).double() for part in rows) / passed.samples
+        return Estimate(whole.cpu().numpy(), np.zeros(size), 0, _OUTPUTS)
     return None
+
+
+def _by_outputs(passed, probes: int) -> bool:
+    """Whether H and G have the same diagonal, and that of G takes no more passes than ``probes``."""
+    few = not isinstance(passed, DensePass) and passed.outputs.shape[1] <= probes
+    return few and passed.loss_function.convex and passed.linear_in_each
 
 
 def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0) -> Estimate:
     """Trace of the Hessian, or of one layer's block.
 
     Fully connected networks: exact, Tr H = Σ_l (1/n) Σ_i |ã_{l−1,i}|² Tr M_ll,i, the sum of the
-    :func:`diagonal`; with piecewise linear activations it is the trace of the Gauss–Newton matrix too.
+    :func:`diagonal`; with piecewise linear activations it is the trace of the Gauss–Newton matrix too. Other
+    piecewise linear networks (:mod:`~.passes.pieces`) of no more outputs than ``probes``: that trace, exact.
     Others: Hutchinson's mean of zᵀHz over ``probes`` vectors of random signs, with its standard error; exact
     where the block has no more than ``probes`` parameters. Raises ValueError as :func:`diagonal`.
     """
     block, probes, seed = here.block(layer), *_random(probes, seed)
+    if layer is None and here.parameters > probes and _by_outputs(here.passed, probes):
+        return gauss_newton_trace(here, probes)
     exact = _exact_diagonal(here.passed, block, probes)
     if exact is not None:
         return Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
@@ -435,7 +449,7 @@ def mean_of_shares(shares: Tensor, outputs: int) -> Estimate:
     """Tr G from what :func:`gauss_newton_shares` gives for so many ``outputs``."""
     probes, n = shares.shape
     if probes == outputs:
-        return Estimate(float(shares.mean()), 0.0, 0, "exact, output by output")
+        return Estimate(float(shares.mean()), 0.0, 0, _OUTPUTS)
     if probes > 1:
         error = float(shares.var(0).sum() / probes) ** 0.5 / n
     else:

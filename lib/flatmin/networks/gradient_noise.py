@@ -430,7 +430,7 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     chunk = integer("chunk", chunk, least=1)
     mapped = map_of(executor)
     if here.samples <= chunk or not here.loss_function.apart(here.data.targets):
-        pieces, shares = [], [_share(here.passed)]  # or a sample is weighed by all others
+        pieces, shares, slopes = [], *_whole(here.passed)  # or a sample is weighed by all others
     else:
         rows = [slice(start, start + chunk) for start in range(0, here.samples, chunk)]
         pieces = [(here.network, here.data.take(part), here.loss_function, here.chunk) for part in rows]
@@ -438,8 +438,8 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     n, squares = here.samples, torch.cat([share[1] for share in shares])
     losses, gradient = (sum(share[i] for share in shares) / n for i in (0, 2))
     square = float(gradient.square().sum())
-    found = mapped(_slopes_of, [(piece, gradient) for piece in pieces])
-    slopes = torch.cat(list(found) if pieces else [_slopes_along(here.passed, gradient)])
+    if pieces:
+        slopes = torch.cat(list(mapped(_slopes_of, [(piece, gradient) for piece in pieces])))
     value = float(squares.mean()) - square
     error = float((squares - 2 * slopes).std() / n**0.5) if n > 1 else float("inf")
     each = squares.numpy(), slopes.numpy()
@@ -453,6 +453,16 @@ def map_of(executor):
     if not callable(getattr(executor, "map", None)) or isinstance(executor, ThreadPoolExecutor):
         raise refused("executor", executor, "an executor of processes, with map()")
     return executor.map
+
+
+def _whole(passed):
+    """The share of all samples in a list, and their ∇ℓ_i·∇L: in one pass where that can be."""
+    found = None if isinstance(passed, DensePass) else passed.gradient_sums()
+    if found is None:
+        share = _share(passed)
+        return [share], _slopes_along(passed, share[2] / passed.samples)
+    squares, total, slopes = (each.double().cpu() for each in found)
+    return [(float(passed.losses.double().sum()), squares, total)], slopes / passed.samples
 
 
 def _share(passed):

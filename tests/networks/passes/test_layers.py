@@ -1,10 +1,10 @@
-"""Norms of per-sample gradients layer by layer, against the gradients themselves."""
+"""Per-sample gradients read off the graph, against plain autograd on one sample at a time."""
 
 import pytest
 import torch
 from torch import nn
 
-from flatmin.networks import losses, models, parameters
+from flatmin.networks import losses, models
 from flatmin.networks.data.samples import Samples
 from flatmin.networks.network import Network
 from flatmin.networks.passes import generic, layers
@@ -31,14 +31,93 @@ class Twice(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner, self.outer = nn.Linear(5, 5), nn.Linear(5, 3)
+        self.inner, self.outer = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 3)
 
     def forward(self, x):
-        return self.outer(self.inner(self.inner(x)))
+        return self.outer(self.inner(self.inner(x).tanh()).mean((2, 3)))
+
+
+class Extra(nn.Module):
+    """A convolution, and parameters added to and multiplied with what flows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.scale, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(2, 1))
+        self.gain, self.place = nn.Parameter(torch.ones(4, 1, 1)), nn.Parameter(torch.zeros(1, 3, 8, 8))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        x = torch.sub(self.inner(x + self.place + self.shift[0]) * self.scale, self.shift[1])
+        return self.head(torch.tanh(self.gain * x).mean((2, 3)))
+
+
+class Sequence(nn.Module):
+    """A transformer whose output layer is the embedding; ``first``: words along the first axis."""
+
+    def __init__(self, first=False):
+        super().__init__()
+        self.first, self.word = first, nn.Embedding(5, 6, padding_idx=2)
+        self.place = nn.Parameter(torch.randn(4, 1, 6) if first else torch.randn(1, 4, 6))
+        how = {"dropout": 0.0, "batch_first": not first, "activation": "gelu"}
+        self.block = nn.TransformerEncoderLayer(6, 2, 8, **how)
+        self.attended = nn.LayerNorm([4, 6])
+
+    def forward(self, x):
+        places = (x.flatten(1)[:, :4].abs() * 7).long() % 5
+        x = self.word(places.T if self.first else places) + self.place
+        x = self.block(x)
+        x = x.transpose(0, 1) if self.first else x
+        return nn.functional.linear(self.attended(x).tanh().mean(1), self.word.weight)[:, :3]
+
+
+class Recurrent(nn.Module):
+    """One matrix at every step, and one held the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.again = nn.Linear(8, 5), nn.Linear(5, 5, bias=False)
+        self.out = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        h = x.new_zeros(len(x), 5)
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.into(x[:, t]) + self.again(h))
+        return h @ self.out + (h @ self.again.weight)[:, :3]
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.flatten(1, 2))[0][:, -1])
+
+
+class Sorted(nn.Module):
+    """Samples in another order inside than outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(192, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        order = x[:, 0].argsort()
+        return self.outer(self.inner(x[order]).tanh()[order.argsort()])
 
 
 def flat(*modules):
     return nn.Sequential(*modules, nn.Flatten(), nn.LazyLinear(3))
+
+
+def normed():
+    parts = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU(), nn.BatchNorm2d(4), nn.LayerNorm([6, 6])
+    model = flat(*parts)
+    model(torch.randn(20, 3, 8, 8))  # running statistics
+    return model
 
 
 READ = {
@@ -48,121 +127,98 @@ READ = {
     "dilation": lambda: flat(nn.Conv2d(3, 4, 3, dilation=2, bias=False), nn.ReLU()),
     "branches": Sum,
     "pool": lambda: flat(nn.Conv2d(3, 4, 5, padding=2), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)),
-}
-NOT_READ = {
     "groups": lambda: flat(nn.Conv2d(3, 6, 3, groups=3)),
     "circular": lambda: flat(nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular")),
     "same": lambda: flat(nn.Conv2d(3, 6, 3, padding="same")),
+    "one axis": lambda: flat(nn.Flatten(2), nn.Conv1d(3, 4, 5, stride=3, padding=2, dilation=2), nn.GELU()),
+    "twice": Twice,
+    "extra": Extra,
+    "fixup": lambda: models.FixupResNet(8, width=2, outputs=3),
+    "normed": normed,
+    "rows": lambda: nn.Sequential(
+        nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(), nn.Linear(24, 3)
+    ),
+    "sequence": Sequence,
+    "sequence along the first axis": lambda: Sequence(True),
+    "recurrent": Recurrent,
+    "gated": Gated,
+}
+NOT_READ = {
+    "sorted": Sorted,
+    "weight norm": lambda: flat(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3))),
+    "three axes": lambda: flat(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, 3)),
 }
 
 
-def problem(make, shape=(3, 8, 8)):
+def problem(make):
     torch.manual_seed(0)
-    model, inputs = make(), torch.randn(7, *shape, dtype=torch.float64)
-    model.double()(inputs)
-    return model, inputs, torch.randn(7, 3, dtype=torch.float64)
-
-
-def network_of(model):
-    """A copy of the model, with a copy of what it owns."""
-    return Network(model, None, "eval", torch.device("cpu"))
-
-
-def by_gradients(model, inputs, tops):
-    """|∂(t·f_i)/∂θ|², one sample at a time."""
-    trained = [p for _, p in parameters.trainable(model)]
-    rows = []
-    for x, top in zip(inputs, tops, strict=True):
-        found = torch.autograd.grad((model(x[None])[0] * top).sum(), trained)
-        rows.append(sum(g.square().sum() for g in found))
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize("entries", [2**24, 100])
-@pytest.mark.parametrize("name", READ)
-def test_norms_are_those_of_the_gradients(name, entries, monkeypatch):
-    monkeypatch.setattr(layers, "_ENTRIES", entries)
-    model, inputs, tops = problem(READ[name])
-    torch.testing.assert_close(
-        layers.pulled_squares(network_of(model), inputs, tops), by_gradients(model, inputs, tops)
-    )
-    network = network_of(model)
-    layers.pulled_squares(network, inputs, tops)
-    assert all(not module._forward_hooks for module in network.module.modules())
-
-
-class Extra(nn.Module):
-    """A convolution, and parameters in no layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
-        self.scale, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(2, 1))
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.inner(x + self.shift[0]) * self.scale + self.shift[1]).mean((2, 3)))
-
-
-GRAM = READ | NOT_READ | {"extra": Extra, "fixup": lambda: models.FixupResNet(8, width=2, outputs=3)}
-
-
-@pytest.mark.parametrize(("entries", "slow"), [(2**24, 20), (100, 0), (100, 10**9)])
-@pytest.mark.parametrize("name", GRAM)
-def test_inner_products_are_those_of_the_gradients(name, entries, slow, monkeypatch):
-    """By position and through the gradients, in one piece and in many, in one chunk of samples and three."""
-    monkeypatch.setattr(layers, "_ENTRIES", entries)
-    monkeypatch.setattr(generic, "_ENTRIES", entries)
-    monkeypatch.setattr(layers, "_SLOW", slow)
-    model, inputs, _ = problem(GRAM[name])
+    model, inputs = make(), torch.randn(7, 3, 8, 8, dtype=torch.float64)
+    model.eval().double()(inputs)
     generator = torch.Generator().manual_seed(1)
     for p in model.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    tops = torch.randn(7, 2, 3, generator=generator, dtype=torch.float64)
+    return model, inputs, torch.randn(7, 2, 3, generator=generator, dtype=torch.float64)
+
+
+def passed_of(model, inputs, chunk=None):
+    network = Network(model, None, "eval", torch.device("cpu"))
+    return AutogradPass(network, Samples(inputs, torch.zeros(7, 3)), losses.of("square"), chunk)
+
+
+def close(found, expected):
+    """Equal to 1e-10 of the largest entry."""
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(("entries", "slow"), [(2**24, 20), (100, 0), (100, 10**9)])
+@pytest.mark.parametrize("name", READ | NOT_READ)
+def test_gradients_norms_and_inner_products_are_those_of_plain_autograd(name, entries, slow, monkeypatch):
+    """By position and through the gradients, in one piece and in many, in one chunk and in three."""
+    monkeypatch.setattr(layers, "_ENTRIES", entries)
+    monkeypatch.setattr(layers, "_CACHED", entries)
+    monkeypatch.setattr(layers, "_SLOW", slow)
+    model, inputs, tops = problem((READ | NOT_READ)[name])
     for chunk in (None, 3):
-        samples = Samples(inputs, torch.zeros(7, 3))
-        passed = AutogradPass(network_of(model), samples, losses.of("square"), chunk)
+        monkeypatch.setattr(generic, "_ENTRIES", 2**24 if chunk is None else entries)
+        passed = passed_of(model, inputs, chunk)
         rows = passed._pull_one_by_one(slice(None), tops).flatten(0, 1)
-        torch.testing.assert_close(passed.pulled_gram(tops), rows @ rows.T)
-        assert passed._layerwise == (name not in NOT_READ)
-        torch.testing.assert_close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1)[::2])
+        close(passed.pulled_gram(tops), rows @ rows.T)
+        close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1)[::2])
+        close(passed.pull(slice(1, 5), tops[1:5]).flatten(0, 1), rows[2:10])
+        assert passed._layerwise is (name in READ)
+        own, sums = passed._pull_one_by_one(slice(None), passed.output_gradients[:, None])[:, 0], None
+        if name in READ and chunk is None:
+            sums = passed.gradient_sums()
+            for found, expected in zip(
+                sums, (own.square().sum(1), own.sum(0), own @ own.sum(0)), strict=True
+            ):
+                close(found, expected)
+        assert (passed.gradient_sums() is None) is (sums is None)
 
 
-@pytest.mark.parametrize("name", NOT_READ)
-def test_other_networks_go_through_their_gradients(name):
-    model, inputs, tops = problem(NOT_READ[name])
-    assert layers.pulled_squares(network_of(model), inputs, tops) is None
-    samples = Samples(inputs, torch.zeros(7, 3))
-    passed = AutogradPass(network_of(model), samples, losses.of("square"))
-    torch.testing.assert_close(passed.pulled_squares(tops), by_gradients(model, inputs, tops))
+def test_a_large_parameter_used_twice_goes_through_gradients_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(generic, "_GRAM", 100)
+    model, inputs, tops = problem(Sequence)
+    passed = passed_of(model, inputs)
+    rows = passed._pull_one_by_one(slice(None), tops).flatten(0, 1)
+    close(passed.pulled_gram(tops), rows @ rows.T)
 
 
-def test_a_layer_called_twice_or_frozen_or_on_sequences_is_not_read():
-    model, inputs, tops = problem(Twice, (5,))
-    assert layers.pulled_squares(network_of(model), inputs, tops) is None
-    model.inner.weight.requires_grad_(False)
-    assert layers.pulled_squares(network_of(model), inputs, tops) is None
-    rows = nn.Sequential(nn.Linear(5, 1), nn.Flatten())
-    model, inputs, tops = problem(lambda: rows, (3, 5))
-    assert layers.pulled_squares(network_of(model), inputs, tops) is None
+def test_the_first_outputs_are_used_once_and_not_after_the_parameters_moved():
+    model, inputs, tops = problem(Sum)
+    passed = passed_of(model, inputs)
+    first = passed._first[0]
+    assert passed._outputs_of(slice(None)) is first is not passed._outputs_of(slice(None))
+    passed = passed_of(model, inputs)
+    with torch.no_grad():
+        passed.network.tensors[0].mul_(2)
+    close(passed.pull(slice(None), tops), passed._pull_one_by_one(slice(None), tops))
 
 
-class Tied(nn.Module):
-    """An encoder whose weight decodes too, outside of its module."""
-
-    def __init__(self):
-        super().__init__()
-        self.enc = nn.Linear(6, 3)
-
-    def forward(self, x):
-        return torch.tanh(self.enc(x)) @ self.enc.weight
-
-
-def test_a_weight_used_outside_its_module_is_not_taken_for_a_layer():
-    torch.manual_seed(0)
-    model, inputs = Tied().double(), torch.randn(7, 6, dtype=torch.float64)
-    tops = torch.randn(7, 6, dtype=torch.float64)
-    assert not torch.allclose(
-        layers.pulled_squares(network_of(model), inputs, tops), by_gradients(model, inputs, tops)
-    )
-    passed = AutogradPass(network_of(model), Samples(inputs, inputs), losses.of("square"))
-    torch.testing.assert_close(passed.pulled_squares(tops), by_gradients(model, inputs, tops))
+def test_samples_without_cotangent_prove_nothing():
+    """Not until a cotangent differs from zero is it decided how the network is read."""
+    model, inputs, tops = problem(Sorted)
+    passed = passed_of(model, inputs)
+    assert not passed.pulled_squares(0 * tops[:, 0]).any()
+    rows = passed._pull_one_by_one(slice(None), tops[:, :1])[:, 0]
+    close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1))

@@ -19,14 +19,19 @@ from flatmin.networks.losses import Loss
 from flatmin.networks.network import Network, quiet
 from flatmin.networks.passes import layers
 from flatmin.networks.passes.dense import DensePass, dense_layers
+from flatmin.networks.passes.pieces import linear_in_each
 
 __all__ = ["AutogradPass", "linearise"]
 
 #: numbers in one temporary array
 _ENTRIES = 2**25
+#: numbers in the gradients of one parameter whose inner products are taken from them, all at once
+_GRAM = 2**27
 #: bytes that the graph of one chunk may take, and how many times what a forward pass saves the graph of a
 #: gradient does
 _BUDGET, _GRAPHS = 2**30, 6
+#: bytes of the graph of the outputs up to which the first one is kept for the first who asks
+_FIRST = 2**26
 
 
 def linearise(
@@ -67,6 +72,8 @@ class AutogradPass:
     """
 
     piecewise_linear, mapped = False, None
+    #: whether layers give the gradients of plain autograd; None while nobody knows
+    _layerwise = None
 
     def __init__(self, network: Network, samples: Samples, loss: Loss, chunk: int | None = None):
         self.network, self.data, self.samples = network, samples, len(samples)
@@ -78,8 +85,11 @@ class AutogradPass:
             slice(start, min(start + self.chunk, self.samples))
             for start in range(0, self.samples, self.chunk)
         ]
-        with torch.no_grad():
+        few = len(self.chunks) == 1 and self.samples * self.bytes_per_sample <= _GRAPHS * _FIRST
+        with torch.set_grad_enabled(few):
             whole = torch.cat([network.outputs(self._rows(part)) for part in self.chunks])
+        self._first = (whole, self._versions()) if few else None
+        whole = whole.detach()
         self.loss_function = loss.bind(whole, samples.targets)
         self.outputs = whole.reshape(self.samples, -1)
         self._kept = {}
@@ -114,6 +124,27 @@ class AutogradPass:
         """∂ℓ_i/∂f, (n, C)."""
         return self.loss_function.gradient(self.outputs, slice(None))
 
+    def _versions(self):
+        return [p._version for p in self.network.tensors]
+
+    @functools.cached_property
+    @_quietly
+    def linear_in_each(self) -> bool:
+        """Whether the outputs are, in pieces, linear in each tensor of θ: see :mod:`~.passes.pieces`."""
+        return all(linear_in_each(self.network.outputs(self._rows(part))) for part in self.chunks)
+
+    def _outputs_of(self, rows):
+        """The outputs of some samples with their graph: that of the first pass, once, where it was kept."""
+        first, self._first = self._first, None
+        every = isinstance(rows, slice) and rows.indices(self.samples) == (0, self.samples, 1)
+        if first is not None and every and first[1] == self._versions():
+            return first[0]
+        return self.network.outputs(self._rows(rows))
+
+    def _matrix_of(self, rows):
+        found = self._outputs_of(rows)
+        return found.reshape(len(found), -1)
+
     def _rows(self, rows):
         return mapped(lambda tensor: tensor[rows], self.inputs)
 
@@ -142,7 +173,7 @@ class AutogradPass:
 
     def _gradient_of(self, rows, create_graph=True):
         """∂/∂θ of the sum of the losses in ``rows``, with its graph."""
-        outputs = self.network.matrix(self._rows(rows))
+        outputs = self._matrix_of(rows)
         total = self.loss_function.total(outputs, rows)
         return torch.autograd.grad(
             total, self.network.tensors, create_graph=create_graph, materialize_grads=True
@@ -150,7 +181,7 @@ class AutogradPass:
 
     def _jacobian_of(self, rows):
         """(f, w, Jᵀw): the outputs, a variable of their shape, and its pull-back with its graph."""
-        outputs = self.network.matrix(self._rows(rows))
+        outputs = self._matrix_of(rows)
         tops = torch.zeros_like(outputs, requires_grad=True)
         pulled = torch.autograd.grad(
             outputs, self.network.tensors, tops, create_graph=True, materialize_grads=True
@@ -250,46 +281,72 @@ class AutogradPass:
     def pulled_squares(self, tops: Tensor) -> Tensor:
         """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,).
 
-        Networks of convolutions and linear layers: layer by layer, at about the cost of one gradient; others
-        through per-sample gradients.
+        Parameter by parameter (:mod:`~.passes.layers`), at about the cost of one gradient; through per-sample
+        gradients where the network cannot be read so.
         """
-        parts = [self._by_layers(part, tops[part]) for part in self.chunks] if self._layerwise else [None]
+        reads = (self._read(part, tops[part, None]) for part in self.chunks)
+        parts = [read and sum(share.squares() for share in read) for read in reads]
         if any(part is None for part in parts):  # some samples go another way
             step = max(1, min(self.chunk, _ENTRIES // self.parameters))
             rows = [slice(i, min(i + step, self.samples)) for i in range(0, self.samples, step)]
             parts = [self._pull(part, tops[part, None])[:, 0].square().sum(1) for part in rows]
         return torch.cat(parts)
 
-    def _by_layers(self, rows, tops):
-        found, rest = layers.pulled_squares(self.network, self._rows(rows), tops), self._rest
-        if found is None or not rest:
-            return found
-        return found + self._pull_mapped(rows, tops[:, None], rest)[:, 0].square().sum(1)
+    def _read(self, rows, tops):
+        """The share of each parameter in ``tops`` (rows, c, C); None where it cannot be read, or is wrong."""
+        if self._layerwise is False:
+            return None
+        try:
+            read, rest = layers.shares_of(self.network, self._outputs_of(rows), tops) or (None, ())
+            mapped = iter([self._pull_mapped(rows, tops, (name,)) for name in rest])
+            read = read and [layers.Share((), next(mapped)) if one is None else one for one in read]
+            if self._layerwise is None and (read is None or tops.any()):
+                self._layerwise = read is not None and self._proven(read, rows, tops)
+        except Exception:  # a tensor of the graph was overwritten, or what vmap raises or makes
+            self._layerwise = False
+        return read if self._layerwise is not False else None
 
-    @property
-    def _rest(self):
-        """Names of the parameters that are in no layer."""
-        read = layers.readable(self.network)
-        return () if read is None else read[1]
+    def _proven(self, read, rows, tops) -> bool:
+        """Whether what was read of one sample is its gradient by plain autograd."""
+        place = int(tops[:, 0].abs().sum(1).argmax())
+        at = int(torch.arange(self.samples)[rows][place])
+        expected = self._pull_one_by_one(slice(at, at + 1), tops[place : place + 1, :1])
+        return self._agrees(self._rows_of(read, tops, slice(place, place + 1))[:, :1], expected)
+
+    @_quietly
+    def gradient_sums(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """|∇ℓ_i|² (n,), Σ_j ∇ℓ_j (P,) and the products of the two (n,); None where not in one pass."""
+        read, squares, slopes, sums = None, 0.0, 0.0, []
+        if len(self.chunks) == 1 and self.samples * self.parameters <= _ENTRIES:
+            read = self._read(self.chunks[0], self.output_gradients[:, None])
+        if read is None:
+            return None
+        for share, p in zip(read, self.network.tensors, strict=True):
+            rows = share.gradients(slice(None))
+            rows = self.outputs.new_zeros(self.samples, p.numel()) if rows is None else rows[:, 0]
+            sums.append(rows.sum(0))
+            slopes = slopes + rows @ sums[-1]
+            squares = squares + (rows.square_() if share.factors else rows.square()).sum(1)
+        return squares, torch.cat(sums), slopes
 
     @_quietly
     def pulled_gram(self, tops: Tensor) -> Tensor:
         """Inner products of Jᵢᵀ tᵢ for cotangents ``tops`` (n, c, C), (n·c, n·c).
 
-        Networks of convolutions and linear layers: layer by layer; nothing of the size of P is formed but a
-        block of one layer. What is kept of all samples is the layers' inputs and c cotangents on their
-        outputs; parameters in no layer (a tenth of all at most) are mapped. Others: per-sample gradients,
-        a few at a time, again and again where they do not fit.
+        Parameter by parameter: nothing of the size of P is formed but a block of one layer. What is kept of
+        all samples is the layers' inputs and c cotangents on their outputs. Where the network cannot be read
+        so: per-sample gradients, a few at a time, again and again where they do not fit.
         """
-        if not self._layerwise:
+        reads = [self._read(part, tops[part]) for part in self.chunks]
+        rows = tops[..., 0].numel()
+        if any(read is None or any(share.whole * rows > _GRAM for share in read) for read in reads):
             return self._gram_of_rows(tops)
-        total, calls = 0.0, [layers.calls_of(self.network, self._rows(p), tops[p]) for p in self.chunks]
-        for parts in zip(*calls, strict=True):
-            a, deltas = (torch.cat([getattr(one, name) for one in parts]) for name in ("inputs", "deltas"))
-            total = total + layers.gram(layers.Call(parts[0].module, a, deltas))
-        if self._rest:
-            rest = torch.cat([self._pull_mapped(p, tops[p], self._rest) for p in self.chunks]).flatten(0, 1)
-            total.addmm_(rest, rest.T)
+        total = 0.0
+        for number in range(len(self.network.tensors)):
+            shares = [read[number] for read in reads]
+            for read in reads:
+                read[number] = None  # what is added up is given back
+            total = total + layers.stacked(shares).gram()
         return total
 
     def _gram_of_rows(self, tops):
@@ -322,7 +379,16 @@ class AutogradPass:
         return self._pull(rows, tops)
 
     def _pull(self, rows, tops):
+        read = self._read(rows, tops)
+        if read is not None:
+            return self._rows_of(read, tops, slice(None))
         return self._pull_mapped(rows, tops) if self._mappable else self._pull_one_by_one(rows, tops)
+
+    def _rows_of(self, read, tops, some):
+        parts = [share.gradients(some) for share in read]
+        sizes, shape = [p.numel() for p in self.network.tensors], tops[some].shape[:2]
+        pairs = zip(parts, sizes, strict=True)
+        return torch.cat([tops.new_zeros(*shape, k) if one is None else one for one, k in pairs], 2)
 
     def _pull_mapped(self, rows, tops, names=None):
         """Through ``vmap``, for the parameters of these ``names``; all by default."""
@@ -358,7 +424,7 @@ class AutogradPass:
     @functools.cached_property
     def _proof(self):
         """A few samples with random cotangents, and these pulled back by plain autograd."""
-        rows = slice(0, min(3, self.samples))
+        rows = slice(0, min(2, self.samples))
         generator = torch.Generator("cpu").manual_seed(0)
         shape = (rows.stop, 1, self.outputs.shape[1])
         tops = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.outputs)
@@ -376,25 +442,6 @@ class AutogradPass:
             return self._agrees(self._pull_mapped(rows, tops), expected)
         except Exception:  # whatever an operation without a batching rule raises
             return False
-
-    @functools.cached_property
-    def _layerwise(self) -> bool:
-        """Whether layers alone hold all there is to the norms (not where a weight is used elsewhere too).
-
-        And in the order of the samples: a sample without cotangent must have none in any layer.
-        """
-        rows, tops, expected = self._proof
-        many = slice(0, min(32, self.chunk))
-        generator = torch.Generator("cpu").manual_seed(0)
-        some = torch.rand(many.stop, generator=generator, device="cpu").to(self.outputs) < 0.5
-        marked = some[:, None].expand(-1, self.outputs.shape[1]).to(self.outputs)
-        try:
-            found, placed = self._by_layers(rows, tops[:, 0]), self._by_layers(many, marked)
-        except Exception:  # a layer called under no_grad or again in the backward pass, or what vmap raises
-            return False
-        if found is None or placed is None or bool(placed[~some].any()):
-            return False
-        return self._agrees(found, expected[:, 0].square().sum(1))
 
 
 def _sum_of_products(part):
