@@ -214,11 +214,12 @@ def lanczos(product, start, tolerance, width=40):
     It has when the eigenvalue is known to ``tolerance`` of the largest modulus, from the residual or, where
     the eigenvalue stands alone, its square over the gap.
     """
-    basis, main, off = [start / np.linalg.norm(start)], [], []
+    basis, main, off = np.empty((width, len(start))), [], []
+    basis[0] = start / np.linalg.norm(start)
     while True:
-        image = product(basis[-1])
-        main.append(float(image @ basis[-1]))
-        stack = np.asarray(basis)
+        stack = basis[: len(main) + 1]
+        image = product(stack[-1])
+        main.append(float(image @ stack[-1]))
         for _ in range(2):
             image = image - stack.T @ (stack @ image)
         rest = float(np.linalg.norm(image))
@@ -227,7 +228,7 @@ def lanczos(product, start, tolerance, width=40):
         gap = values[-1] - values[-2] if len(values) > 1 else 0.0
         unsure = residual**2 / gap if gap > 2 * residual else residual
         settled = unsure <= tolerance * np.abs(values).max()
-        if settled or len(basis) == width:
+        if settled or len(main) == width:
             return float(values[-1]), vectors[:, -1] @ stack, settled
-        basis.append(image / rest)
+        np.divide(image, rest, out=basis[len(main)])
         off.append(rest)
