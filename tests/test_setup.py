@@ -250,18 +250,18 @@ def checkout(root, tmp_path, monkeypatch):
 def test_set_up_runs_once_and_again_when_the_pins_or_the_build_change(checkout):
     folder, ran = checkout
     environment.set_up("", folder)
-    assert len(ran) == 4
+    assert len(ran) == 5
     assert ran[1][1:] == ["tools/install_torch.py", "cpu"]
     environment.set_up("", folder)
     environment.set_up("cpu", folder)
-    assert len(ran) == 4
+    assert len(ran) == 5
     environment.set_up("cuda", folder)
-    assert ran[4][1:] == ["tools/install_torch.py", "cuda"]
+    assert ran[5][1:] == ["tools/install_torch.py", "cuda"]
     environment.set_up("", folder)  # the choice is kept
-    assert len(ran) == 7
+    assert len(ran) == 9
     (folder / "constraints.txt").write_text("numpy==1\n")
     environment.set_up("", folder)
-    assert ran[7][1:] == ["tools/install_torch.py", "cuda"]
+    assert ran[9][1:] == ["tools/install_torch.py", "cuda"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a virtual environment looks different there")
@@ -280,7 +280,7 @@ def test_an_interrupted_set_up_is_done_again(checkout, monkeypatch):
     monkeypatch.setattr(environment.subprocess, "run", noted)
     before = len(ran)
     environment.set_up("", folder)
-    assert len(ran) == before + 3
+    assert len(ran) == before + 4
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")

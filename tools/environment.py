@@ -13,6 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = (3, 11)
+# the examples of these modules, run: the next process finds the compiled code (numba keeps it by processor)
+COMPILE = """import doctest, importlib
+for name in ("sgd.simulate", "logarithmic.multiplicative"):
+    doctest.testmod(importlib.import_module(f"flatmin.theory.{name}"))"""
 FILES = ("requirements.txt", "constraints.txt", "pyproject.toml")
 
 
@@ -60,9 +64,10 @@ def set_up(torch, root=ROOT):
     quiet = [] if sys.stdout.isatty() else ["--quiet"]  # pip's progress bars are for people
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", *quiet]
     steps = [
-        (f"1/3 torch, the {build} build", [python, "tools/install_torch.py", build]),
-        ("2/3 the packages of requirements.txt", [*pip, "-r", "requirements.txt", "-c", "constraints.txt"]),
-        ("3/3 the library flatmin, from lib/", [*pip, "--no-deps", "-e", "."]),
+        (f"1/4 torch, the {build} build", [python, "tools/install_torch.py", build]),
+        ("2/4 the packages of requirements.txt", [*pip, "-r", "requirements.txt", "-c", "constraints.txt"]),
+        ("3/4 the library flatmin, from lib/", [*pip, "--no-deps", "-e", "."]),
+        ("4/4 what is compiled once, in the caches of flatmin", [python, "-c", COMPILE]),
     ]
     for title, command in steps:
         print(f"Installing into .venv: {title}", flush=True)

@@ -9,12 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from flatmin import _check
 from flatmin.diagnosis import command
-from flatmin.experiments import cluster, discover, status
-from flatmin.ledger import paths
-from flatmin.ledger.record import RecordError, SweepError
-from flatmin.ledger.sweeps import WORKERS, WORKERS_VARIABLE
+from flatmin.ledger import WORKERS, WORKERS_VARIABLE
+
+# what takes tenths of a second to import is imported where it is needed: --help answers at once
 
 
 class OutOfTimeError(KeyboardInterrupt):
@@ -28,6 +26,9 @@ def main(arguments=None):
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    from flatmin.ledger import paths
+    from flatmin.ledger.record import RecordError, SweepError
+
     try:
         if options.wing == "diagnose":
             return command.run(options)
@@ -42,6 +43,13 @@ def main(arguments=None):
         print(f"flatmin: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def discover():
+    """Return all experiments, by name."""
+    from flatmin import experiments
+
+    return experiments.discover()
 
 
 def _parser():
@@ -92,6 +100,8 @@ def _chosen(parser, options, experiments):
 
 def duration(text):
     """Return the seconds in a text such as ``90s``, ``12m`` or ``1.5h``; ValueError for another."""
+    from flatmin import _check
+
     return _check.duration("budget", text, "a time such as 90s, 12m or 1.5h")
 
 
@@ -101,6 +111,8 @@ def _out_of_time(*_):
 
 def _workers(text):
     """Return a number of processes; ValueError for less than one."""
+    from flatmin import _check
+
     return _check.integer("workers", int(text) if text.isdecimal() else text, least=1)
 
 
@@ -120,6 +132,8 @@ def _run(experiments, folder, options):
     """Run the experiments one after the other and return the exit status."""
     if options.quick:
         folder = folder / ".partial" / "quick"
+    from flatmin.experiments import cluster
+
     pool = cluster.executor_of(options.dask) if options.dask else contextlib.nullcontext()
     with pool as executor, _processes(options.workers), _budget(options.budget):
         return _run_all(experiments, folder, options.quick, executor)
@@ -182,6 +196,8 @@ def _list(experiments, _folder):
 
 
 def _status(experiments, folder):
+    from flatmin.experiments import status
+
     for name, state in status(experiments, folder).items():
         print(f"{name}: {state}")
     if not experiments:

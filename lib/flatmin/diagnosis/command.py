@@ -14,8 +14,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flatmin import _check
-
 __all__ = ["arguments", "run"]
 
 _OPTIONS = {  # option: (type, metavar, help)
@@ -58,6 +56,7 @@ def run(options) -> int:
     given = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
     if "what" in given:
         given["what"] = tuple(part.strip() for part in given["what"].split(","))
+    from flatmin import _check
     from flatmin.diagnosis.measure import diagnose
 
     known = inspect.signature(diagnose).parameters
@@ -92,6 +91,8 @@ def _made(options) -> dict:
     if isinstance(made, tuple) and len(made) == 3:
         made = dict(zip(("model", "loss", "data"), made, strict=True))
     if not isinstance(made, Mapping) or not {"model", "loss", "data"} <= set(made):
+        from flatmin import _check
+
         raise _check.refused(f"{name}()", made, "(model, loss, data), or a dict with these")
     return dict(made)
 

@@ -18,14 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from flatmin import _check
-from flatmin.ledger import paths
+from flatmin.ledger import WORKERS, WORKERS_VARIABLE, paths
 from flatmin.ledger.arrays import packed, sealed, sha256
 from flatmin.ledger.files import checked_path
 from flatmin.ledger.store import Store
 
-WORKERS = 2
-#: the environment variable that says how many processes compute, instead of :data:`WORKERS`
-WORKERS_VARIABLE = "FLATMIN_WORKERS"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HASH = 32  # hexadecimal digits of a hash that go into a file name

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import sympy as sp
-from tqdm.auto import tqdm
 
 from flatmin import _check
 from flatmin.theory.landscape import Landscape
@@ -327,6 +326,10 @@ def _execute(run, plan: _Plan, wanted: _Wanted, threads, progress) -> dict:
         width = 16 * LANES * threads if progress else len(members)
         pieces += [(steps, burn, members[i : i + width]) for i in range(0, len(members), width)]
     total = sum(s * len(m) for s, _, m in pieces)
+    if progress:  # a bar that a notebook shows too takes a quarter of a second to import
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
     with tqdm(total=total, unit="step", unit_scale=True, disable=not progress) as bar:
         if not run.signatures:
             bar.set_description("compiling")
