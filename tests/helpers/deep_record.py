@@ -7,11 +7,8 @@ from flatmin.ledger.record import Result
 DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
 
 
-def runs(large=None):
-    """4 depths, 3 runs, 4 checkpoints, 3 batch sizes: ‖G‖ ∝ P^½ B^¼; see tests/networks/test_deep.py.
-
-    ``large``: the loss of runs 0 and 2 at one more batch size, 400.
-    """
+def runs():
+    """4 depths, 3 runs, 4 checkpoints, 3 batch sizes: ‖G‖ ∝ P^½ B^¼; see tests/networks/test_deep.py."""
     rng, arrays = np.random.default_rng(0), {}
     for kind, depths in DEPTHS.items():
         P = np.tile(1000 * np.array(depths)[:, None] ** 2, (1, 3))
@@ -37,11 +34,6 @@ def runs(large=None):
             }.items()}  # fmt: skip
             arrays |= {f"{kind}_{key}parameters": size, f"{kind}_{key}diverged": diverged}
             arrays[f"{kind}_{key}edge_exact"] = 0.5 * np.ones(size.shape)
-        if large is not None:
-            own = {"g_norm": np.sqrt(P[2, 0]) * 400**0.25, "loss": large}
-            arrays |= {f"{kind}_large_{name}": np.full((2, 1, 1), each) for name, each in own.items()}
-            arrays[f"{kind}_large_diverged"] = np.zeros((2, 1), bool)
-            arrays |= {f"{kind}_large_seeds": np.array([0, 2]), "large_batch_size": np.array(400)}
         arrays |= {f"{kind}_depths": np.array(depths), f"{kind}_eta": np.array(0.1)}
         arrays[f"{kind}_batch_depth"] = np.array(depths[2])
         arrays[f"{kind}_steps"] = np.array([0, 10, 100, 1000])

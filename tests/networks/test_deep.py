@@ -47,14 +47,6 @@ def test_the_slope_against_batches_is_over_runs_that_converged_at_all_of_them(fa
     assert slope.n == 2
 
 
-@pytest.mark.parametrize(("loss", "sizes"), [(1e-3, [5, 25, 100, 400]), (0.1, [5, 25, 100])])
-def test_the_largest_batch_counts_where_its_runs_converged(loss, sizes):
-    found, values = deep.Family(runs(loss), "vgg").batch_values("g_norm")
-    assert found.tolist() == sizes
-    assert values.shape == (len(sizes), 2)
-    assert np.polyfit(np.log(found), np.log(values[:, 0]), 1)[0] == pytest.approx(0.25, abs=0.02)
-
-
 def test_escapes_are_read_network_by_network_and_only_proper_ones_judged():
     record = escapes()
     each = deep.by_network(record)

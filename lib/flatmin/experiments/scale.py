@@ -25,9 +25,6 @@ KIND_edge_…sharpness                                                       ``r
 KIND_parameters, KIND_diverged                         (D, R)
 KIND_batch_NAME                                        (N, R, …)           the same for KIND_batch_depth, at
                                                                            the N other ``batch_sizes``
-KIND_large_NAME                                        (S, 1, …)           the same at ``large_batch_size``:
-                                                                           runs KIND_large_seeds, T = 2
-                                                                           checkpoints: ¼ and ½ of the steps
 =====================================================  ==================  ==================================
 
 A run that diverged holds ∞ from then on, and its kind and depth are left out of what is judged.
@@ -49,10 +46,10 @@ Decided before the full run:
   t over the runs. What is arithmetic in it: with s the slope of ln ‖G‖_F and m that of ln μ, that slope is
   s + (m − 1)/2; at s = m = 0 only the bound moves, at s = ½ SGD saturates it. W22's reading (the solution
   comes nearer to the edge) needs the exact ratio, KIND_edge_exact, to rise as B falls.
-* B = 100 was added when B = 5 and 25 were known, for the two runs of VGG-13 that converged at both: same
-  starts, images and η, half as many steps (of twice as many images in all as at B = 25). The rule is the
-  same, the slopes now over three sizes; if a run does not reach 0.01 in these steps, those of two sizes
-  stand. That the end is one: ‖G‖_F changes by less than a tenth over the second half of the steps.
+* B = 100 is not recorded: ``BATCH_SIZES`` = (5, 100) adds it, under the same rule; finished points are kept.
+  Tried, with half the steps: a run of VGG-13 (the second) came to L = 0.0091 with ηλ₁/2 = 1.22 and
+  ‖G‖_F = 527, 360 at half of that: no end, so no third point. All 4000 steps of one run are some ten minutes
+  of a core.
 """
 
 import math
@@ -75,8 +72,6 @@ SAMPLES = {"vgg": 500, "resnet": 200}
 BATCH_SIZE, BATCH_SIZES = 25, (5,)
 #: not VGG-11, of which two of three starts diverge at this η
 BATCH_DEPTH = {"vgg": 13, "resnet": 20}
-#: the runs that converged at both BATCH_SIZE and BATCH_SIZES ({"resnet": (0, 2)} may be added)
-LARGE_BATCH_SIZE, LARGE_SEEDS = 100, {"vgg": (0, 1)}
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
 
 
@@ -107,16 +102,13 @@ def along(point, seed):
 
     ``point``: kind, depth, width, images, samples, eta, batch_size, steps, checkpoints, runs; ``drawn``
     samples of the estimator, ``rows`` of the exact edge, ``few`` of λ₁, ``batches`` of the batch sharpness.
-    ``run``: of the runs this one alone.
     """
     data, seeds = task(point["images"], point["samples"]), range(point["runs"])
-    if "run" in point:
-        seeds = range(point["run"], point["run"] + 1)
     models = [network(point["kind"], point["depth"], point["width"], seed) for seed in seeds]
     how = {name: point[name] for name in ("eta", "batch_size", "steps")}
     runs = train(models, "square", data, seed=seeds, keep=point["checkpoints"], **how)
     lost, found = dict.fromkeys(("loss", *_names()), np.inf), []
-    for run in range(len(seeds)):
+    for run in seeds:
         late = runs.diverged[run] & (runs.kept >= runs.diverged_at[run])
         each = [lost if late[i] else noise(runs.model_at(run, i), data, point) for i in range(len(late))]
         values = {name: [one[name] for one in each] for name in lost}
@@ -156,13 +148,8 @@ def _ends(model, data, point):
     return dict(zip(names, found, strict=True))
 
 
-def grids_of(
-    depths, width, samples, steps, eta, checkpoints, batch_depth=(), batch_sizes=(), large=(0, {}), **common
-):
-    """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: for ``batch_depth``.
-
-    ``large``: one more batch size for it, and the runs by kind.
-    """
+def grids_of(depths, width, samples, steps, eta, checkpoints, batch_depth=(), batch_sizes=(), **common):
+    """Grids and further arrays; the dicts hold a value by kind. ``batch_sizes``: for ``batch_depth``."""
     grids, more = {}, {"batch_size": BATCH_SIZE, "batch_sizes": batch_sizes}
     by_kind = {"width": width, "samples": samples, "steps": steps, "eta": eta}
     for kind in depths:
@@ -173,11 +160,6 @@ def grids_of(
             one = {"depth": batch_depth[kind]}
             grids[f"{kind}_batch"] = Grid(along, own | common | one, {"batch_size": batch_sizes})
             more |= {f"{kind}_batch_depth": batch_depth[kind]}
-        if kind in large[1]:
-            last = steps[kind] // 2
-            one |= {"batch_size": large[0], "steps": last, "checkpoints": [last // 2, last]}
-            grids[f"{kind}_large"] = Grid(along, own | common | one, {"run": large[1][kind]})
-            more |= {"large_batch_size": large[0], f"{kind}_large_seeds": large[1][kind]}
         more |= {f"{kind}_depths": depths[kind], f"{kind}_steps": at}
         more |= {f"{kind}_eta": eta[kind], f"{kind}_samples": samples[kind]}
     return grids, more
@@ -212,7 +194,6 @@ EXPERIMENT = Experiment(
             runs=3,
             batch_depth=BATCH_DEPTH,
             batch_sizes=BATCH_SIZES,
-            large=(LARGE_BATCH_SIZE, LARGE_SEEDS),
             images="cifar10",
             drawn=128,
             rows=60,
@@ -232,7 +213,6 @@ EXPERIMENT = Experiment(
             eta=ETA,
             batch_depth={"vgg": 11, "resnet": 8},
             batch_sizes=(5, 10),
-            large=(20, {"vgg": (0, 1), "resnet": (1,)}),
             **SMALL,
         ),
         data_set="digits, enlarged to 32×32",

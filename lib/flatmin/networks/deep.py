@@ -16,8 +16,6 @@ NAMES = {"vgg": "VGG", "resnet": "ResNet"}
 CONVERGED, NEAR = 0.01, 1e-3
 #: least alignment that is significantly positive; factor by which the loss of the control may grow
 LEAST, HELD = 0.01, 2.0
-#: change of ln ‖G‖_F over the second half of the steps of a run that is at its end
-SETTLED = 0.1
 
 
 class Family:
@@ -96,27 +94,17 @@ class Family:
         return f"{self.name}-{self._array('batch_depth')}"
 
     def batch_values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all.
-
-        The large batch counts where its own runs all converged and are at their end; then these runs alone.
-        """
+        """Batch sizes (N,) and last values (N, R) of that network, of the runs that converged at all."""
         sizes, size = np.asarray(self._result.batch_sizes), self._result.batch_size
         depths = np.asarray(self._result.arrays[f"{self.kind}_depths"])
         row = np.flatnonzero((depths == self._array("batch_depth")) & (size not in sizes))
-        large = f"{self.kind}_large_seeds" in self._result.arrays
-        if large:
-            change = np.ptp(np.log(self._array("large_g_norm")), -1)
-            large = bool(((self._array("large_loss")[..., -1] <= CONVERGED) & (change < SETTLED)).all())
-        runs = self._array("large_seeds") if large else slice(None)
 
         def joined(one):
-            values = [self._array(f"batch_{one}")[:, runs], self._array(one)[row][:, runs]]
-            values += [np.swapaxes(self._array(f"large_{one}"), 0, 1)] if large else []
-            return np.concatenate([each[..., -1] if each.ndim == 3 else each for each in values])
+            values = np.concatenate([self._array(f"batch_{one}"), self._array(one)[row]])
+            return values[..., -1] if values.ndim == 3 else values
 
         kept = (joined("loss") <= CONVERGED).all(0) & ~joined("diverged").any(0)
-        more = [self._result.large_batch_size] if large else []
-        sizes = np.array([*sizes, *[size] * len(row), *more], int)
+        sizes = np.append(sizes, np.repeat(size, len(row)))
         order = np.argsort(sizes)
         return sizes[order], joined(name)[order][:, kept]
 
