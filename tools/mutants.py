@@ -421,6 +421,27 @@ _LISTED = (
         "theory/stability/test_bounds.py",
     ),
     (
+        "linear-variance",
+        "theory/stability/stationary.py",
+        "room = lam * (2 - eta * lam)",
+        "room = lam * (2 - eta * lam / 2)",
+        "theory/stability/test_stationary.py",
+    ),
+    (
+        "stationary-moment",
+        "theory/stability/stationary.py",
+        "noise = source + seen(minimum, moment) - np.multiply.outer(lam, lam) * moment\n        before",
+        "noise = source + seen(minimum, moment)\n        before",
+        "theory/stability/test_stationary.py",
+    ),
+    (
+        "label-noise-drift",
+        "networks/one_network.py",
+        "-eta / 2 * along",
+        "-eta * along",
+        "networks/test_one_network.py",
+    ),
+    (
         "decoupled-threshold",
         "theory/stability/bounds.py",
         "/ (2 - x * lam / lam.max())",
