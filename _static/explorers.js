@@ -1707,6 +1707,7 @@ class Regressors {
     this.alive = new Uint8Array(n).fill(1);
     this.level = new Uint8Array(n);
     this.passed = levels.map(() => new Int32Array(n)); // 0: not yet
+    this.seen = levels.map(() => 0); // how many have passed
     this.streams = seedStreams(KEY, n);
     const count = batch * (dimension + 1);
     this.z = Array.from({ length: count + count % 2 }, () => new Float32Array(n));
@@ -1736,11 +1737,14 @@ class Regressors {
     this.ratio[i] = ratio;
     if (inside) for (let a = 0; a < dimension; a++) theta[a][i] = next[a];
     else { this.alive[i] = 0; this.living--; }
-    while (this.level[i] < levels.length && (!inside || ratio > levels[this.level[i]])) passed[this.level[i]++][i] = this.t;
+    while (this.level[i] < levels.length && (!inside || ratio > levels[this.level[i]])) {
+      this.seen[this.level[i]]++;
+      passed[this.level[i]++][i] = this.t;
+    }
   }
   /** Mean first passage of a level and its error: the time all spent below it over the passages seen; exact when all have passed. */
   passage(k) {
-    const times = this.passed[k], seen = times.reduce((count, t) => count + (t > 0), 0), all = seen === this.n;
+    const times = this.passed[k], seen = this.seen[k], all = seen === this.n;
     const mean = times.reduce((sum, t) => sum + (t || this.t), 0) / seen;
     const spread = all ? Math.sqrt(times.reduce((sum, t) => sum + (t - mean) ** 2, 0) / (seen - 1)) : mean;
     return { seen, all, mean, error: spread / Math.sqrt(seen) };
@@ -1856,7 +1860,7 @@ function makeScene(values) {
       { low: -0.02 * top, high: top, label: "L/L*, by its logarithm", ticks, words: v => String(Number(Math.exp(v).toFixed(2))) });
     const floor = Array.from({ length: 101 }, (_, k) => reach * (k / 50 - 1));
     now.levels.forEach((level, k) => {
-      const share = walkers.passage(k).seen / walkers.n;
+      const share = walkers.seen[k] / walkers.n;
       c.globalAlpha = 0.25 + 0.75 * share;
       curve(c, [[box[0], Y(Math.log(level))], [box[2], Y(Math.log(level))]], share === 1 ? look.sharp : look.faint, [2, 3], 1);
       c.globalAlpha = 1;
