@@ -191,7 +191,8 @@ def valley(point, seed):
             nets = [runs.model_at(run, place) for run in range(len(seeds))]
             calm = how | {"keep": 1, "steps": point["calm"]}
             settled = train(nets, "square", data, seed=seeds, **calm)
-            points = [at(settled.model_at(run), "square", data) for run in range(len(seeds))]
+            there = [settled.model_at(run) for run in range(len(seeds))]
+            points = [at(each, "square", data, dtype="float64") for each in there]
             traces[name][place] = [here.gauss_newton_trace().value for here in points]
             if name == "trace":
                 found.append(one_network.drift(points[0], eta, size, noise) | {"loss": points[0].loss})
