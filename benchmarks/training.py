@@ -40,16 +40,16 @@ def order(batch_size, steps, seed):
     ].view(steps, batch_size)
 
 
-def by_loader(start, data, batch_size, steps):
+def by_loader(start, data, batch_size, steps, eta):
     """One network: a loop over a DataLoader."""
     loader = DataLoader(TensorDataset(data.inputs, data.targets), batch_size, shuffle=True, drop_last=True)
-    return _loop(start, data, (batch for _ in range(steps) for batch in loader), steps)
+    return _loop(start, data, (batch for _ in range(steps) for batch in loader), steps, eta)
 
 
-def by_index(start, data, batch_size, steps, seed):
+def by_index(start, data, batch_size, steps, seed, eta):
     """One network: a loop that gathers its batches."""
     picks = order(batch_size, steps, seed).to(data.inputs.device)
-    return _loop(start, data, ((data.inputs[pick], data.targets[pick]) for pick in picks), steps)
+    return _loop(start, data, ((data.inputs[pick], data.targets[pick]) for pick in picks), steps, eta)
 
 
 def by_whole(start, data, steps):
@@ -57,9 +57,9 @@ def by_whole(start, data, steps):
     return _loop(start, data, ((data.inputs, data.targets) for _ in range(steps)), steps)
 
 
-def _loop(start, data, batches, steps):
+def _loop(start, data, batches, steps, eta=ETA):
     model = with_parameters(start, vector(start))
-    optimiser = torch.optim.SGD(model.parameters(), lr=ETA)
+    optimiser = torch.optim.SGD(model.parameters(), lr=eta)
     for (inputs, targets), _ in zip(batches, range(steps), strict=False):
         optimiser.zero_grad()
         CE(model(inputs), targets).backward()
@@ -90,7 +90,7 @@ def by_vmap(starts, data, batch_size, steps):
     return float(losses.mean())
 
 
-def sgd(start_of, data, runs, steps, batch_size, allowed=0.2):
+def sgd(start_of, data, runs, steps, batch_size, allowed=0.2, eta=ETA):
     """SGD of ``runs`` networks; ``start_of``: seed → model."""
     where = device.choose()
     starts = [start_of(seed).to(where) for seed in range(runs)]
@@ -98,19 +98,19 @@ def sgd(start_of, data, runs, steps, batch_size, allowed=0.2):
 
     def own(chosen, seed):
         seeds = range(100 * seed, 100 * seed + len(chosen))
-        call = {"eta": ETA, "batch_size": batch_size, "steps": steps, "seed": seeds, "keep": [steps]}
+        call = {"eta": eta, "batch_size": batch_size, "steps": steps, "seed": seeds, "keep": [steps]}
         return float(train(chosen, "cross-entropy", data, **call).losses(data)[:, -1].mean())
 
     tools = {
         f"flatmin, {runs} at once": lambda seed: own(starts, seed),
         "flatmin, one": lambda seed: own(starts[:1], seed),
-        "DataLoader loop": lambda seed: by_loader(starts[0], data, batch_size, steps),
-        "index loop": lambda seed: by_index(starts[0], data, batch_size, steps, seed),
+        "DataLoader loop": lambda seed: by_loader(starts[0], data, batch_size, steps, eta),
+        "index loop": lambda seed: by_index(starts[0], data, batch_size, steps, seed, eta),
         f"vmap, {runs} at once": lambda seed: by_vmap(starts, data, batch_size, steps),
     }
     if runs == 1:
         tools = dict(list(tools.items())[1:4])
-    plain = sum(by_index(start, data, batch_size, steps, 0) for start in starts[:4]) / len(starts[:4])
+    plain = sum(by_index(start, data, batch_size, steps, 0, eta) for start in starts[:4]) / len(starts[:4])
     work = {tool: steps * (runs if "at once" in tool else 1) for tool in tools}
     return Race(tools, lambda loss: abs(loss / plain - 1), allowed, work)
 
@@ -150,7 +150,9 @@ RACES["sgd-cnn"] = (
     STEP,
 )
 RACES["sgd-vgg"] = (
-    lambda: sgd(lambda seed: models.vgg(11, seed, width=16), problem((3, 32, 32)), 1, CNN_STEPS, 25, 0.5),
+    lambda: sgd(
+        lambda seed: models.vgg(11, seed, width=16), problem((3, 32, 32)), 1, CNN_STEPS, 25, 0.5, 1e-3
+    ),
     STEP,
 )
 RACES |= {f"gd{runs}": (lambda runs=runs: descent(runs), STEP) for runs in (1, 8, 20)}
