@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
         batch_sizes=(2, 10),
         texts={"data_set": "digits, enlarged to 32×32"},
     ),
-    minutes=15,
+    minutes=45,
     needs=("CIFAR-10",),
     device=device.describe,
 )
