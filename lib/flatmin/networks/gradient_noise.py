@@ -303,23 +303,27 @@ def alignment(here) -> Alignment:
 
     W22 defines them for the square loss and one output. Several outputs: G = (1/n) Σ Jᵀ(∂²ℓ/∂f²)J and
     L = (1/n) Σ ½|f − y|². For other losses the same formulas are evaluated with their L; μ = 1 has no special
-    meaning then. Memory: about four (n, n) arrays and a few rows of (n·C, n·C). Raises ValueError for a loss
-    without a positive semi-definite second derivative in the outputs, and where L, Σ or G vanishes.
+    meaning then. Memory: a few rows of (n·C, n·C) at a time; all of them, once, where n·C is below 5800 or
+    the network is not fully connected. Raises ValueError for a loss without a positive semi-definite second
+    derivative in the outputs, and where L, Σ or G vanishes.
     """
     passed = here.passed
-    n = passed.samples
+    n, size = passed.samples, passed.outputs.numel()
+    kernel = passed.outputs.new_empty(size, size) if size**2 <= _ENTRIES else None
     chi = torch.zeros(n, dtype=torch.float64, device="cpu")
-    first, mean_rows = 0.0, 0.0
-    gradients = passed.outputs.new_empty(n, n)
-    for rows, of_gradients, mixed, squares in _gram_rows(passed):
-        gradients[rows] = of_gradients
+    slopes, first, mean_rows, lengths, square = None, 0.0, 0.0, 0.0, 0.0
+    for rows, of_gradients, mixed, squares in _gram_rows(passed, kernel):
         chi[rows] = squares.double().cpu() / n
         first += float(mixed.square().sum())
         mean_rows = mean_rows + mixed.sum(0).double()
-    means = gradients.mean(0, keepdim=True)
-    trace_sigma = float(gradients.diagonal().mean() - means.mean())
-    centred = gradients - means - means.T + means.mean()
-    sigma_norm, g_norm = float(centred.norm()) / n, float(chi.mean()) ** 0.5
+        if slopes is None:  # ∇ℓ_i·∇L, (n, 1)
+            whole = len(of_gradients) == n
+            slopes = of_gradients.mean(1, True) if whole else sample_slopes(passed, passed.gradient()[None])
+        lengths += float(of_gradients[:, rows].diagonal().double().sum())
+        centred = of_gradients - slopes[rows] - slopes.T + slopes.mean()
+        square += float(centred.square_().sum(1).double().sum())
+    trace_sigma = lengths / n - float(slopes.double().mean())
+    sigma_norm, g_norm = square**0.5 / n, float(chi.mean()) ** 0.5
     trace_1, trace_2 = first / n**2, float((mean_rows / n).square().sum()) / n
     scale = 2 * passed.loss * g_norm**2
     if not (scale > 0 and sigma_norm > 0):
@@ -333,7 +337,7 @@ def alignment(here) -> Alignment:
         mu_1=trace_1 / scale,
         mu_2=trace_2 / scale,
         gamma=float(chi.min() / chi.mean()),
-        tau=_largest_gauss_newton(passed) ** 2 / g_norm**2,
+        tau=_largest_gauss_newton(passed, kernel) ** 2 / g_norm**2,
         loss=passed.loss,
         g_norm=g_norm,
         sigma_norm=sigma_norm,
@@ -343,41 +347,52 @@ def alignment(here) -> Alignment:
     )
 
 
-def _largest_gauss_newton(passed) -> float:
-    (start,) = curvature.probes_like(passed.outputs, passed.parameters, seed=0)
-    pairs = lanczos(lambda v: passed.gauss_newton_product(v[None])[0], start, 1, 1e-4)
-    return float(pairs.values[0])
+def _largest_gauss_newton(passed, kernel: Tensor | None) -> float:
+    """λ₁(G), which is λ₁ of the Gram matrix of its root over n: from that where it was kept."""
+    size = passed.parameters if kernel is None else len(kernel)
+    (start,) = curvature.probes_like(passed.outputs, size, seed=0)
+    if kernel is not None:
+        return float(lanczos(lambda v: kernel @ v, start, 1, 1e-4).values[0]) / passed.samples
+    return float(lanczos(lambda v: passed.gauss_newton_product(v[None])[0], start, 1, 1e-4).values[0])
 
 
-def _gram_rows(passed) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield for chunks of samples i: ∇ℓ_i·∇ℓ_j (r, n), ∇ℓ_i·R_j (r, n·C), Σ_j |R_i R_jᵀ|² (r,)."""
-    return _dense_gram_rows(passed) if isinstance(passed, DensePass) else _generic_gram_rows(passed)
+def _gram_rows(passed, kernel) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield for chunks of samples i: ∇ℓ_i·∇ℓ_j (r, n), ∇ℓ_i·R_j (r, n·C), Σ_j |R_i R_jᵀ|² (r,).
+
+    What is R_i R_jᵀ goes into ``kernel`` (n·C, n·C), if there is one.
+    """
+    make = _dense_gram_rows if isinstance(passed, DensePass) else _generic_gram_rows
+    for rows, products, *found in make(passed):
+        if kernel is not None:
+            classes = passed.outputs.shape[1]
+            kernel[rows.start * classes : rows.stop * classes] = products
+        yield rows, *found
 
 
 def _dense_gram_rows(passed: DensePass):
     n, classes = passed.outputs.shape
-    if classes == 1 and passed.loss_function.loss.name == "square":  # ∇ℓ = e ∇f: one Gram matrix is all
-        errors = passed.output_gradients
-        products = curvature.gram(passed)
-        mixed = products * errors
-        yield slice(0, n), mixed * errors.T, mixed, products.square().sum(1)
-        return
+    alone = classes == 1 and passed.loss_function.loss.name == "square"  # ∇ℓ = e ∇f: one Gram matrix is all
     step = max(1, _CACHED // (n * classes**2))
     columns = max(1, min(classes, _ENTRIES // (n * classes)))
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
+        f, hidden, products, squares = passed.outputs[rows], passed.hidden_roots(rows), None, 0.0
+        for first in range(0, classes, columns):
+            part = slice(first, first + columns)
+            unit = torch.eye(classes, dtype=f.dtype, device=f.device)[part].expand(len(f), -1, -1)
+            left = [*(root[:, part] for root in hidden), passed.loss_function.root_product(f, rows, unit)]
+            products = passed.root_products(left, rows)  # all of them where they are kept
+            squares = squares + products.view(len(f), -1).square().sum(1)
+        if alone:
+            mixed = products * passed.output_gradients[rows]
+            yield rows, products, mixed * passed.output_gradients.T, mixed, squares
+            continue
         mixed = passed.root_products([d[rows] for d in passed.deltas], rows)
         of_gradients = sum(
             inner[rows] * (delta[rows] @ delta.T)
             for inner, delta in zip(passed.input_products, passed.deltas, strict=True)
         )
-        f, hidden, squares = passed.outputs[rows], passed.hidden_roots(rows), 0.0
-        for first in range(0, classes, columns):
-            part = slice(first, first + columns)
-            unit = torch.eye(classes, dtype=f.dtype, device=f.device)[part].expand(len(f), -1, -1)
-            left = [*(root[:, part] for root in hidden), passed.loss_function.root_product(f, rows, unit)]
-            squares = squares + passed.root_products(left, rows).view(len(f), -1).square().sum(1)
-        yield rows, of_gradients, mixed, squares
+        yield rows, products, of_gradients, mixed, squares
 
 
 def _generic_gram_rows(passed):
@@ -387,20 +402,23 @@ def _generic_gram_rows(passed):
         roots = passed.loss_function.root_product(passed.outputs, slice(None), units.expand(n, -1, -1))
         products = passed.pulled_gram(torch.cat([passed.output_gradients[:, None], roots], 1))
         products = products.view(n, classes + 1, n, classes + 1)
-        squares = products[:, 1:, :, 1:].square().sum((1, 2, 3))
-        yield slice(0, n), products[:, 0, :, 0], products[:, 0, :, 1:].flatten(1), squares
+        inner, mixed = products[:, 1:, :, 1:], products[:, 0, :, 1:].flatten(1)
+        squares = inner.square().sum((1, 2, 3))
+        yield slice(0, n), inner.reshape(n * classes, -1), products[:, 0, :, 0], mixed, squares
         return
     step = max(1, min(n, _ENTRIES // (passed.parameters * (classes + 1))))
     chunks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     for rows in chunks:
         gradients, roots = passed.sample_gradients(rows), passed.sample_roots(rows)
-        of_gradients, mixed, squares = [], [], 0.0
+        of_gradients, mixed, products = [], [], []
         for others in chunks:
             other_roots = passed.sample_roots(others).flatten(0, 1)
             of_gradients.append(gradients @ passed.sample_gradients(others).T)
             mixed.append(gradients @ other_roots.T)
-            squares = squares + (roots @ other_roots.T).square().sum((1, 2))
-        yield rows, torch.cat(of_gradients, 1), torch.cat(mixed, 1), squares
+            products.append(roots.flatten(0, 1) @ other_roots.T)
+        products = torch.cat(products, 1)
+        squares = products.view(len(roots), -1).square().sum(1)
+        yield rows, products, torch.cat(of_gradients, 1), torch.cat(mixed, 1), squares
 
 
 @dataclass(frozen=True, eq=False, repr=False)
