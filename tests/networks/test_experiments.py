@@ -61,10 +61,10 @@ SHAPES = {
         "batch_sizes": (2,),
     },
     stability_edge: {
-        "outputs_1_exact": (2, 3, 1, 2, 5),
-        "outputs_1_sharpness": (2, 3, 1, 2, 5),
+        "outputs_1_exact": (2, 3, 1, 2, 3),
+        "outputs_1_sharpness": (2, 3, 1, 2, 3),
         "outputs_1_typical": (2, 3, 1, 2),
-        "steps_1": (3, 5),
+        "steps_1": (3, 3),
     },
     stability_size: {
         "fcn_frobenius": (2, 2, 2, 2),
@@ -72,7 +72,7 @@ SHAPES = {
         "one_hot_frobenius": (2, 2),
     },
     stability_escape: {
-        "fcn_losses": (2, 2, 10, 21),
+        "fcn_losses": (2, 2, 4, 21),
         "cnn_mean": (2, 2, 21),
         "rfm_descent": (2, 21),
         "linear_growth": (2, 2),
@@ -80,10 +80,10 @@ SHAPES = {
         "cnn_scaled_gap": (2, 61),
     },
     escape_network: {
-        "network": (2, 3, 10, 64),
-        "tangent": (2, 3, 10, 64),
-        "decoupled": (2, 3, 10, 64),
-        "smaller_network": (2, 2, 10, 64),
+        "network": (2, 3, 4, 64),
+        "tangent": (2, 3, 4, 64),
+        "decoupled": (2, 3, 4, 64),
+        "smaller_network": (2, 2, 4, 64),
         "threshold": (2,),
         "h": (2,),
     },

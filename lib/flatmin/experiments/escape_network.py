@@ -169,9 +169,9 @@ EXPERIMENT = Experiment(
     ),
     quick=_scale(
         (2, 3),
-        {"data": "digits", "samples": 1000, "pretraining": 20_000},
-        runs=10,
-        steps=1000,
+        {"data": "digits", "samples": 300, "pretraining": 5000},
+        runs=4,
+        steps=300,
         data_set="digits",
     ),
     minutes=20,

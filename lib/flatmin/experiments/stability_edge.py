@@ -144,7 +144,7 @@ EXPERIMENT = Experiment(
         data_set="digits, random labels and their own",
     ),
     quick=_scale(
-        {1: {"samples": 50, "parts": 3, "eta": 0.02, "steps": dict.fromkeys(BATCH_SIZES, 30)}},
+        {1: {"samples": 50, "parts": 1, "eta": 0.02, "steps": dict.fromkeys(BATCH_SIZES, 30)}},
         LABELS,
         width=4,
         blocks=1,
