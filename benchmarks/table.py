@@ -60,6 +60,8 @@ REASONS = {
     "top10": "A quarter of the products prove that no copy of a multiple eigenvalue was overlooked; the "
     "peers promise no such thing.",
     "top50": "As above, and what is left is orthogonalisation, which all do alike.",
+    "noise": "Ours comes with its standard error, which takes one more pass over the samples.",
+    "diagnose": "The checks of the network and the error bars are in our time.",
     "density": "Nine tenths of the time are the same products with the Hessian; ours are each guarded "
     "against switches of torch that change results.",
 }
