@@ -61,7 +61,7 @@ class Passages:
     parameters: np.ndarray
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=_FAST, nogil=True, cache=True)
 def _advance(order, gram, targets, z, weight, bias, scale, coefficients, stop, trace):
     """SGD over the batches ``order`` (m, B) until the loss exceeds ``stop``; return the steps taken.
 
@@ -95,7 +95,7 @@ def _advance(order, gram, targets, z, weight, bias, scale, coefficients, stop, t
     return len(order)
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=_FAST, nogil=True, cache=True)
 def _move_all(gram, targets, z, weight, bias, batch, delta, out):
     """Move the pre-activations of all samples, z += delta · gram[batch]; return the loss there."""
     (hidden, n), size = z.shape, len(batch)
@@ -124,7 +124,7 @@ def _move_all(gram, targets, z, weight, bias, batch, delta, out):
     return 0.5 * total / n
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=_FAST, nogil=True, cache=True)
 def _advance_linear(order, gram, errors, scale, stop, trace):
     """The same for a model that is linear in θ: ``errors`` (n,) = f − y, ``gram`` (n, n) = ∇fᵢ·∇fⱼ."""
     n, size = len(errors), order.shape[1]
