@@ -85,7 +85,8 @@ def train(
     method : "sgd", "gd" or "gld"
         "sgd": g is the gradient of a batch; "gd": the full gradient (``batch_size`` is not used); "gld": the
         full gradient plus isotropic Gaussian noise whose covariance has the trace of C, at every step that of
-        a batch of ``batch_size`` at the present parameters, or ``noise_trace``.
+        a batch of ``batch_size`` at the present parameters, or ``noise_trace``. For "gd" of many runs where n
+        ≤ 2d, :func:`~flatmin.networks.freezing.descend` takes half the time: it moves in sample space.
     sampling : "epoch", "fresh" or "replacement"
         How batches are drawn, see :mod:`flatmin.sampling`; also the factor of C for "gld".
     noise_trace : float, optional
