@@ -51,6 +51,7 @@ YES = {
     "one layer on two images": lambda m, x: relu(m.two(m.one(x))) + m.two(m.one(x.flip(2))),
     "greatest": lambda m, x: torch.maximum(m.two(m.one(x)), torch.cat([m.one(x)[:, :2]] * 2, 1)),
     "in place": lambda m, x: m.two(m.one(x).relu_()).mul_(0.5).add_(1),
+    "by a number, as attention does": lambda m, x: torch.ops.aten.mul.Scalar(m.two(relu(m.one(x))), 0.5),
     "curved by the data": lambda m, x: m.two(m.one(x.exp()) * x[:, :1].sigmoid()),
 }
 NO = {

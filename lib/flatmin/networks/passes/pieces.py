@@ -77,6 +77,8 @@ def _leaves(node, parts: list[frozenset]) -> frozenset | None:
         return None
     if kind == "Div":
         return parts[0] if not any(parts[1:]) else None
+    if kind == "Mul" and len(parts) == 1:  # by a number
+        return parts[0]
     if kind in _PRODUCTS:
         one, other = (parts[place] for place in _PRODUCTS[kind])
         if one & other or (kind == "NativeBatchNorm" and node._saved_training):
