@@ -44,6 +44,8 @@ __all__ = [
 _MATRICES = ("hessian", "gauss-newton")
 #: columns of one block of products, and entries of one temporary array
 _COLUMNS, _ENTRIES = 50, 2**25
+#: cotangents pulled back at once: each holds the activations of all samples
+_TOGETHER = 5
 #: entries of a temporary array that should stay in cache
 _CACHED = 2**20
 #: largest fully connected block whose eigenpairs come from the dense matrix
@@ -419,7 +421,9 @@ def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate,
     if exact is not None:
         parts = np.array([exact.value[block].sum() for block in blocks])
         whole = Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
-        return whole, frobenius_norm(here, None, probes, seed), replace(whole, value=parts, error=0.0 * parts)
+        traces = whole, replace(whole, value=parts, error=0.0 * parts)
+        if exact.method != _OUTPUTS:
+            return traces[0], frobenius_norm(here, None, probes, seed), traces[1]
     sums, squares = [], []
     for z, product in _probe(here.passed, every, probes, seed):
         shares = (z * product).double()
@@ -431,7 +435,9 @@ def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate,
     (value, error), layers = found
     how, norm = "random signs, Student's t", _root_mean(torch.cat(squares))
     norm = replace(norm, error=student(norm.error, probes - 1), method=how)
-    return Estimate(float(value), float(error), probes, how), norm, Estimate(*layers, probes, how)
+    if exact is None:
+        traces = Estimate(float(value), float(error), probes, how), Estimate(*layers, probes, how)
+    return traces[0], norm, traces[1]
 
 
 def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
@@ -466,16 +472,18 @@ def gauss_newton_shares(here, probes: int = 1, seed: int = 0) -> Tensor:
     passed, probes = here.passed, _check.integer("probes", probes, least=1)
     outputs = passed.outputs.shape[1]
     generator = torch.Generator("cpu").manual_seed(_check.integer("seed", seed, least=0, most=eigen.SEEDS))
-    rounds = []
-    for which in range(min(outputs, probes)):
+    count, parts, (n, _) = min(outputs, probes), [], passed.outputs.shape
+    for start in range(0, count, _TOGETHER):
+        some = slice(start, min(start + _TOGETHER, count))
         if outputs <= probes:
-            signs = torch.zeros_like(passed.outputs)
-            signs[:, which] = 1
+            unit = torch.eye(outputs, dtype=passed.outputs.dtype, device=passed.outputs.device)
+            signs = unit[some].expand(n, -1, -1)
         else:
-            signs = signs_like(passed.outputs, passed.outputs.shape, generator)
-        tops = passed.loss_function.root_product(passed.outputs, slice(None), signs[:, None])[:, 0]
-        rounds.append(passed.pulled_squares(tops).double().cpu())
-    return torch.stack(rounds) * (outputs if outputs <= probes else 1)
+            drawn = [signs_like(passed.outputs, (n, outputs), generator) for _ in range(*some.indices(count))]
+            signs = torch.stack(drawn, 1)
+        tops = passed.loss_function.root_product(passed.outputs, slice(None), signs)
+        parts.append(passed.pulled_squares(tops).double().cpu())
+    return torch.cat(parts, 1).T * (outputs if outputs <= probes else 1)
 
 
 def columns_of(here, name: str, vectors) -> Tensor:

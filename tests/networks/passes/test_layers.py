@@ -184,6 +184,7 @@ def test_gradients_norms_and_inner_products_are_those_of_plain_autograd(name, en
         rows = passed._pull_one_by_one(slice(None), tops).flatten(0, 1)
         close(passed.pulled_gram(tops), rows @ rows.T)
         close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1)[::2])
+        close(passed.pulled_squares(tops).flatten(), rows.square().sum(1))
         close(passed.pull(slice(1, 5), tops[1:5]).flatten(0, 1), rows[2:10])
         assert passed._layerwise is (name in READ)
         own, sums = passed._pull_one_by_one(slice(None), passed.output_gradients[:, None])[:, 0], None

@@ -369,7 +369,9 @@ class DensePass:
         return self._outer(self._backward(tops, rows), rows)
 
     def pulled_squares(self, tops: Tensor) -> Tensor:
-        """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,)."""
+        """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,); of c, (n, c)."""
+        if tops.ndim == 3:
+            return torch.stack([self.pulled_squares(top) for top in tops.unbind(1)], 1)
         parts = zip(self.layers, self._backward(tops), self.inputs, strict=True)
         return sum(_squares(back) * (_squares(a) + (each.bias is not None)) for each, back, a in parts)
 

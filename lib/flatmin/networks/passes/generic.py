@@ -279,17 +279,19 @@ class AutogradPass:
 
     @_quietly
     def pulled_squares(self, tops: Tensor) -> Tensor:
-        """|Jᵢᵀ tᵢ|² for one cotangent ``tops`` (n, C) on each sample's outputs, (n,).
+        """|Jᵢᵀ tᵢ|² for a cotangent ``tops`` (n, C) on each sample's outputs, (n,); (n, c) for c, (n, c, C).
 
         Parameter by parameter (:mod:`~.passes.layers`), at about the cost of one gradient; through per-sample
         gradients where the network cannot be read so.
         """
-        reads = (self._read(part, tops[part, None]) for part in self.chunks)
+        if tops.ndim == 2:
+            return self.pulled_squares(tops[:, None])[:, 0]
+        reads = (self._read(part, tops[part]) for part in self.chunks)
         parts = [read and sum(share.squares() for share in read) for read in reads]
         if any(part is None for part in parts):  # some samples go another way
-            step = max(1, min(self.chunk, _ENTRIES // self.parameters))
+            step = max(1, min(self.chunk, _ENTRIES // (self.parameters * tops.shape[1])))
             rows = [slice(i, min(i + step, self.samples)) for i in range(0, self.samples, step)]
-            parts = [self._pull(part, tops[part, None])[:, 0].square().sum(1) for part in rows]
+            parts = [self._pull(part, tops[part]).square().sum(2) for part in rows]
         return torch.cat(parts)
 
     def _read(self, rows, tops):

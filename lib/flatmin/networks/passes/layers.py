@@ -75,21 +75,21 @@ class Factors:
         return (deltas.mT.reshape(r, c * h, positions) @ a).view(r, c, h, self.size)
 
     def squares(self) -> Tensor | None:
-        """|Σ_t δᵢₜ aᵢₜᵀ|² of one cotangent, (n,), by positions; None where that is the longer way."""
-        positions, h = self.deltas.shape[2:]
+        """|Σ_t δᵢₜ aᵢₜᵀ|², (n, c), by positions; None where that is the longer way."""
+        n, c, positions, h = self.deltas.shape
         width = 0 if self.one_hot else self.size
         if positions * (width + h + _SLOW) > self.size * h:
             return None
-        step, found = max(1, _CACHED // (positions * (positions + width))), []
-        for start in range(0, len(self.deltas), step):
+        step, found = max(1, _CACHED // (positions * (c * positions + width))), []
+        for start in range(0, n, step):
             rows = slice(start, start + step)
-            a, deltas = self.inputs(rows), self.deltas[rows, 0]
+            a, deltas = self.inputs(rows), self.deltas[rows]
             if positions == 1:
-                length = 1.0 if self.one_hot else a.square().sum((1, 2))
-                found.append(deltas.square().sum((1, 2)) * length)
+                length = 1.0 if self.one_hot else a.square().sum((1, 2))[:, None]
+                found.append(deltas.square().sum((2, 3)) * length)
             else:
                 seen = (a[:, :, None] == a[:, None]).to(deltas) if self.one_hot else a @ a.mT
-                found.append(((deltas @ deltas.mT) * seen).sum((1, 2)))
+                found.append(((deltas @ deltas.mT) * seen[:, None]).sum((2, 3)))
         return torch.cat(found)
 
     def gram(self) -> Tensor:
@@ -149,14 +149,15 @@ class Share:
         return functools.reduce(torch.add, parts) if parts else None
 
     def squares(self) -> Tensor | float:
-        """|·|² of one cotangent, (n,)."""
+        """|·|², (n, c)."""
         if not self.factors:
-            return 0.0 if self.rows is None else self.rows[:, 0].square().sum(1)
+            return 0.0 if self.rows is None else self.rows.square().sum(2)
         found = None if self.whole else self.factors[0].squares()
         if found is not None:
             return found
-        n, step = len(self.factors[0].deltas), max(1, _CACHED // self.numel)
-        parts = [self.gradients(slice(i, i + step))[:, 0].square().sum(1) for i in range(0, n, step)]
+        n, c = self.factors[0].deltas.shape[:2]
+        step = max(1, _CACHED // (c * self.numel))
+        parts = [self.gradients(slice(i, i + step)).square_().sum(2) for i in range(0, n, step)]
         return torch.cat(parts)
 
     def gram(self) -> Tensor | float:
