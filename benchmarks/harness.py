@@ -127,11 +127,11 @@ def as_accurate(error, own, allowed):
     return np.isnan(error) or error <= max(EQUAL * own, allowed)
 
 
-def keep(rows, race, unit):
+def keep(rows, race):
     """Put the rows of a race into the record; other races stay if they are of the same machine."""
     where = device.describe() or record._cpu()
     name = rows[0][0]
-    table, allowed, units = list(rows), {name: race.allowed}, {name: unit}
+    table, allowed = list(rows), {name: race.allowed}
     try:
         old = record.load(RECORD)
     except record.RecordError:
@@ -139,7 +139,7 @@ def keep(rows, race, unit):
     if old is not None and old.provenance["device"] == where:
         kept = zip(*(old.arrays[column].tolist() for column in COLUMNS), strict=True)
         table = [row for row in kept if row[0] != name] + table
-        allowed, units = old.provenance["allowed"] | allowed, old.provenance["units"] | units
+        allowed = old.provenance["allowed"] | allowed
     columns = dict(zip(COLUMNS, map(list, zip(*table, strict=True)), strict=True))
     record.save(
         RECORD,
@@ -149,7 +149,6 @@ def keep(rows, race, unit):
         device=where,
         command="make bench",
         allowed=allowed,
-        units=units,
         threads=1,
         peers=_versions(),
     )

@@ -63,7 +63,7 @@ def race(options):
         harness.show(rows, unit)
         print(f"  ({time.perf_counter() - began:.0f} s)", flush=True)
         if options.record:
-            harness.keep(rows, one, unit)
+            harness.keep(rows, one)
     if options.record:
         table.write()
 

@@ -46,6 +46,7 @@ GROUPS = {
     "Transformer": {f"transformer-{name}": title for name, title in _OTHERS.items()},
 }
 TITLES = {name: f"{group}: {title}" for group, titles in GROUPS.items() for name, title in titles.items()}
+_UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 _REST = "Times in units of flatmin's; in parentheses errors that are too large to compare.\n"
 #: why flatmin is not ahead, where it is not: by race, or by the last word of its name
 REASONS = {
@@ -60,6 +61,7 @@ REASONS = {
     "top10": "A quarter of the products prove that no copy of a multiple eigenvalue was overlooked; the "
     "peers promise no such thing.",
     "top50": "As above, and what is left is orthogonalisation, which all do alike.",
+    "trace": "The same products with the Hessian, and the same error of random signs.",
     "noise": "Ours comes with its standard error, which takes one more pass over the samples.",
     "diagnose": "The checks of the network and the error bars are in our time.",
     "density": "Nine tenths of the time are the same products with the Hessian; ours are each guarded "
@@ -87,9 +89,13 @@ def text(found):
     for group, titles in GROUPS.items():
         lines.append(f"| **{group}** | | | |")
         lines += [races[name].line(title) for name, title in titles.items() if name in races]
-    last = [f"- {TITLES[name]}: {one.standing()}" for name, one in races.items() if one.word != "ahead"]
-    if last:
-        lines += ["", "**Where flatmin is not ahead, and why:**\n", *last]
+    late = {}
+    for name, one in races.items():
+        if one.word != "ahead":
+            late.setdefault(one.reason, []).append(f"{TITLES[name]} ({one.standing()})")
+    if late:
+        lines += ["", "**Where flatmin is not ahead, and why:**\n"]
+        lines += [f"- {'; '.join(which)}. {reason}" for reason, which in late.items()]
     lines += ["", ":::{admonition} The other tools", ":class: dropdown", _REST]
     lines += [f"- {TITLES[name]}: {one.rest()}" for name, one in races.items() if one.rest()]
     return "\n".join([*lines, ":::", "", _origin(found, rows), ""])
@@ -117,7 +123,6 @@ class Outcome:
 
     def __init__(self, name, rows, found):
         self.name, self.rows, self.own = name, rows, rows[0]
-        self.unit = found.provenance["units"][name]
         self.allowed = found.provenance["allowed"][name]
         peers = [row for row in rows if not row["tool"].startswith("flatmin") and self._fits(row)]
         self.best = min(peers, key=lambda row: row["seconds"], default=None)
@@ -150,8 +155,8 @@ class Outcome:
 
     def _time(self, row):
         error = "" if row["error"] != row["error"] else f" ({_power(row['error'])})"
-        time = row["seconds"] * harness.UNITS[self.unit]
-        return f"{time:{'.0f' if time >= 100 else '.3g'}} {self.unit.split(' a ')[0]}{error}"
+        unit, scale = next(pair for pair in _UNITS.items() if row["seconds"] * pair[1] >= 1)
+        return f"{row['seconds'] * scale:.3g} {unit}{error}"
 
     def _rest(self, row):
         if row["note"]:
@@ -160,15 +165,19 @@ class Outcome:
         ratio = f"{row['tool']} {_short(row['seconds'] / self.own['seconds'])}×"
         return ratio if self._fits(row) else f"{ratio} ({_power(row['error'])})"
 
+    @property
+    def reason(self):
+        """Why it is not ahead."""
+        return REASONS.get(self.name) or REASONS.get(self.name.split("-")[-1], "No reason is known.")
+
     def standing(self):
-        """How far behind, and why."""
+        """How far behind; and variants of flatmin that are faster."""
         told = [
             f"{_short(self.best['seconds'] / row['seconds'])}× for {row['tool']}"
             for row in self.rows[1:]
             if row["tool"].startswith("flatmin") and row["seconds"] < self.own["seconds"]
         ]
-        reason = REASONS.get(self.name) or REASONS.get(self.name.split("-")[-1], "No reason is known.")
-        return f"{self.word}, {'; '.join([f'{_short(self.ratio)}×', *told])}. {reason}"
+        return ", ".join([f"{self.word}, {_short(self.ratio)}×", *told])
 
 
 def _short(ratio):

@@ -69,7 +69,7 @@ def test_the_best_peer_is_the_fastest_that_is_accurate():
     assert "ahead in 1" in text
     behind = made(("flatmin", 0.1, 1e-6, ""), ("flatmin, hasty", 0.05, 1e-6, ""), ("fair", 0.05, 1e-4, ""))
     assert "**0.5×**" in table.text(behind)
-    assert "behind, 0.5×; 1× for flatmin, hasty. " in table.text(behind)
+    assert "eigenvalues (behind, 0.5×, 1× for flatmin, hasty). A quarter" in table.text(behind)
     assert "level" in table.text(made(("flatmin", 0.1, 1e-6, ""), ("fair", 0.11, 1e-4, "")))
 
 
