@@ -51,10 +51,13 @@ class SlowEquation:
 
     def functions(self):
         """Drift and diffusion as functions of an array. Raises ValueError for symbols without numbers."""
+        return self._function(self.drift), self._function(self.diffusion)
+
+    def _function(self, expression):
         stray = (self.drift.free_symbols | self.diffusion.free_symbols) - {self.coordinate}
         if stray:
             raise ValueError(f"drift and diffusion have symbols without numbers: {sorted(map(str, stray))}")
-        return tuple(vectorised(self.coordinate, e) for e in (self.drift, self.diffusion))
+        return vectorised(self.coordinate, expression)
 
     def density(self, x) -> np.ndarray:
         """Stationary density at increasing points x (n,), normalised over their range (trapezoidal rule).
@@ -66,8 +69,7 @@ class SlowEquation:
         x = _check.array("x", x, ndim=1, increasing=True)
         if len(x) < 3:
             raise _check.refused("x", x, "at least three increasing points")
-        _, diffusion = self.functions()
-        slope = vectorised(self.coordinate, self.log_slope)
+        diffusion, slope = self._function(self.diffusion), self._function(self.log_slope)
         nodes, weights = np.polynomial.legendre.leggauss(8)
         width = np.diff(x)[:, None]
         inside = x[:-1, None] + width * (nodes + 1) / 2
