@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("tests/networks", "tests/diagnose")
-#: what each run of pytest takes, the longest first (minutes of one core, all modules compiled: 9, 7, 5, 4)
+#: what each run of pytest takes, the longest first (9 minutes of a core the chapters, 4 and 3 the parts)
 GROUPS = {
     "chapters": ("--nbval", "chapters"),
     "library": ("tests", *(f"--ignore={part}" for part in PARTS)),
