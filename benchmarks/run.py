@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [RACE ...] [--rounds 5] [--device cuda] [--record] [--list]
 
-Without names all of them, in twenty to forty minutes on one core. With --record the rows go into
+Without names all of them, in a quarter of an hour on an idle core. With --record the rows go into
 data/results/benchmarks (of named races these alone, if the record is of this machine) and the table into
 chapters/_races.md; --table writes the table from the record and runs nothing.
 """

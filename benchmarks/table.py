@@ -48,6 +48,7 @@ GROUPS = {
 TITLES = {name: f"{group}: {title}" for group, titles in GROUPS.items() for name, title in titles.items()}
 _UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 _REST = "Times in units of flatmin's; in parentheses errors that are too large to compare.\n"
+_SIGNS = "The same products with the Hessian, and the same error of random signs."
 #: why flatmin is not ahead, where it is not: by race, or by the last word of its name
 REASONS = {
     "cnn": "Convolutions keep a core busy by themselves; runs go one after the other, as in the loop.",
@@ -61,7 +62,11 @@ REASONS = {
     "top10": "A quarter of the products prove that no copy of a multiple eigenvalue was overlooked; the "
     "peers promise no such thing.",
     "top50": "As above, and what is left is orthogonalisation, which all do alike.",
-    "trace": "The same products with the Hessian, and the same error of random signs.",
+    "trace": "BackPACK sums the same squares layer by layer; that Tr G is Tr H here one has to know.",
+    "lenet-trace": "BackPACK has a rule for each of these layers; ours reads any network off autograd's graph "
+    "and proves on the way that Tr H = Tr G holds for it.",
+    "resnet-trace": _SIGNS,
+    "transformer-trace": _SIGNS,
     "noise": "Ours comes with its standard error, which takes one more pass over the samples.",
     "diagnose": "The checks of the network and the error bars are in our time.",
     "density": "Nine tenths of the time are the same products with the Hessian; ours are each guarded "
@@ -156,7 +161,7 @@ class Outcome:
     def _time(self, row):
         error = "" if row["error"] != row["error"] else f" ({_power(row['error'])})"
         unit, scale = next(pair for pair in _UNITS.items() if row["seconds"] * pair[1] >= 1)
-        return f"{row['seconds'] * scale:.3g} {unit}{error}"
+        return f"{row['seconds'] * scale:.3g}\u00a0{unit}{error}"
 
     def _rest(self, row):
         if row["note"]:
@@ -185,5 +190,5 @@ def _short(ratio):
 
 
 def _power(error):
-    """An error, short."""
-    return "0" if error == 0 else f"{error:.0e}".replace("e-0", "e-")
+    """An error, short, with a minus that does not end a line."""
+    return "0" if error == 0 else f"{error:.0e}".replace("e-0", "e-").replace("-", "−")

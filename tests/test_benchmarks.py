@@ -64,8 +64,8 @@ def test_the_best_peer_is_the_fastest_that_is_accurate():
         ("fair", 0.3, 1e-4, ""), ("broken", np.nan, np.nan, "Error: it is"),
     )  # fmt: skip
     text = table.text(found)
-    assert "| 10 largest eigenvalues | 100 ms (1e-6) | fair: 300 ms (1e-4) | 3× |" in text
-    assert "flatmin, a variant 0.5×; hasty 0.1× (2e-1); broken: Error: it is\n" in text
+    assert "| 10 largest eigenvalues | 100\u00a0ms (1e−6) | fair: 300\u00a0ms (1e−4) | 3× |" in text
+    assert "flatmin, a variant 0.5×; hasty 0.1× (2e−1); broken: Error: it is\n" in text
     assert "ahead in 1" in text
     behind = made(("flatmin", 0.1, 1e-6, ""), ("flatmin, hasty", 0.05, 1e-6, ""), ("fair", 0.05, 1e-4, ""))
     assert "**0.5×**" in table.text(behind)
