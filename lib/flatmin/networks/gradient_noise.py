@@ -310,19 +310,7 @@ def alignment(here) -> Alignment:
     passed = here.passed
     n, size = passed.samples, passed.outputs.numel()
     kernel = passed.outputs.new_empty(size, size) if size**2 <= _ENTRIES else None
-    chi = torch.zeros(n, dtype=torch.float64, device="cpu")
-    slopes, first, mean_rows, lengths, square = None, 0.0, 0.0, 0.0, 0.0
-    for rows, of_gradients, mixed, squares in _gram_rows(passed, kernel):
-        chi[rows] = squares.double().cpu() / n
-        first += float(mixed.square().sum())
-        mean_rows = mean_rows + mixed.sum(0).double()
-        if slopes is None:  # ∇ℓ_i·∇L, (n, 1)
-            whole = len(of_gradients) == n
-            slopes = of_gradients.mean(1, True) if whole else sample_slopes(passed, passed.gradient()[None])
-        lengths += float(of_gradients[:, rows].diagonal().double().sum())
-        centred = of_gradients - slopes[rows] - slopes.T + slopes.mean()
-        square += float(centred.square_().sum(1).double().sum())
-    trace_sigma = lengths / n - float(slopes.double().mean())
+    chi, first, mean_rows, square, trace_sigma = _pair_sums(passed, kernel)
     sigma_norm, g_norm = square**0.5 / n, float(chi.mean()) ** 0.5
     trace_1, trace_2 = first / n**2, float((mean_rows / n).square().sum()) / n
     scale = 2 * passed.loss * g_norm**2
@@ -345,6 +333,24 @@ def alignment(here) -> Alignment:
         trace_sigma_g=trace_1 - trace_2,
         chi=chi,
     )
+
+
+def _pair_sums(passed, kernel: Tensor | None):
+    """χ (n,), Σ_ij |R_j ∇ℓ_i|², Σ_i R ∇ℓ_i (n·C,), Σ_ij (g̃_i·g̃_j)² with g̃_i = ∇ℓ_i − ∇L, and Tr Σ."""
+    n = passed.samples
+    chi = torch.zeros(n, dtype=torch.float64, device="cpu")
+    slopes, first, mean_rows, lengths, square = None, 0.0, 0.0, 0.0, 0.0
+    for rows, of_gradients, mixed, squares in _gram_rows(passed, kernel):
+        chi[rows] = squares.double().cpu() / n
+        first += float(mixed.square().sum())
+        mean_rows = mean_rows + mixed.sum(0).double()
+        if slopes is None:  # ∇ℓ_i·∇L, (n, 1)
+            whole = len(of_gradients) == n
+            slopes = of_gradients.mean(1, True) if whole else sample_slopes(passed, passed.gradient()[None])
+        lengths += float(of_gradients[:, rows].diagonal().double().sum())
+        centred = of_gradients - slopes[rows] - slopes.T + slopes.mean()
+        square += float(centred.square_().sum(1).double().sum())
+    return chi, first, mean_rows, square, lengths / n - float(slopes.double().mean())
 
 
 def _largest_gauss_newton(passed, kernel: Tensor | None) -> float:
