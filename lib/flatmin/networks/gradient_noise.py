@@ -444,9 +444,9 @@ class NoiseStrength(Estimate):
 def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     """Measure 𝒩 = Tr Σ in one pass over the data, ``chunk`` samples at a time (M22 §5.2).
 
-    Layer by layer, at about the cost of two gradients; networks with other layers than linear and
-    convolutional ones hold per-sample gradients a few at a time. Memory: one gradient and the activations of
-    one chunk. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a second pass is taken where one chunk
+    Parameter by parameter (:mod:`~.passes.layers`), at about the cost of three gradients; what cannot be read
+    so holds per-sample gradients a few at a time. Memory: those of one chunk where they have less than 2²⁵
+    numbers, else one gradient and the activations. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a second pass is taken where one chunk
     does not hold all samples. ``executor`` (of processes: ``concurrent.futures``, Dask) takes the chunks; the
     result is the same to the last digit. Raises ValueError for a chunk below 1, and an executor of threads,
     which would share torch's global switches.

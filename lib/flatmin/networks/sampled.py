@@ -132,7 +132,7 @@ def sampled_alignment(
 
     One pass over all samples for L and ∇L, then ``probes`` + 1 backward passes over ``samples`` of them. The
     relative error falls as 1/√samples. Memory: :meth:`~.passes.generic.AutogradPass.pulled_gram`; no array of
-    samples × parameters for networks of convolutions and linear layers.
+    samples × parameters but for single layers.
 
     Parameters
     ----------
