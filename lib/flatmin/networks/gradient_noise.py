@@ -446,10 +446,10 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
 
     Parameter by parameter (:mod:`~.passes.layers`), at about the cost of three gradients; what cannot be read
     so holds per-sample gradients a few at a time. Memory: those of one chunk where they have less than 2²⁵
-    numbers, else one gradient and the activations. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a second pass is taken where one chunk
-    does not hold all samples. ``executor`` (of processes: ``concurrent.futures``, Dask) takes the chunks; the
-    result is the same to the last digit. Raises ValueError for a chunk below 1, and an executor of threads,
-    which would share torch's global switches.
+    numbers, else one gradient and the activations. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a
+    second pass is taken where one chunk does not hold all samples. ``executor`` (of processes:
+    ``concurrent.futures``, Dask) takes the chunks; the result is the same to the last digit. Raises
+    ValueError for a chunk below 1, and an executor of threads, which would share torch's global switches.
     """
     chunk = integer("chunk", chunk, least=1)
     mapped = map_of(executor)
