@@ -49,8 +49,8 @@ TITLES = {name: f"{group}: {title}" for group, titles in GROUPS.items() for name
 _UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 _REST = "Times in units of flatmin's; in parentheses errors that are too large to compare.\n"
 _SIGNS = (
-    "At the same error random signs take all tools the same products with the Hessian; one that stops earlier "
-    "is quicker and less exact, here within the factor two that counts as equal."
+    "At the same error random signs take all tools the same products with the Hessian; one that stops "
+    "earlier is quicker and less exact, here within the factor two that counts as equal."
 )
 #: why flatmin is not ahead, where it is not: by race, or by the last word of its name
 REASONS = {
