@@ -11,6 +11,7 @@ from flatmin.experiments import (
     noise_square,
     noise_strength,
     noise_strength_wide,
+    one_network,
     parity_network,
     stability_edge,
     stability_escape,
@@ -86,6 +87,15 @@ SHAPES = {
         "smaller_network": (2, 2, 4, 64),
         "threshold": (2,),
         "h": (2,),
+    },
+    one_network: {
+        "parity_variance": (2, 2, 12),
+        "parity_lifted": (2, 2),
+        "edge_left": (2, 2, 5, 10),
+        "edge_time": (2, 2, 20, 2),
+        "valley_trace": (2, 2, 3, 4),
+        "valley_exact": (2, 2, 3),
+        "ten_variance": (2, 1, 12),
     },
 }
 
