@@ -90,6 +90,8 @@ def text(found):
     races = {name: Outcome(name, [row for row in rows if row["race"] == name], found) for name in names}
     counts = Counter(one.word for one in races.values())
     told = ", ".join(f"{word} in {counts[word]}" for word in ("ahead", "level", "behind") if counts[word])
+    alone = sum(one.best is None for one in races.values())
+    told += f"; in {alone} of those ahead no other tool is as accurate" if alone else ""
     lines = [
         HEAD + f"Of {len(races)} races flatmin is {told}.\n",
         "| | flatmin | best other tool, as accurate | ratio |",
