@@ -267,7 +267,7 @@ class Equation:
         parts, dofs = (phi * weight * factor).sum(axis=-1).ravel(), self.basis.element_dofs.ravel()
         return np.bincount(dofs, weights=parts, minlength=self.unknowns)
 
-    def moment(self, expression) -> np.ndarray:
+    def _moment(self, expression) -> np.ndarray:
         """∫φₐ·expression over the whole region, as :attr:`load`; kept for the next density.
 
         Raises ValueError for an expression without the symmetry of the density.
@@ -432,7 +432,7 @@ class Density:
         Raises ValueError for an expression without the symmetry of the density, or one that is not finite.
         """
         with np.errstate(all="ignore"):
-            mean = float(self.equation.moment(expression) @ self.coefficients / self.mass)
+            mean = float(self.equation._moment(expression) @ self.coefficients / self.mass)
         return _check.finite(mean, expression=expression)
 
     def _locate(self, x, y):
