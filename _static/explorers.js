@@ -231,10 +231,12 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+function raised(power) { return [...String(power)].map(d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join(""); }
+
 /** A number as a reader wants it: three digits. */
 function short(value) {
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1).replace("e-", "·10⁻").replace(/\d$/, d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
-  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1).replace("-", m => value < 0 ? "−" : m).replace(/e-(\d+)/, (_, power) => `·10⁻${raised(power)}`);
+  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }).replace("-", "−");
 }
 
 function isNight() {
@@ -1824,6 +1826,9 @@ function* chainTimes({ grid, at }, eta, batch, dimension) {
   return times;
 }
 
+/** A level as a reader wants it: three digits, more where it is so close to 1 that they would not tell it from 1. */
+function ratio(c) { return String(Number(c.toFixed(Math.max(0, 2 - Math.floor(Math.log10(c)), 1 - Math.floor(Math.log10(c - 1)))))); }
+
 /** The power of c in the mean passage as printed (M22 Eq. 16), and E A², beyond 1 of which the mean loss has no bound. */
 function printedPower(eta, batch, dimension) { return batch / eta + 1 - dimension / 2; }
 function meanFactor(eta, batch, dimension) { return 1 - 2 * eta + eta * eta * (1 + (dimension + 1) / batch); }
@@ -1873,8 +1878,8 @@ function makeScene(values) {
     const shown = found.filter(({ seen: n }) => n >= FIXED.fewest), all = [...shown.map(({ mean }) => mean), ...(times ?? [])];
     const low = Math.floor(Math.log10(Math.min(10, ...all))), high = Math.min(Math.ceil(Math.log10(Math.max(100, ...all))), low + 7);
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k), X = axes(c, look, box,
-      { low: logs[0] - 0.05 * logs.at(-1), high: 1.05 * logs.at(-1), label: "level c = L/L*, by its logarithm", ticks: logs.filter((_, k) => k % 3 === 0), words: v => String(Number(Math.exp(v).toPrecision(3))) },
-      { low, high, label: "mean steps to pass c", ticks, words: v => `10${[..."⁰¹²³⁴⁵⁶⁷⁸⁹"][v]}` });
+      { low: logs[0] - 0.05 * logs.at(-1), high: 1.05 * logs.at(-1), label: "level c = L/L*, by its logarithm", ticks: logs.filter((_, k) => k % 3 === 0), words: v => ratio(Math.exp(v)) },
+      { low, high, label: "mean steps to pass c", ticks, words: v => `10${raised(v)}` });
     const [x, y] = [X[0], v => X[1](Math.log10(v))];
     within(c, box, () => {
       if (times) {
@@ -1896,9 +1901,9 @@ function makeScene(values) {
     const { eta, batch_size, dimension } = now, { t, n } = walkers, found = seen(), done = found.findLastIndex(({ all }) => all);
     const power = (list, k) => Math.log(list[k + 1] / list[k]) / Math.log(now.levels[k + 1] / now.levels[k]);
     const factor = meanFactor(eta, batch_size, dimension), bounded = factor < 1, lost = n - walkers.living;
-    const law = times ? `from ${short(power(times, 0))} at c = ${short(now.levels[0])} to ${short(power(times, times.length - 2))} at c = ${short(now.levels.at(-1))}` : "still computing";
+    const law = times ? `from ${short(power(times, 0))} at c = ${ratio(now.levels[0])} to ${short(power(times, times.length - 2))} at c = ${ratio(now.levels.at(-1))}` : "still computing";
     const measured = done < 0 ? "no level passed by all yet" :
-      `all ${n} walkers beyond c = ${short(now.levels[done])}, after ${short(found[done].mean)} ± ${short(found[done].error)} steps` +
+      `all ${n} walkers beyond c = ${ratio(now.levels[done])}, after ${short(found[done].mean)} ± ${short(found[done].error)} steps` +
       (times ? ` (chain: ${short(times[done])})` : "");
     return {
       spoken: lost ? "walkers lost" : bounded ? "mean loss bounded" : "mean loss without bound",
@@ -1950,7 +1955,7 @@ const CONTROLS = [{"name": "eta", "words": "step η", "low": 0.05, "high": 10.0,
 const FIXED = {"walkers": 200, "drawn": 30, "length": 300, "start": [1.0, 1.0]};
 // Chapter 7: linear stability of SGD where a few samples have gradients in the plane. Left, the gradients, to be dragged;
 // right, the plane of batch and step with the exact edge, the typical one and the bounds; below, paths of the loss.
-const signed = v => v.toFixed(3).replace("-", "−");
+const signed = v => v.toFixed(3).replace("-", "−").replace("Infinity", "∞");
 const SIDES = { low: -2, high: 2 }, SIZES = [1, 2, 4, 8, 16, 32];
 
 /** What linear stability knows of a minimum with gradients g (n pairs), batches with replacement: flatmin.theory.stability. */
@@ -2000,7 +2005,7 @@ class Minimum2 {
     const form = values.map((u, j) => values.map((v, k) =>
       total(along.map((a, i) => chi[i] * a[j] * a[k])) / this.n / Math.sqrt(u * v) - (j === k ? u * u : 0)));
     const least = eigen(form).values[0] / this.frobenius ** 2;
-    return least > 0 ? Math.sqrt(batch / least) / this.frobenius : Infinity;
+    return least > 1e-14 ? Math.sqrt(batch / least) / this.frobenius : Infinity;
   }
   loss([x, y]) { return total(this.g.map(g => (g[0] * x + g[1] * y) ** 2)) / (2 * this.n); }
   /** ln E L after 0 … steps steps, from δ, exactly. */
@@ -2117,6 +2122,7 @@ function* typicalEdges(minimum, sizes, paths = 64, steps = 400) {
 function makeScene(values) {
   let now, minimum, paths, records, mean, theory, typical, rho, edge;
   const flows = () => minimum.values.length > 0; // else all gradients are 0 and nothing moves
+  const moves = () => minimum.loss(FIXED.start) > 0; // else no gradient sees the start
   function restart() {
     paths = new Paths(FIXED.walkers, minimum.g, now.eta, now.batch_size, FIXED.start);
     records = [paths.logLosses(minimum)];
@@ -2155,13 +2161,14 @@ function makeScene(values) {
     const [X, Y] = at;
     curve(c, [[X(-2), Y(0)], [X(2), Y(0)]], look.faint, [2, 3], 1);
     upright(c, look, box, X(0), 1);
-    minimum.g.forEach(([x, y], k) => {
+    minimum.g.forEach(([x, y], k, all) => {
       curve(c, [[X(0), Y(0)], [X(x), Y(y)]], look.bar, [], 2);
       c.fillStyle = look.bar;
       disc(c, X(x), Y(y), 6);
+      const here = all.flatMap(([u, v], j) => u === x && v === y ? [j + 1] : []); // one upon the other: all their numbers, once
       c.fillStyle = look.ink;
-      c.textAlign = "center";
-      c.fillText(String(k + 1), X(x) + 12, Y(y) - 8);
+      c.textAlign = x > 1.6 ? "right" : "left";
+      if (here[0] === k + 1) c.fillText(here.join(" "), X(x) + (x > 1.6 ? -9 : 9), Y(y) + (y > 1.8 ? 18 : -8));
     });
     return at;
   }
@@ -2210,21 +2217,21 @@ function makeScene(values) {
       curve(c, mean.map((v, t) => [X(t), Y(tens(v))]), look.law, [], 2.4);
     });
   }
-  /** Mean rate of ln L a step over the paths, and its error. */
+  /** Mean rate of ln L a step over the paths, and its error; −∞ where a path has reached a loss of 0. */
   function rate() {
-    const t = paths.t, each = records[t].map(v => (Math.max(v, -1e4) - records[0][0]) / t), middle = total(each) / paths.n;
+    const t = paths.t, each = records[t].map(v => (v - records[0][0]) / t), middle = total(each) / paths.n;
     return { rate: middle, error: Math.sqrt(total(each.map(v => (v - middle) ** 2)) / (paths.n - 1) / paths.n) };
   }
   function read() {
-    const { eta, batch_size } = now, t = paths.t, found = t && flows() ? rate() : { rate: null, error: null }, late = typical ? typicalAt(batch_size) : null;
+    const { eta, batch_size } = now, t = paths.t, found = t && moves() ? rate() : { rate: null, error: null }, late = typical ? typicalAt(batch_size) : null;
     const beyond = eta > edge, lost = late !== null && eta > late;
     const bounds = flows() ? `trace ${short(minimum.traceNecessary(batch_size))}, Theorem 3.3 ${short(minimum.theorem(batch_size))}, 2/λ₁ ${short(minimum.descent())}` : "none, as nothing moves";
     return {
-      spoken: !flows() ? "all gradients are 0" : !beyond ? "stable" : lost ? "typical runs leave" : late === null ? "the mean leaves" : "only the mean leaves",
+      spoken: !flows() ? "all gradients are 0" : !moves() ? "nothing moves: the start is a minimum" : !beyond ? "stable" : lost ? "typical runs leave" : late === null ? "the mean leaves" : "only the mean leaves",
       colour: !beyond ? COLOURS.flat : lost ? COLOURS.sharp : COLOURS.highlight,
       text: `At B = ${batch_size} SGD is stable in the mean up to η* = ${short(edge)}, typical runs come back up to ${late === null ? "…" : short(late)}; at η = ${short(eta)} the mean loss ` +
         `grows by ρ = ${short(rho)} a step. Bounds of η: ${bounds}. Seen after ${t} steps: ln L of a run changes by ` +
-        `${t && flows() ? `${signed(found.rate)} ± ${found.error.toFixed(3)}` : "–"} a step (of the mean: ${signed(Math.log(rho))}).`,
+        `${found.rate === null ? "–" : Number.isFinite(found.rate) ? `${signed(found.rate)} ± ${found.error.toFixed(3)}` : signed(found.rate)} a step (of the mean: ${signed(Math.log(rho))}).`,
       summary: { steps: t, rate: found.rate, error: found.error, rho, edge, typical: late },
     };
   }
@@ -2244,6 +2251,7 @@ function makeScene(values) {
     },
     restart, moved: set, steps: () => paths.t, think, read,
     python() {
+      if (!moves()) return `# No gradient sees the start, (${FIXED.start.join(", ")}): its loss is 0, nothing moves, there is nothing to run.\n`;
       const rows = minimum.g.map(([x, y]) => `(${x}, ${y})`), [x, y] = FIXED.start;
       return `import numpy as np
 import flatmin as fm

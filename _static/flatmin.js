@@ -26,7 +26,9 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // What the address names may be folded away, or filtered out.
   function reveal() {
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    let name = location.hash.slice(1);
+    try { name = decodeURIComponent(name); } catch { return; } // not an address that this book has written
+    const target = document.getElementById(name);
     if (!target) return;
     if (form && target.closest("[hidden]")) form.reset();
     for (let node = target.closest("details"); node; node = node.parentElement.closest("details")) node.open = true;

@@ -302,6 +302,12 @@ def test_gradients_on_a_line_and_none_at_all(evaluate):
     assert evaluate("stability", f"return new Minimum2({[0.0] * 12}).values;") == []
 
 
+def test_numbers_are_written_for_readers(evaluate):
+    """Also powers of two digits, and levels that three digits would not tell from 1."""
+    code = "return [short(1.2e-17), short(-3e-4), short(-10.5), ratio(1.00165), ratio(1.09), ratio(17.4527)];"
+    assert evaluate("regression", code) == ["1.2·10⁻¹⁷", "−3.0·10⁻⁴", "−10.5", "1.0016", "1.09", "17.5"]
+
+
 def test_the_edge_of_typical_paths_in_the_page_is_that_of_the_library(evaluate):
     """Each from its own random batches, 64 paths of 300 steps: within four standard errors."""
     code = f"""const theory = typicalEdges(new Minimum2({json.dumps(GRADIENTS)}), [1, 4, 16]);
@@ -521,6 +527,24 @@ def test_a_gradient_is_dragged_or_moved_by_a_key_and_kept_in_the_address(visit):
     page.wait_for_function(f"decodeURIComponent(location.hash).includes(',{x:g},{y:g},')")
     again = visit("stability", address=page.evaluate("location.hash"))
     assert again.evaluate(f"{MODEL}.get('gradients')") == page.evaluate(f"{MODEL}.get('gradients')")
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "said"),
+    [("0,0", ",0,0", "all gradients are 0"), ("1,-1", ",0,0", "nothing moves"), ("1,0", ",1,0", "stable")],
+)
+def test_gradients_in_a_row_or_without_effect(visit, capsys, first, others, said):
+    """No run, or one that is at its end after a step: the page says so, and so does the copied code."""
+    page = visit("stability", address=f"#explorer=stability&eta=1&gradients={first}{others * 5}")
+    wait_for(page, "now.steps > 20")
+    page.get_by_role("button", name="Copy as Python").click()
+    assert page.locator(".fmx-badge").inner_text().startswith(said)
+    changes = "−∞" if said == "stable" else "–"
+    assert f"of a run changes by {changes} a step" in page.locator(".fmx-said").inner_text()
+    with np.errstate(divide="ignore"):
+        exec(page.locator("pre").inner_text(), {})
+    told = capsys.readouterr().out.split()
+    assert told[:1] == (["-inf"] if said == "stable" else [])
 
 
 def test_an_explorer_that_runs_leaves_the_address_of_another_place(visit):

@@ -128,6 +128,9 @@ function* chainTimes({ grid, at }, eta, batch, dimension) {
   return times;
 }
 
+/** A level as a reader wants it: three digits, more where it is so close to 1 that they would not tell it from 1. */
+function ratio(c) { return String(Number(c.toFixed(Math.max(0, 2 - Math.floor(Math.log10(c)), 1 - Math.floor(Math.log10(c - 1)))))); }
+
 /** The power of c in the mean passage as printed (M22 Eq. 16), and E A², beyond 1 of which the mean loss has no bound. */
 function printedPower(eta, batch, dimension) { return batch / eta + 1 - dimension / 2; }
 function meanFactor(eta, batch, dimension) { return 1 - 2 * eta + eta * eta * (1 + (dimension + 1) / batch); }
@@ -177,8 +180,8 @@ function makeScene(values) {
     const shown = found.filter(({ seen: n }) => n >= FIXED.fewest), all = [...shown.map(({ mean }) => mean), ...(times ?? [])];
     const low = Math.floor(Math.log10(Math.min(10, ...all))), high = Math.min(Math.ceil(Math.log10(Math.max(100, ...all))), low + 7);
     const ticks = Array.from({ length: high - low + 1 }, (_, k) => low + k), X = axes(c, look, box,
-      { low: logs[0] - 0.05 * logs.at(-1), high: 1.05 * logs.at(-1), label: "level c = L/L*, by its logarithm", ticks: logs.filter((_, k) => k % 3 === 0), words: v => String(Number(Math.exp(v).toPrecision(3))) },
-      { low, high, label: "mean steps to pass c", ticks, words: v => `10${[..."⁰¹²³⁴⁵⁶⁷⁸⁹"][v]}` });
+      { low: logs[0] - 0.05 * logs.at(-1), high: 1.05 * logs.at(-1), label: "level c = L/L*, by its logarithm", ticks: logs.filter((_, k) => k % 3 === 0), words: v => ratio(Math.exp(v)) },
+      { low, high, label: "mean steps to pass c", ticks, words: v => `10${raised(v)}` });
     const [x, y] = [X[0], v => X[1](Math.log10(v))];
     within(c, box, () => {
       if (times) {
@@ -200,9 +203,9 @@ function makeScene(values) {
     const { eta, batch_size, dimension } = now, { t, n } = walkers, found = seen(), done = found.findLastIndex(({ all }) => all);
     const power = (list, k) => Math.log(list[k + 1] / list[k]) / Math.log(now.levels[k + 1] / now.levels[k]);
     const factor = meanFactor(eta, batch_size, dimension), bounded = factor < 1, lost = n - walkers.living;
-    const law = times ? `from ${short(power(times, 0))} at c = ${short(now.levels[0])} to ${short(power(times, times.length - 2))} at c = ${short(now.levels.at(-1))}` : "still computing";
+    const law = times ? `from ${short(power(times, 0))} at c = ${ratio(now.levels[0])} to ${short(power(times, times.length - 2))} at c = ${ratio(now.levels.at(-1))}` : "still computing";
     const measured = done < 0 ? "no level passed by all yet" :
-      `all ${n} walkers beyond c = ${short(now.levels[done])}, after ${short(found[done].mean)} ± ${short(found[done].error)} steps` +
+      `all ${n} walkers beyond c = ${ratio(now.levels[done])}, after ${short(found[done].mean)} ± ${short(found[done].error)} steps` +
       (times ? ` (chain: ${short(times[done])})` : "");
     return {
       spoken: lost ? "walkers lost" : bounded ? "mean loss bounded" : "mean loss without bound",

@@ -1,6 +1,6 @@
 // Chapter 7: linear stability of SGD where a few samples have gradients in the plane. Left, the gradients, to be dragged;
 // right, the plane of batch and step with the exact edge, the typical one and the bounds; below, paths of the loss.
-const signed = v => v.toFixed(3).replace("-", "−");
+const signed = v => v.toFixed(3).replace("-", "−").replace("Infinity", "∞");
 const SIDES = { low: -2, high: 2 }, SIZES = [1, 2, 4, 8, 16, 32];
 
 /** What linear stability knows of a minimum with gradients g (n pairs), batches with replacement: flatmin.theory.stability. */
@@ -50,7 +50,7 @@ class Minimum2 {
     const form = values.map((u, j) => values.map((v, k) =>
       total(along.map((a, i) => chi[i] * a[j] * a[k])) / this.n / Math.sqrt(u * v) - (j === k ? u * u : 0)));
     const least = eigen(form).values[0] / this.frobenius ** 2;
-    return least > 0 ? Math.sqrt(batch / least) / this.frobenius : Infinity;
+    return least > 1e-14 ? Math.sqrt(batch / least) / this.frobenius : Infinity;
   }
   loss([x, y]) { return total(this.g.map(g => (g[0] * x + g[1] * y) ** 2)) / (2 * this.n); }
   /** ln E L after 0 … steps steps, from δ, exactly. */
@@ -167,6 +167,7 @@ function* typicalEdges(minimum, sizes, paths = 64, steps = 400) {
 function makeScene(values) {
   let now, minimum, paths, records, mean, theory, typical, rho, edge;
   const flows = () => minimum.values.length > 0; // else all gradients are 0 and nothing moves
+  const moves = () => minimum.loss(FIXED.start) > 0; // else no gradient sees the start
   function restart() {
     paths = new Paths(FIXED.walkers, minimum.g, now.eta, now.batch_size, FIXED.start);
     records = [paths.logLosses(minimum)];
@@ -205,13 +206,14 @@ function makeScene(values) {
     const [X, Y] = at;
     curve(c, [[X(-2), Y(0)], [X(2), Y(0)]], look.faint, [2, 3], 1);
     upright(c, look, box, X(0), 1);
-    minimum.g.forEach(([x, y], k) => {
+    minimum.g.forEach(([x, y], k, all) => {
       curve(c, [[X(0), Y(0)], [X(x), Y(y)]], look.bar, [], 2);
       c.fillStyle = look.bar;
       disc(c, X(x), Y(y), 6);
+      const here = all.flatMap(([u, v], j) => u === x && v === y ? [j + 1] : []); // one upon the other: all their numbers, once
       c.fillStyle = look.ink;
-      c.textAlign = "center";
-      c.fillText(String(k + 1), X(x) + 12, Y(y) - 8);
+      c.textAlign = x > 1.6 ? "right" : "left";
+      if (here[0] === k + 1) c.fillText(here.join(" "), X(x) + (x > 1.6 ? -9 : 9), Y(y) + (y > 1.8 ? 18 : -8));
     });
     return at;
   }
@@ -260,21 +262,21 @@ function makeScene(values) {
       curve(c, mean.map((v, t) => [X(t), Y(tens(v))]), look.law, [], 2.4);
     });
   }
-  /** Mean rate of ln L a step over the paths, and its error. */
+  /** Mean rate of ln L a step over the paths, and its error; −∞ where a path has reached a loss of 0. */
   function rate() {
-    const t = paths.t, each = records[t].map(v => (Math.max(v, -1e4) - records[0][0]) / t), middle = total(each) / paths.n;
+    const t = paths.t, each = records[t].map(v => (v - records[0][0]) / t), middle = total(each) / paths.n;
     return { rate: middle, error: Math.sqrt(total(each.map(v => (v - middle) ** 2)) / (paths.n - 1) / paths.n) };
   }
   function read() {
-    const { eta, batch_size } = now, t = paths.t, found = t && flows() ? rate() : { rate: null, error: null }, late = typical ? typicalAt(batch_size) : null;
+    const { eta, batch_size } = now, t = paths.t, found = t && moves() ? rate() : { rate: null, error: null }, late = typical ? typicalAt(batch_size) : null;
     const beyond = eta > edge, lost = late !== null && eta > late;
     const bounds = flows() ? `trace ${short(minimum.traceNecessary(batch_size))}, Theorem 3.3 ${short(minimum.theorem(batch_size))}, 2/λ₁ ${short(minimum.descent())}` : "none, as nothing moves";
     return {
-      spoken: !flows() ? "all gradients are 0" : !beyond ? "stable" : lost ? "typical runs leave" : late === null ? "the mean leaves" : "only the mean leaves",
+      spoken: !flows() ? "all gradients are 0" : !moves() ? "nothing moves: the start is a minimum" : !beyond ? "stable" : lost ? "typical runs leave" : late === null ? "the mean leaves" : "only the mean leaves",
       colour: !beyond ? COLOURS.flat : lost ? COLOURS.sharp : COLOURS.highlight,
       text: `At B = ${batch_size} SGD is stable in the mean up to η* = ${short(edge)}, typical runs come back up to ${late === null ? "…" : short(late)}; at η = ${short(eta)} the mean loss ` +
         `grows by ρ = ${short(rho)} a step. Bounds of η: ${bounds}. Seen after ${t} steps: ln L of a run changes by ` +
-        `${t && flows() ? `${signed(found.rate)} ± ${found.error.toFixed(3)}` : "–"} a step (of the mean: ${signed(Math.log(rho))}).`,
+        `${found.rate === null ? "–" : Number.isFinite(found.rate) ? `${signed(found.rate)} ± ${found.error.toFixed(3)}` : signed(found.rate)} a step (of the mean: ${signed(Math.log(rho))}).`,
       summary: { steps: t, rate: found.rate, error: found.error, rho, edge, typical: late },
     };
   }
@@ -294,6 +296,7 @@ function makeScene(values) {
     },
     restart, moved: set, steps: () => paths.t, think, read,
     python() {
+      if (!moves()) return `# No gradient sees the start, (${FIXED.start.join(", ")}): its loss is 0, nothing moves, there is nothing to run.\n`;
       const rows = minimum.g.map(([x, y]) => `(${x}, ${y})`), [x, y] = FIXED.start;
       return `import numpy as np
 import flatmin as fm

@@ -7,10 +7,12 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+function raised(power) { return [...String(power)].map(d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join(""); }
+
 /** A number as a reader wants it: three digits. */
 function short(value) {
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1).replace("e-", "·10⁻").replace(/\d$/, d => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
-  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(1).replace("-", m => value < 0 ? "−" : m).replace(/e-(\d+)/, (_, power) => `·10⁻${raised(power)}`);
+  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 }).replace("-", "−");
 }
 
 function isNight() {
