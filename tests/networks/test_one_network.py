@@ -101,6 +101,16 @@ def test_the_drift_is_the_slope_of_the_effective_loss(net):
     expected = -eta * eta * size**2 / (4 * batch) * float(along @ along)
     assert found["small"] == pytest.approx(expected, rel=1e-4)
     assert found["exact"] < found["small"] < 0  # steps of finite size and their errors add to it
+    g = rows.numpy() @ np.linalg.svd(rows.numpy(), full_matrices=False)[2].T
+    h, unit = g.T @ g / 12, np.eye(12)
+    left = unit - eta * h
+    made = sum(np.kron(np.outer(each, each), np.outer(each, each)) for each in g) / 12 - np.kron(h, h)
+    recursion = np.eye(144) - np.kron(left, left) - eta**2 / batch * made
+    moment = np.linalg.solve(recursion, (eta**2 * size**2 / batch * h).ravel()).reshape(12, 12)
+    acting = np.trace(moment - left @ moment @ left) / eta**2
+    labels = size**2 / batch * np.trace(h)
+    assert found["h2_all"] / found["h2"] == pytest.approx(acting / labels, rel=1e-6)
+    assert acting > labels * 1.001
 
 
 def test_what_does_not_fit_is_refused(net):

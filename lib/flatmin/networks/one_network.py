@@ -239,7 +239,8 @@ def drift(here, eta: float, batch_size: int, size: float) -> dict[str, float]:
 
     * ``exact`` the stationary second moment of the linearised network, noise s²G/B and what the errors add;
     * ``small`` v = ηs²/2B, noise s²G/B and small steps: the regulariser (ηs²/4B) Tr G of label noise;
-    * ``h2`` noise in proportion to G² with the same trace, Y22's and Y23's.
+    * ``h2`` noise in proportion to G² with the trace of s²G/B, Y22's and Y23's;
+    * ``h2_all`` the same with the trace of all the noise of ``exact``, the errors that it makes included.
 
     Raises ValueError as :func:`frame`, for several outputs, numbers out of range, and η beyond the edge.
     """
@@ -271,7 +272,8 @@ def drift(here, eta: float, batch_size: int, size: float) -> dict[str, float]:
         axes, scales = np.linalg.eigh(moment)[::-1]
         pushed = basis @ torch.from_numpy(axes * np.sqrt(np.maximum(scales, 0)))
         found[name] = float(-eta / 2 * along @ _trace_slope(here, pushed))
-    return found
+    acting = np.diag(moments["exact"]) * lam * (2 - eta * lam) / eta  # the noise that keeps this moment
+    return found | {"h2_all": found["h2"] * float(acting.sum() / noise.sum())}
 
 
 def _trace_slope(here, columns):
