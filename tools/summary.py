@@ -135,7 +135,9 @@ def document(size):
     head = f"<meta charset='utf8'><title>{name}, on two pages</title><style>{_STYLE}</style>"
     head += "<script>MathJax = {tex: {inlineMath: [['\\\\(', '\\\\)']]}}</script>"
     head += f"<script src='{next(mathjax).as_uri()}'></script>"
-    made = f"<h1>{name}</h1><p>{_lead()} (flatmin {flatmin.__version__})</p>"
+    made = (
+        f"<h1>{name}</h1><p>{_lead()} (flatmin {flatmin.__version__}) {formulas(_LETTERS.split(';')[0])}.</p>"
+    )
     for papers in (bodies[:4], bodies[4:]):
         made += f"<div class='columns'>{''.join(papers)}</div>"
     made += f"<h2>Who is right where</h2>{_table(None)}"
