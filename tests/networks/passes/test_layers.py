@@ -223,3 +223,45 @@ def test_samples_without_cotangent_prove_nothing():
     assert not passed.pulled_squares(0 * tops[:, 0]).any()
     rows = passed._pull_one_by_one(slice(None), tops[:, :1])[:, 0]
     close(passed.pulled_squares(tops[:, 0]), rows.square().sum(1))
+
+
+class Sometimes(nn.Module):
+    """A shift and a layer that only a batch with a marked sample uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.more, self.outer = nn.Linear(192, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.shift = nn.Parameter(torch.ones(5))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        marked = (x[:, :1] > 0.3).to(x)
+        x = self.inner(x)
+        return self.outer((x + marked * self.shift + marked * self.more(x) if marked.any() else x).tanh())
+
+
+class Start(nn.Module):
+    """A parameter that is normed itself: alone in a chunk of one sample, it has one row as this has."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.inner, self.outer, self.layer = nn.Linear(192, 5), nn.Linear(5, 3), layer
+        self.start = nn.Parameter(torch.randn(1, 5))
+
+    def forward(self, x):
+        norm = nn.functional.layer_norm if self.layer else nn.functional.group_norm
+        start = norm(self.start, (5,) if self.layer else 1)
+        return self.outer((self.inner(x.flatten(1)) + start).tanh())
+
+
+@pytest.mark.parametrize("which", [slice(0, 3), slice(3, 6), slice(6, 7)])
+@pytest.mark.parametrize("make", [Sometimes, lambda: Start(True), lambda: Start(False)])
+def test_chunks_that_use_different_parameters_and_chunks_of_one_sample(make, which):
+    model, inputs, tops = problem(make)
+    inputs[:, 0, 0, 0] = -1
+    inputs[which, 0, 0, 0] = 1
+    passed = passed_of(model, inputs, 3)
+    rows = passed._pull_one_by_one(slice(None), tops).flatten(0, 1)
+    close(passed.pulled_gram(tops), rows @ rows.T)
+    close(passed.pulled_squares(tops).flatten(), rows.square().sum(1))
+    close(passed.pull(slice(6, 7), tops[6:]).flatten(0, 1), rows[12:])

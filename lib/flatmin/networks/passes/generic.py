@@ -348,7 +348,10 @@ class AutogradPass:
             shares = [read[number] for read in reads]
             for read in reads:
                 read[number] = None  # what is added up is given back
-            total = total + layers.stacked(shares).gram()
+            joined = layers.stacked(shares)
+            if joined is None:
+                return self._gram_of_rows(tops)
+            total = total + joined.gram()
         return total
 
     def _gram_of_rows(self, tops):

@@ -57,6 +57,11 @@ class Factors:
     turned: bool = False
     one_hot: bool = False
 
+    @property
+    def kind(self) -> tuple:
+        """What factors must share to be joined sample by sample."""
+        return self.deltas.shape[1:], len(self.sources), self.size, self.turned, self.one_hot
+
     def inputs(self, rows: slice) -> Tensor:
         """a of some samples, (r, T, d), or the places of the ones (r, T)."""
         parts = [expand(raw[rows]) for raw, expand in self.sources]
@@ -168,10 +173,13 @@ class Share:
         return 0.0 if rows is None else rows.flatten(0, 1) @ rows.flatten(0, 1).T
 
 
-def stacked(shares: list[Share]) -> Share:
-    """The share of one parameter from those of several chunks of samples."""
+def stacked(shares: list[Share]) -> Share | None:
+    """The share of one parameter from those of several chunks; None where they use it differently."""
     if len(shares) == 1:
         return shares[0]
+    kinds = [(share.rows is None, [one.kind for one in share.factors]) for share in shares]
+    if any(kind != kinds[0] for kind in kinds):
+        return None
     factors = []
     for same in zip(*(share.factors for share in shares), strict=True):
         every = zip(*(one.sources for one in same), strict=True)
@@ -357,6 +365,8 @@ def _lookup(reader, node, place, turned, deltas, p):
 
 
 def _layer_norm(reader, node, place, turned, deltas, p):
+    if place == 0:  # the parameter itself is normed
+        raise _Unread
     axes = len(node._saved_normalized_shape)
     kept = node._saved_input, node._saved_result1, node._saved_result2
     x, mean, scale = (_kept(each).flatten(0, -axes - 1).flatten(1) for each in kept)
@@ -367,6 +377,8 @@ def _layer_norm(reader, node, place, turned, deltas, p):
 
 def _channels(reader, node, place, turned, deltas, p):
     """Scale or shift of each channel, after group norm or batch norm by running statistics."""
+    if place == 0:
+        raise _Unread
     found, x = reader.by_sample(deltas).flatten(3), _kept(node._saved_input).flatten(2)  # (n, c, C, T)
     if node.name() == "NativeBatchNormBackward0":
         if node._saved_training or node._saved_running_mean is None:
