@@ -112,12 +112,13 @@ def test_the_citation_file_names_the_five_papers(root):
     assert len(yaml.safe_load((root / "CITATION.cff").read_text("utf8"))["references"]) == 5
 
 
-def test_the_version_stands_in_one_place(tracked):
+def test_the_version_stands_in_one_place_and_the_citation_follows(root, tracked):
     assert importlib.metadata.version("flatmin") == flatmin.__version__
+    assert yaml.safe_load((root / "CITATION.cff").read_text("utf8"))["version"] == flatmin.__version__
     stated = re.compile(rf"version_*\W{{1,8}}{re.escape(flatmin.__version__)}\b", re.IGNORECASE)
     texts = [path for path in tracked if path.suffix in (".py", ".md", ".toml", ".cff", ".yml")]
     holding = [path.name for path in texts if stated.search(path.read_text("utf8"))]
-    assert holding == ["__init__.py"]
+    assert sorted(holding) == ["CITATION.cff", "__init__.py"]
 
 
 # Torch

@@ -17,9 +17,31 @@ Everything here is loaded when it is asked for; torch only by what needs it. Beh
 :mod:`flatmin.experiments`.
 """
 
+import contextlib
 import importlib
+import os
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
+
+
+def _keep_compiled():
+    """Give numba a folder of this process where none beside the library or at home can be written to."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    for folder in (os.path.join(os.path.dirname(__file__), "__pycache__"), os.path.join(home, "numba")):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return
+    import tempfile  # slow, and seldom needed
+
+    with contextlib.suppress(OSError):  # then numba says so, if it is needed
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="flatmin-")
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    _keep_compiled()
 
 #: where each name of the door is; a module itself where the second word is empty
 _DOOR = {
