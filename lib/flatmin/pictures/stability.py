@@ -69,7 +69,7 @@ def planes(minima):
 
 
 def choose_a_minimum(eta, batch_size, gradients):
-    """A minimum with ``gradients`` (x, y of each in turn) in the (B, η) plane; losses of 20 paths, their mean."""
+    """A minimum with these ``gradients`` (x, y of each in turn) in the (B, η) plane; paths of its loss."""
     minimum = Minimum.from_gradients(np.reshape(gradients, (-1, 2)))
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7))
     _plane(left, minimum, np.geomspace(1, 32, 12))
