@@ -2,7 +2,9 @@
 
 import doctest
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -28,6 +30,23 @@ def test_the_door_opens_without_loading_anything():
     help_is = "try: main(['--help'])\nexcept SystemExit: pass\n"
     ask = f"print([m for m in {heavy} if m in sys.modules])"
     assert run(f"import sys\nfrom flatmin.__main__ import main\n{help_is}{ask}").endswith("\n[]")
+
+
+def test_a_library_and_a_home_that_cannot_be_written_to(root, tmp_path):
+    """numba refuses to import what it can keep nowhere; a file in the place of a folder stops root too."""
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "lib" / "flatmin", tmp_path / "flatmin", ignore=skip)
+    for folder in {path.parent for path in (tmp_path / "flatmin").rglob("*.py")}:
+        (folder / "__pycache__").touch()
+    (tmp_path / "home").touch()
+    env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    env |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    env |= {"XDG_CACHE_HOME": str(tmp_path / "home" / "cache"), "FLATMIN_CACHE": str(tmp_path / "cache")}
+    code = "import flatmin; from flatmin.theory.logarithmic import loops; print(flatmin.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "flatmin" / "__init__.py")), (
+        done.stderr
+    )
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are():
