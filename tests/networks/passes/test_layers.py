@@ -265,3 +265,15 @@ def test_chunks_that_use_different_parameters_and_chunks_of_one_sample(make, whi
     close(passed.pulled_gram(tops), rows @ rows.T)
     close(passed.pulled_squares(tops).flatten(), rows.square().sum(1))
     close(passed.pull(slice(6, 7), tops[6:]).flatten(0, 1), rows[12:])
+
+
+def test_samples_that_change_places_are_seen_beside_one_that_is_far_larger():
+    """In float32 all their cotangents together are a rounding of its own."""
+    model, inputs, tops = problem(Sorted)
+    inputs = inputs[inputs[:, 0, 0, 0].argsort()][[0, 2, 1, 4, 3, 6, 5]].float()  # first: its place
+    tops[1:] *= 1e-5
+    passed = passed_of(model.float(), inputs)
+    rows = passed._pull_one_by_one(slice(None), tops[:, :1].float())[:, 0]
+    ratio = passed.pulled_squares(tops[:, 0].float()) / rows.square().sum(1)
+    assert not passed._layerwise
+    assert float((ratio - 1).abs().max()) < 1e-4
