@@ -1,5 +1,6 @@
 """Alignment, noise strength and decoupling against dense matrices."""
 
+import math
 import subprocess
 import sys
 
@@ -149,6 +150,9 @@ def test_the_errors_of_strength_and_exponent_are_those_of_the_samples(small):
         z.append((found.value * 100 / 99 - whole) / found.error)  # 𝒩 of n samples is (n − 1)/n of Tr Σ
     assert abs(np.mean(z)) < 4 / 10
     assert 0.8 < np.std(z) < 1.2
+    few = [at(model, "cross-entropy", data.first(n)).noise.strength().error for n in (1, 2, 3)]
+    assert few[:2] == [math.inf, math.inf]  # two are as far from their mean as each other
+    assert 0 < few[2] < math.inf
     in_parts = here.noise.strength(chunk=500)
     assert in_parts.value == pytest.approx(whole, rel=1e-10)
     assert here.noise.strength(chunk=4000).error <= in_parts.error < 3 * here.noise.strength(chunk=4000).error

@@ -447,7 +447,8 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     Parameter by parameter (:mod:`~.passes.layers`), at about the cost of three gradients; what cannot be read
     so holds per-sample gradients a few at a time. Memory: those of one chunk where they have less than 2²⁵
     numbers, else one gradient and the activations. The error follows from |∇ℓ_i|² and ∇ℓ_i·∇L, for which a
-    second pass is taken where one chunk does not hold all samples. ``executor`` (of processes:
+    second pass is taken where one chunk does not hold all samples; two samples are as far from their mean as
+    each other and tell none: infinite below three. ``executor`` (of processes:
     ``concurrent.futures``, Dask) takes the chunks; the result is the same to the last digit. Raises
     ValueError for a chunk below 1, and an executor of threads, which would share torch's global switches.
     """
@@ -465,7 +466,7 @@ def noise_strength(here, chunk: int = 1000, executor=None) -> NoiseStrength:
     if pieces:
         slopes = torch.cat(list(mapped(_slopes_of, [(piece, gradient) for piece in pieces])))
     value = float(squares.mean()) - square
-    error = float((squares - 2 * slopes).std() / n**0.5) if n > 1 else float("inf")
+    error = float((squares - 2 * slopes).std() / n**0.5) if n > 2 else float("inf")
     each = squares.numpy(), slopes.numpy()
     return NoiseStrength(value, error, n, "exact for these samples", losses, square, *each)
 
