@@ -475,18 +475,27 @@ async function offer(code, text, button) {
   setTimeout(() => { button.textContent = words; }, 2000);
 }
 
-/** Work at a theory, a generator, for a few milliseconds: done when it came to its end, value is what it returned. */
-function work(theory) {
-  const start = performance.now();
-  let step;
-  do step = theory.next(); while (!step.done && performance.now() - start < 5);
-  return step;
+/** The theory of a scene, a generator that is worked at between frames; found(what it returned) when it ends. */
+class Theory {
+  constructor(found) { Object.assign(this, { found, work: null }); }
+
+  /** A few milliseconds of it; false when there is no more to do. */
+  think() {
+    if (!this.work) return false;
+    const start = performance.now();
+    let step;
+    do step = this.work.next(); while (!step.done && performance.now() - start < 5);
+    if (!step.done) return true;
+    this.work = null;
+    this.found(step.value);
+    return false;
+  }
 }
 
 /** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
- * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
- * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for
- * a first result) and python() → the call that gives the numbers on the screen. */
+ * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values, theory,
+ * read() → {spoken, text, colour, summary}, settle (steps for a first result) and python() → the call that gives the
+ * numbers on the screen. */
 function makeStage({ model, el }, all, makeScene) {
   const values = () => Object.fromEntries(all.map(({ name }) => [name, model.get(name)]));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -521,7 +530,7 @@ function makeStage({ model, el }, all, makeScene) {
   function tick(when) {
     frame = 0;
     if (!visible) return;
-    const thinking = scene.think(), start = performance.now();
+    const thinking = scene.theory.think(), start = performance.now();
     if (ahead > 0 || running) { // as many steps as fit into a frame, more where only the result is wanted
       const fit = Math.max(Math.floor((ahead > 0 ? 40 : 7) / cost), 1);
       const count = ahead > 0 ? Math.min(fit, ahead) : Math.min(fit, scene.pace);
@@ -869,7 +878,7 @@ function makeScene(values) {
       return false;
     },
     steps: () => walkers.t,
-    think: () => false, read,
+    theory: new Theory(), read,
     python() {
       const { sigma, eta } = values(), start = FIXED.start;
       return `import flatmin as fm
@@ -1329,7 +1338,12 @@ class Watch {
 }
 
 function makeScene(values) {
-  let now, walkers, watch, theory, path, frozen, froze, plane;
+  let now, walkers, watch, path, frozen, froze, plane;
+  const theory = new Theory(value => {
+    path = value;
+    frozen = lastHop(path, path.y);
+    froze = frozenFrom(path, FIXED.alike);
+  });
   const ground = makeGround((y, x) => (loss(x, y, now.P) - now.low) / (now.high - now.low));
   function restart() {
     now = numbers(values());
@@ -1338,7 +1352,7 @@ function makeScene(values) {
   }
   function set() {
     restart();
-    theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
+    theory.work = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
     path = frozen = froze = null;
     let y = FIXED.start_y; // how far the floors carry a walker
     for (let k = 0; k < 400; k++) y += FIXED.length / 400 * pathDrift(y, now.P);
@@ -1348,16 +1362,6 @@ function makeScene(values) {
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    path = value;
-    frozen = lastHop(path, path.y);
-    froze = frozenFrom(path, FIXED.alike);
-    return false;
-  }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
 
   function drawMap(c, look) {
@@ -1422,7 +1426,7 @@ function makeScene(values) {
     advance(steps) {
       walkers.run(Math.min(steps, now.end - walkers.t), now.eta, now.sigma, now.P, () => watch.step());
     },
-    restart, moved: set, steps: () => walkers.t, think, read,
+    restart, moved: set, steps: () => walkers.t, theory, read,
     python() {
       const { P, eta, at } = now;
       const rest = ["x2", "x0", "f0", "y_b", "y_f", "y_d", "L_d"].map(name => `${name}=${P[name]}`).join(", ");
@@ -1576,7 +1580,8 @@ function* averaged(eta, level, end) {
 
 function makeScene(values) {
   const kinds = ["SGD", "GD", "GLD, equal trace", "GLD, equal kick"];
-  let swarms, records, theory, law, limits, end;
+  let swarms, records, law, limits, end;
+  const theory = new Theory(value => { law = value; });
   function restart() {
     const { sigma, eta } = values(), root = v => Math.sqrt(2 * v), gld = isotropicStrengths(sigma);
     end = Math.round(FIXED.length / eta);
@@ -1589,20 +1594,12 @@ function makeScene(values) {
   function set() {
     restart();
     const { sigma, eta } = values();
-    theory = averaged(eta, eta * sigma, FIXED.length);
+    theory.work = averaged(eta, eta * sigma, FIXED.length);
     law = null;
     limits = thresholds(eta);
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    law = value;
-    return false;
-  }
   function advance(steps) {
     const every = Math.max(Math.round(end / 100), 1);
     for (let left = Math.min(steps, end - swarms[0].t); left > 0;) {
@@ -1670,7 +1667,7 @@ function makeScene(values) {
       "against the noise at which it gives way; dashed: the noise now.",
     settle: 200000, pace: 500,
     get ended() { return swarms[0].t >= end; },
-    advance, restart, moved: set, steps: () => swarms[0].t, think, read,
+    advance, restart, moved: set, steps: () => swarms[0].t, theory, read,
     python() {
       const { sigma, eta } = values();
       return `import flatmin as fm
@@ -1834,26 +1831,19 @@ function printedPower(eta, batch, dimension) { return batch / eta + 1 - dimensio
 function meanFactor(eta, batch, dimension) { return 1 - 2 * eta + eta * eta * (1 + (dimension + 1) / batch); }
 
 function makeScene(values) {
-  let now, walkers, theory, times;
+  let now, walkers, times;
+  const theory = new Theory(value => { times = value; });
   const seen = () => walkers.levels.map((_, k) => walkers.passage(k));
   function restart() { walkers = new Regressors(FIXED.walkers, now.eta, now.batch_size, now.dimension, now.levels); }
   function set() {
     const { eta, batch_size, dimension } = values();
     now = { eta, batch_size, dimension, ...levelsOf(eta, batch_size, dimension) };
     restart();
-    theory = chainTimes(now, eta, batch_size, dimension);
+    theory.work = chainTimes(now, eta, batch_size, dimension);
     times = null;
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    times = value;
-    return false;
-  }
 
   function drawLoss(c, look) {
     const box = [44, 10, look.w - 8, look.h - 34], top = 1.2 * Math.log(now.levels.at(-1)), reach = Math.sqrt(Math.exp(top) - 1);
@@ -1925,7 +1915,7 @@ function makeScene(values) {
     settle: FIXED.length, get pace() { return Math.min(Math.max(Math.round(walkers.t / 60), 1), 100); },
     get ended() { return walkers.t >= FIXED.length; },
     advance(steps) { walkers.run(Math.min(steps, FIXED.length - walkers.t)); },
-    restart, moved: set, steps: () => walkers.t, think, read,
+    restart, moved: set, steps: () => walkers.t, theory, read,
     python() {
       const { eta, batch_size, dimension, levels } = now;
       return `import numpy as np
@@ -2120,7 +2110,8 @@ function* typicalEdges(minimum, sizes, paths = 64, steps = 400) {
 }
 
 function makeScene(values) {
-  let now, minimum, paths, records, mean, theory, typical, rho, edge;
+  let now, minimum, paths, records, mean, typical, rho, edge;
+  const theory = new Theory(value => { typical = value; });
   const flows = () => minimum.values.length > 0; // else all gradients are 0 and nothing moves
   const moves = () => minimum.loss(FIXED.start) > 0; // else no gradient sees the start
   function restart() {
@@ -2132,7 +2123,7 @@ function makeScene(values) {
     now = values();
     if (old !== now.gradients) {
       minimum = new Minimum2(now.gradients);
-      theory = flows() ? typicalEdges(minimum, SIZES) : null;
+      theory.work = flows() ? typicalEdges(minimum, SIZES) : null;
       typical = null;
     }
     rho = flows() ? minimum.growth(now.eta, now.batch_size) : 1;
@@ -2142,14 +2133,6 @@ function makeScene(values) {
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    typical = value;
-    return false;
-  }
   const typicalAt = batch => { // straight between the batches, on logarithmic axes
     const k = Math.max(SIZES.findIndex(size => size >= batch), 1), [[a, low], [b, high]] = [typical[k - 1], typical[k]];
     return low * (high / low) ** (Math.log(batch / a) / Math.log(b / a));
@@ -2249,7 +2232,7 @@ function makeScene(values) {
     advance(steps) {
       for (let k = Math.min(steps, FIXED.length - paths.t); k > 0; k--) { paths.step(); records.push(paths.logLosses(minimum)); }
     },
-    restart, moved: set, steps: () => paths.t, think, read,
+    restart, moved: set, steps: () => paths.t, theory, read,
     python() {
       if (!moves()) return `# No gradient sees the start, (${FIXED.start.join(", ")}): its loss is 0, nothing moves, there is nothing to run.\n`;
       const rows = minimum.g.map(([x, y]) => `(${x}, ${y})`), [x, y] = FIXED.start;

@@ -120,7 +120,8 @@ function* averaged(eta, level, end) {
 
 function makeScene(values) {
   const kinds = ["SGD", "GD", "GLD, equal trace", "GLD, equal kick"];
-  let swarms, records, theory, law, limits, end;
+  let swarms, records, law, limits, end;
+  const theory = new Theory(value => { law = value; });
   function restart() {
     const { sigma, eta } = values(), root = v => Math.sqrt(2 * v), gld = isotropicStrengths(sigma);
     end = Math.round(FIXED.length / eta);
@@ -133,20 +134,12 @@ function makeScene(values) {
   function set() {
     restart();
     const { sigma, eta } = values();
-    theory = averaged(eta, eta * sigma, FIXED.length);
+    theory.work = averaged(eta, eta * sigma, FIXED.length);
     law = null;
     limits = thresholds(eta);
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    law = value;
-    return false;
-  }
   function advance(steps) {
     const every = Math.max(Math.round(end / 100), 1);
     for (let left = Math.min(steps, end - swarms[0].t); left > 0;) {
@@ -214,7 +207,7 @@ function makeScene(values) {
       "against the noise at which it gives way; dashed: the noise now.",
     settle: 200000, pace: 500,
     get ended() { return swarms[0].t >= end; },
-    advance, restart, moved: set, steps: () => swarms[0].t, think, read,
+    advance, restart, moved: set, steps: () => swarms[0].t, theory, read,
     python() {
       const { sigma, eta } = values();
       return `import flatmin as fm

@@ -136,26 +136,19 @@ function printedPower(eta, batch, dimension) { return batch / eta + 1 - dimensio
 function meanFactor(eta, batch, dimension) { return 1 - 2 * eta + eta * eta * (1 + (dimension + 1) / batch); }
 
 function makeScene(values) {
-  let now, walkers, theory, times;
+  let now, walkers, times;
+  const theory = new Theory(value => { times = value; });
   const seen = () => walkers.levels.map((_, k) => walkers.passage(k));
   function restart() { walkers = new Regressors(FIXED.walkers, now.eta, now.batch_size, now.dimension, now.levels); }
   function set() {
     const { eta, batch_size, dimension } = values();
     now = { eta, batch_size, dimension, ...levelsOf(eta, batch_size, dimension) };
     restart();
-    theory = chainTimes(now, eta, batch_size, dimension);
+    theory.work = chainTimes(now, eta, batch_size, dimension);
     times = null;
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    times = value;
-    return false;
-  }
 
   function drawLoss(c, look) {
     const box = [44, 10, look.w - 8, look.h - 34], top = 1.2 * Math.log(now.levels.at(-1)), reach = Math.sqrt(Math.exp(top) - 1);
@@ -227,7 +220,7 @@ function makeScene(values) {
     settle: FIXED.length, get pace() { return Math.min(Math.max(Math.round(walkers.t / 60), 1), 100); },
     get ended() { return walkers.t >= FIXED.length; },
     advance(steps) { walkers.run(Math.min(steps, FIXED.length - walkers.t)); },
-    restart, moved: set, steps: () => walkers.t, think, read,
+    restart, moved: set, steps: () => walkers.t, theory, read,
     python() {
       const { eta, batch_size, dimension, levels } = now;
       return `import numpy as np

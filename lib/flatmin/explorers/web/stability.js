@@ -165,7 +165,8 @@ function* typicalEdges(minimum, sizes, paths = 64, steps = 400) {
 }
 
 function makeScene(values) {
-  let now, minimum, paths, records, mean, theory, typical, rho, edge;
+  let now, minimum, paths, records, mean, typical, rho, edge;
+  const theory = new Theory(value => { typical = value; });
   const flows = () => minimum.values.length > 0; // else all gradients are 0 and nothing moves
   const moves = () => minimum.loss(FIXED.start) > 0; // else no gradient sees the start
   function restart() {
@@ -177,7 +178,7 @@ function makeScene(values) {
     now = values();
     if (old !== now.gradients) {
       minimum = new Minimum2(now.gradients);
-      theory = flows() ? typicalEdges(minimum, SIZES) : null;
+      theory.work = flows() ? typicalEdges(minimum, SIZES) : null;
       typical = null;
     }
     rho = flows() ? minimum.growth(now.eta, now.batch_size) : 1;
@@ -187,14 +188,6 @@ function makeScene(values) {
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    typical = value;
-    return false;
-  }
   const typicalAt = batch => { // straight between the batches, on logarithmic axes
     const k = Math.max(SIZES.findIndex(size => size >= batch), 1), [[a, low], [b, high]] = [typical[k - 1], typical[k]];
     return low * (high / low) ** (Math.log(batch / a) / Math.log(b / a));
@@ -294,7 +287,7 @@ function makeScene(values) {
     advance(steps) {
       for (let k = Math.min(steps, FIXED.length - paths.t); k > 0; k--) { paths.step(); records.push(paths.logLosses(minimum)); }
     },
-    restart, moved: set, steps: () => paths.t, think, read,
+    restart, moved: set, steps: () => paths.t, theory, read,
     python() {
       if (!moves()) return `# No gradient sees the start, (${FIXED.start.join(", ")}): its loss is 0, nothing moves, there is nothing to run.\n`;
       const rows = minimum.g.map(([x, y]) => `(${x}, ${y})`), [x, y] = FIXED.start;

@@ -251,18 +251,27 @@ async function offer(code, text, button) {
   setTimeout(() => { button.textContent = words; }, 2000);
 }
 
-/** Work at a theory, a generator, for a few milliseconds: done when it came to its end, value is what it returned. */
-function work(theory) {
-  const start = performance.now();
-  let step;
-  do step = theory.next(); while (!step.done && performance.now() - start < 5);
-  return step;
+/** The theory of a scene, a generator that is worked at between frames; found(what it returned) when it ends. */
+class Theory {
+  constructor(found) { Object.assign(this, { found, work: null }); }
+
+  /** A few milliseconds of it; false when there is no more to do. */
+  think() {
+    if (!this.work) return false;
+    const start = performance.now();
+    let step;
+    do step = this.work.next(); while (!step.done && performance.now() - start < 5);
+    if (!step.done) return true;
+    this.work = null;
+    this.found(step.value);
+    return false;
+  }
 }
 
 /** Mount a scene with all its controls. makeScene(values) gives, for the values of the parameters,
- * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values,
- * think() (a slice of work for its theory; false when done), read() → {spoken, text, colour, summary}, settle (steps for
- * a first result) and python() → the call that gives the numbers on the screen. */
+ * panels, key (what the marks mean), advance(steps), ended, restart(), moved() after a change of values, theory,
+ * read() → {spoken, text, colour, summary}, settle (steps for a first result) and python() → the call that gives the
+ * numbers on the screen. */
 function makeStage({ model, el }, all, makeScene) {
   const values = () => Object.fromEntries(all.map(({ name }) => [name, model.get(name)]));
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -297,7 +306,7 @@ function makeStage({ model, el }, all, makeScene) {
   function tick(when) {
     frame = 0;
     if (!visible) return;
-    const thinking = scene.think(), start = performance.now();
+    const thinking = scene.theory.think(), start = performance.now();
     if (ahead > 0 || running) { // as many steps as fit into a frame, more where only the result is wanted
       const fit = Math.max(Math.floor((ahead > 0 ? 40 : 7) / cost), 1);
       const count = ahead > 0 ? Math.min(fit, ahead) : Math.min(fit, scene.pace);

@@ -48,7 +48,12 @@ class Watch {
 }
 
 function makeScene(values) {
-  let now, walkers, watch, theory, path, frozen, froze, plane;
+  let now, walkers, watch, path, frozen, froze, plane;
+  const theory = new Theory(value => {
+    path = value;
+    frozen = lastHop(path, path.y);
+    froze = frozenFrom(path, FIXED.alike);
+  });
   const ground = makeGround((y, x) => (loss(x, y, now.P) - now.low) / (now.high - now.low));
   function restart() {
     now = numbers(values());
@@ -57,7 +62,7 @@ function makeScene(values) {
   }
   function set() {
     restart();
-    theory = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
+    theory.work = follow(now.eta, now.Delta, now.at, FIXED.start_y, now.end, now.P);
     path = frozen = froze = null;
     let y = FIXED.start_y; // how far the floors carry a walker
     for (let k = 0; k < 400; k++) y += FIXED.length / 400 * pathDrift(y, now.P);
@@ -67,16 +72,6 @@ function makeScene(values) {
     return false;
   }
   set();
-  function think() {
-    if (!theory) return false;
-    const { done, value } = work(theory);
-    if (!done) return true;
-    theory = null;
-    path = value;
-    frozen = lastHop(path, path.y);
-    froze = frozenFrom(path, FIXED.alike);
-    return false;
-  }
   const ticks = () => Array.from({ length: 6 }, (_, k) => k * Math.max(Math.round(plane.high / 5), 1)).filter(v => v <= plane.high);
 
   function drawMap(c, look) {
@@ -141,7 +136,7 @@ function makeScene(values) {
     advance(steps) {
       walkers.run(Math.min(steps, now.end - walkers.t), now.eta, now.sigma, now.P, () => watch.step());
     },
-    restart, moved: set, steps: () => walkers.t, think, read,
+    restart, moved: set, steps: () => walkers.t, theory, read,
     python() {
       const { P, eta, at } = now;
       const rest = ["x2", "x0", "f0", "y_b", "y_f", "y_d", "L_d"].map(name => `${name}=${P[name]}`).join(", ");

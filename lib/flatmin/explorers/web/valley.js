@@ -178,7 +178,7 @@ function makeScene(values) {
       return false;
     },
     steps: () => walkers.t,
-    think: () => false, read,
+    theory: new Theory(), read,
     python() {
       const { sigma, eta } = values(), start = FIXED.start;
       return `import flatmin as fm
