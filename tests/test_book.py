@@ -167,7 +167,7 @@ def test_a_page_sends_only_what_it_uses(site):
         text = path.read_text("utf8")
         assert "fontawesome.js" not in text
         assert ("searchindex.js" in text) == (path.name == "search.html")
-        assert ("explorers.js" in text) == ("data-explorer" in text), path.name
+        assert ("_static/explorers-" in text) == ("data-explorer" in text), path.name
         assert ("sphinx-design" in text) == ('class="sd-' in text), path.name
     fonts = list((site / "_static/vendor/fontawesome/webfonts").iterdir())
     assert len(fonts) == 3

@@ -107,6 +107,7 @@ SPARED = "[...document.querySelectorAll('mjx-container'), ...[...document.queryS
 def violations(page):
     """Return what axe finds wrong, as (rule, element); formulas and most of the code are gone afterwards."""
     page.evaluate(f"{SPARED}.forEach(node => node.replaceWith('spared'))")
+    page.add_style_tag(content="* { transition: none !important }")  # no colour between two of them
     found = Axe().run(page, options={"preload": False}).response["violations"]  # it asks for wrong addresses
     return [(rule["id"], node["html"][:200]) for rule in found for node in rule["nodes"]]
 

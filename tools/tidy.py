@@ -18,6 +18,11 @@ SEARCH_SCRIPTS = re.compile(
 EXPLORERS = re.compile(
     r'\s*(?:<script[^>]*src="[^"]*explorers\.js[^"]*"></script>|<link[^>]*href="[^"]*explorers\.css[^"]*" />)'
 )
+#: of the script of all explorers, what one of them takes; and where a page names one
+EXPLORER = re.compile(r'flatminExplorers\.define\("(\w+)", \(\(\) => \{\n.*?\n\}\)\(\)\);\n', re.DOTALL)
+NAMED = re.compile(r'data-explorer="(\w+)"')
+# names, brackets and blanks in code, which have its own colour
+PLAIN_CODE = re.compile(r'<span class="(?:n|nn|p|w)">([^<]*)</span>')
 DESIGN = re.compile(
     r'\s*(?:<script[^>]*src="[^"]*design-tabs\.js[^"]*"></script>|<link[^>]*sphinx-design[^>]*>)'
 )
@@ -38,10 +43,23 @@ def tidy(site):
     search = site / "_static/searchtools.js"  # quotes a page by its text, not by its buttons
     search.write_text(search.read_text("utf8").replace("""'[role="main"]'""", "'.bd-article'"), "utf8")
     texts = [path.read_text("utf8") for path in (site / "_static/scripts").glob("*.js")]
+    explorers = site / "_static/explorers.js"
     for path in sorted(site.rglob("*.html")):
-        texts.append(page(path, path.read_text("utf8")))
+        text = page(path, path.read_text("utf8"))
+        if names := sorted(set(NAMED.findall(text))):
+            text = text.replace("_static/explorers.js", f"_static/{only(explorers, names)}")
+        texts.append(text)
         path.write_text(texts[-1], "utf8")
+    explorers.unlink()
     icons(site / "_static", {name for text in texts for name in re.findall(r"\bfa-[\w-]+", text)})
+
+
+def only(script, names):
+    """Write, beside the script of all explorers, one of those that a page names; return its name."""
+    made = script.with_name(f"explorers-{'-'.join(names)}.js")
+    kept = EXPLORER.sub(lambda found: found[0] if found[1] in names else "", script.read_text("utf8"))
+    made.write_text(kept, "utf8")
+    return made.name
 
 
 def page(path, text):
@@ -53,6 +71,7 @@ def page(path, text):
         text = EXPLORERS.sub("", text)
     if not DESIGNED.search(text):
         text = DESIGN.sub("", text)
+    text = PLAIN_CODE.sub(r"\1", text)
     text = FIGURE.sub(lambda found: f'<img loading="lazy"{size(path.parent / found[2])}{found[1]}>', text)
     text = text.replace('<div id="pst-primary-sidebar" ', f'<div id="pst-primary-sidebar" {LANDMARK} ')
     text = text.replace(' role="doc-biblioentry"', ' role="listitem"')  # of a list, which knows only these
