@@ -395,8 +395,8 @@ _LISTED = (
     (
         "stability-noise-term",
         "theory/stability/threshold.py",
-        "noise = seen(minimum, moment) - np.multiply.outer(lam, lam) * moment",
-        "noise = seen(minimum, moment) + np.multiply.outer(lam, lam) * moment",
+        "return seen(minimum, moment) - np.multiply.outer(lam, lam) * moment",
+        "return seen(minimum, moment) + np.multiply.outer(lam, lam) * moment",
         "theory/stability/test_minimum.py",
     ),
     (
@@ -430,8 +430,8 @@ _LISTED = (
     (
         "stationary-moment",
         "theory/stability/stationary.py",
-        "noise = source + seen(minimum, moment) - np.multiply.outer(lam, lam) * moment\n        before",
-        "noise = source + seen(minimum, moment)\n        before",
+        "weight * (source + noise_seen(minimum, moment)) / room",
+        "weight * (source + seen(minimum, moment)) / room",
         "theory/stability/test_stationary.py",
     ),
     (

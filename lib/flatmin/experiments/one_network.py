@@ -106,9 +106,8 @@ def framed(names, values):
 
 def start_of(point):
     """What :func:`framed` returns for a point; kept for the next one of the same network."""
-    names = ("kind", "activation", "data", "samples", "pretraining", "stacks", "end", "states", "network")
-    values = [tuple(value) if isinstance(value, list) else value for value in map(point.get, names)]
-    return framed((*names, "directions"), (*values, point["directions"]))
+    names = ("kind", "activation", "data", "samples", "pretraining", "end", "states", "network", "directions")
+    return framed(names, tuple(map(point.get, names)))
 
 
 def rest(point, seed):

@@ -155,7 +155,8 @@ def stay(model, data, vectors, eta, batch_size, seeds, steps: int, every: int = 
     burn = _check.integer("burn", burn, least=0, most=_MOST)
     batch_size = _check.integer("batch_size", batch_size, least=1)
     here = at(model, "square", data, checks=False)
-    start = here.theta @ curvature.columns_of(here, "vectors", vectors)
+    vectors = curvature.columns_of(here, "vectors", vectors)
+    start = here.theta @ vectors
     models, found, blocks = [model] * len(seeds), [], []
     parts = [min(_BLOCK, total - done) for total in (burn, steps) for done in range(0, total, _BLOCK)]
     warm = -(-burn // _BLOCK)

@@ -15,7 +15,7 @@ import numpy as np
 
 from flatmin import _check
 from flatmin.theory.stability.minimum import Minimum, checked
-from flatmin.theory.stability.threshold import seen, step_of
+from flatmin.theory.stability.threshold import moved, noise_seen, step_of
 
 __all__ = [
     "decoupled_excess",
@@ -89,8 +89,7 @@ def second_moment(minimum: Minimum, residuals, eta: float, batch_size: float, sa
         return np.full_like(source, np.inf)
     room, moment = 1 - np.multiply.outer(left, left), np.zeros_like(source)
     for _ in range(_ROUNDS):
-        noise = source + seen(minimum, moment) - np.multiply.outer(lam, lam) * moment
-        before, moment = moment, weight * noise / room
+        before, moment = moment, weight * (source + noise_seen(minimum, moment)) / room
         if np.abs(moment - before).max() <= _SETTLED * np.abs(moment).max():
             return moment
         if not np.abs(moment).max() < 1e100:
@@ -104,14 +103,12 @@ def mean_path(minimum: Minimum, residuals, eta: float, batch_size: float, steps:
     As :func:`second_moment`, of which it is the way there, with replacement.
     """
     e, eta = checked(minimum).residuals_of(residuals), step_of(minimum, eta)
-    weight, lam = eta**2 * minimum.factor(batch_size, "replacement"), minimum.eigenvalues
-    left, moment, found = 1 - eta * lam, np.zeros((minimum.rank, minimum.rank)), [0.0]
-    source = noise_at(minimum, e)
+    c, moment, found = minimum.factor(batch_size, "replacement"), np.zeros((minimum.rank,) * 2), [0.0]
+    source = eta**2 * c * noise_at(minimum, e)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(_check.integer("steps", steps, least=0, most=10**6)):
-            noise = source + seen(minimum, moment) - np.multiply.outer(lam, lam) * moment
-            moment = np.multiply.outer(left, left) * moment + weight * noise
-            found.append(np.trace(moment * lam) / 2)
+            moment = moved(minimum, moment, eta, c) + source
+            found.append(np.trace(moment * minimum.eigenvalues) / 2)
     return 1 + np.nan_to_num(found, nan=np.inf) * 2 * minimum.samples / np.square(e).sum()
 
 

@@ -99,7 +99,7 @@ def second_moment_step(
     """T S: the second moment after one step, (r, r), of ``moment`` S (r, r), both in the eigenbasis of H."""
     eta, c = step_of(minimum, eta), checked(minimum).factor(batch_size, sampling)
     moment = _check.array("moment", moment, shape=(minimum.rank, minimum.rank))
-    after = _step(minimum, moment, eta, c)
+    after = moved(minimum, moment, eta, c)
     return (after + after.T) / 2  # an antisymmetric part, of rounding, would grow on its own
 
 
@@ -139,10 +139,16 @@ def seen(minimum: Minimum, moment) -> np.ndarray:
     return g.T @ (blocks @ roots).reshape(g.shape)
 
 
-def _step(minimum, moment, eta, c):
-    left, lam = 1 - eta * minimum.eigenvalues, minimum.eigenvalues
-    noise = seen(minimum, moment) - np.multiply.outer(lam, lam) * moment
-    return np.multiply.outer(left, left) * moment + eta**2 * c * noise
+def noise_seen(minimum: Minimum, moment) -> np.ndarray:
+    """Φ(S) − HSH: the covariance of one sample's gradient where δ has the second moment S (r, r)."""
+    lam = minimum.eigenvalues
+    return seen(minimum, moment) - np.multiply.outer(lam, lam) * moment
+
+
+def moved(minimum: Minimum, moment, eta: float, c: float) -> np.ndarray:
+    """The second moment (r, r) after a step from S, unchecked; c is what the batch leaves of the noise."""
+    left = 1 - eta * minimum.eigenvalues
+    return np.multiply.outer(left, left) * moment + eta**2 * c * noise_seen(minimum, moment)
 
 
 def _edge(minimum, c):
