@@ -218,6 +218,43 @@ def test_both_ends_of_a_larger_network_by_chains(which, wrapped):
     np.testing.assert_allclose(pairs.values, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("small", [0, 600])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("matrix", ["hessian", "gauss-newton"])
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+@pytest.mark.parametrize("layer", [None, 1, 2])
+def test_few_samples_of_many_inputs_have_the_spectrum_of_all_parameters(
+    layer, which, matrix, bias, small, monkeypatch
+):
+    """12 samples of 40 inputs are measured along 12 axes; zeros of the other directions count as well."""
+    monkeypatch.setattr(curvature, "_SMALL", small)
+    torch.manual_seed(0)
+    layers = nn.Linear(40, 15, bias), nn.Tanh(), nn.Linear(15, 4, bias)
+    data = torch.randn(12, 40).double(), torch.randint(4, (12,))
+    here = at(nn.Sequential(*layers).double(), "cross-entropy", data)
+    assert here.passed.narrowed() is not None
+    dense = here.hessian(layer) if matrix == "hessian" else here.gauss_newton(layer)
+    values = torch.linalg.eigvalsh(dense).numpy()
+    size = {"largest": -values, "smallest": values, "magnitude": -abs(values)}[which]
+    expected = values[np.argsort(size, kind="stable")[:8]]
+    pairs = here.eigenpairs(8, layer=layer, matrix=matrix, which=which, tolerance=1e-6)
+    np.testing.assert_allclose(pairs.values, expected, rtol=1e-9, atol=1e-13)
+    off = dense @ pairs.vectors - pairs.vectors * pairs.values
+    assert (off.norm(dim=0) <= 2e-6 * pairs.values.abs() + 1e-13).all()
+    torch.testing.assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(8).double())
+
+
+def test_samples_that_depend_on_each_other_are_measured_in_all_parameters():
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(10, 30).double(), torch.arange(10)
+    model = models.mlp((30, 12, 10), 0, dtype=torch.float64)
+    twice = torch.cat([inputs, inputs + 1e-6 * torch.randn(10, 30)])[:14], torch.cat([targets, targets])[:14]
+    here = at(model, "cross-entropy", twice)
+    assert here.passed.narrowed() is None
+    expected = torch.linalg.eigvalsh(here.hessian()).flip(0)[:3]
+    torch.testing.assert_close(here.eigenpairs(3).values, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("samples", [8, 60])
 def test_gauss_newton_spectrum_is_that_of_the_dense_matrix(pair, samples):
     """8 samples go through the Gram matrix, 60 through the matrix itself."""

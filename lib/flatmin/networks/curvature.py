@@ -257,7 +257,8 @@ def eigenpairs(
     """k eigenpairs at one end of the spectrum of the Hessian, each as often as its multiplicity.
 
     Blocks of up to 600 parameters of fully connected networks, and small ones of others: by dense linear
-    algebra. Else by Lanczos chains, see :func:`~flatmin.networks.eigen.lanczos`.
+    algebra. Else by Lanczos chains, see :func:`~flatmin.networks.eigen.lanczos`; in a fully connected network
+    in the directions of its inputs that the samples span (:meth:`~.passes.dense.DensePass.narrowed`).
 
     Parameters
     ----------
@@ -283,21 +284,33 @@ def eigenpairs(
         For an argument out of range, or where ``steps`` products do not suffice; it says how far they came.
     """
     _check.choice("matrix", matrix, _MATRICES)
-    block = here.block(layer)
-    size, passed = block.stop - block.start, here.passed
-    k = _check.integer("k", k, least=1, most=size)
+    block, passed = here.block(layer), here.passed
+    k = _check.integer("k", k, least=1, most=block.stop - block.start)
     seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS)
     _check.choice("which", which, eigen.ENDS)
     how = (_check.number("tolerance", tolerance, above=0, below=1), _check.integer("steps", steps, least=1))
-    missed = _check.number("missed", missed, above=0, most=1)
+    how = (k, *how, which, seed + 1, _check.number("missed", missed, above=0, most=1))
+    first = _layer_index(passed, block) == 0
+    if isinstance(passed, DensePass) and (first or layer is None) and (narrow := passed.narrowed()):
+        narrow, widened = narrow
+        own = narrow.layers[0].weight_slice if first else slice(0, narrow.parameters)
+        if own.stop > k:
+            found = _pairs(narrow, own, matrix, *how)
+            if eigen.outwards(found.values, which).min() > 0:  # no 0 of the other directions lies among them
+                return replace(found, vectors=widened(found.vectors))
+    return _pairs(passed, block, matrix, *how)
+
+
+def _pairs(passed, block: slice, matrix: str, k: int, tolerance, steps, which, seed, missed) -> Eigenpairs:
+    size = block.stop - block.start
     if isinstance(passed, DensePass) and size <= _SMALL:
         make = _hessian if matrix == "hessian" else _gauss_newton
         return eigen.dense(make(passed, block), k, which)
     if size <= 4 * k + 20:
         return eigen.dense(_columns_of(passed, block, matrix), k, which)
     product = _product(passed, block, matrix)
-    (start,) = probes_like(passed.outputs, size, seed)
-    return eigen.lanczos(lambda v: product(v[None])[0], start, k, *how, which, seed + 1, missed)
+    (start,) = probes_like(passed.outputs, size, seed - 1)
+    return eigen.lanczos(lambda v: product(v[None])[0], start, k, tolerance, steps, which, seed, missed)
 
 
 def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterator[Tensor]:

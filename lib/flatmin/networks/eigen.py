@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flatmin import _check
 
-__all__ = ["Eigenpairs", "dense", "lanczos", "tridiagonal"]
+__all__ = ["Eigenpairs", "dense", "lanczos", "outwards", "tridiagonal"]
 
 ENDS = ("largest", "smallest", "magnitude")
 #: largest seed, less one for a second stream
@@ -200,11 +200,11 @@ class _Chain:
 
 def _outermost(values: np.ndarray, k: int, which: str) -> np.ndarray:
     """Positions of the k outermost of ``values``, the outermost first."""
-    return np.argsort(-_outwards(values, which), kind="stable")[:k].copy()
+    return np.argsort(-outwards(values, which), kind="stable")[:k].copy()
 
 
-def _outwards(values, which: str):
-    """Values on an axis that points outwards."""
+def outwards(values, which: str):
+    """``values``, an array or a tensor, on an axis that points outwards from the middle of the spectrum."""
     return abs(values) if which == "magnitude" else values if which == "largest" else -values
 
 
@@ -271,7 +271,7 @@ class _Search:
         wanted = np.zeros(len(nodes), bool)
         wanted[best[best >= 0]] = True
         if len(self.values) == self.k:  # a copy of the last one is none too few
-            beyond = _outwards(nodes, self.which) > self._beyond(np.empty(0)) - self.slack
+            beyond = outwards(nodes, self.which) > self._beyond(np.empty(0)) - self.slack
             wanted = beyond if len(self.more) else wanted & beyond
         return nodes, vectors, ends, wanted
 
@@ -282,7 +282,7 @@ class _Search:
         """Where "further out than the k-th" begins, on an axis that points outwards."""
         every = np.concatenate([self.values, nodes])
         last = every[_outermost(every, self.k, self.which)[-1]]
-        return float(_outwards(last, self.which) + self._allowed(last))
+        return float(outwards(last, self.which) + self._allowed(last))
 
     def _keep(self, chain, nodes, vectors, ends):
         """Join the pairs found to those known, by a Rayleigh–Ritz step, and keep the outermost k."""
@@ -303,7 +303,7 @@ class _Search:
     def _set_aside(self, chain, nodes, vectors, ends):
         """Keep as many of the next Ritz vectors as leave the widest gap to the rest."""
         order, edge, m = _outermost(nodes, _MORE, self.which), self._beyond(np.empty(0)), len(chain.diagonal)
-        gaps = edge - _outwards(nodes[order], self.which)
+        gaps = edge - outwards(nodes[order], self.which)
         slacks = np.sqrt(np.cumsum(np.append(0, ends[order] ** 2)))[: len(order)]
         slacks[slacks > gaps[:1] / 2] = np.inf  # none but the k beyond the edge less the slack
         count = int(np.argmax(gaps - slacks)) if len(order) else 0

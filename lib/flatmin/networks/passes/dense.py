@@ -14,9 +14,10 @@ the loss multiplies by them. Only what a caller asks for by sample (``sample_gra
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -36,6 +37,8 @@ ENTRIES = 2**24
 _PARAMETERS = (nn.Parameter,)
 #: largest Gram matrix of the samples that is kept
 _KEPT_GRAM = 2**24
+#: least pivot, by the largest, of the Gram matrix of samples whose axes are orthonormal in double precision
+_LEAST_PIVOT = 1e-4
 _ALL = slice(None)
 
 
@@ -279,6 +282,34 @@ class DensePass:
         step = max(1, ENTRIES // max(1, numbers))
         for start in range(0, self.samples, step):
             yield slice(start, min(start + step, self.samples))
+
+    def narrowed(self) -> tuple[DensePass, Callable[[Tensor], Tensor]] | None:
+        """The same pass with the inputs along n axes only, and the map of vectors (P′, k) back to (P, k).
+
+        The n samples X (n, d) span n directions: XXᵀ = CCᵀ with a triangle C, their coordinates along the
+        orthonormal axes A = XᵀC⁻ᵀ. What the matrices of the mean loss hold beyond that, by first weights
+        across the axes, is 0. None for more samples than half the inputs, where that saves little, or for
+        samples that depend on each other.
+        """
+        first, x = self.layers[0], self.inputs[0]
+        (n, d), h = x.shape, len(first.weight)
+        if n > d // 2:
+            return None
+        triangle, failed = torch.linalg.cholesky_ex(x.double() @ x.double().T)
+        if failed or triangle.diagonal().min() < _LEAST_PIVOT * triangle.diagonal().max():
+            return None
+
+        def widened(vectors: Tensor) -> Tensor:
+            rows = vectors[: h * n].to(triangle).view(h, n, -1).transpose(0, 1).flatten(1)
+            whole = x.T @ torch.linalg.solve_triangular(triangle.T, rows, upper=True).to(x)
+            whole = whole.view(d, h, -1).transpose(0, 1).flatten(0, 1)
+            return torch.cat([whole.to(vectors), vectors[h * n :]])
+
+        out, gone = copy.copy(self), h * (d - n)
+        out.layers = [replace(each, start=each.start - gone) for each in self.layers]
+        out.layers[0] = replace(first, weight=first.weight[:, :n])  # products need its shape only
+        out.inputs, out.parameters = [triangle.to(x), *self.inputs[1:]], self.parameters - gone
+        return out, widened
 
     # The backward pass
 
