@@ -42,6 +42,10 @@ _STEEP = 1e6
 _RESIDUAL = 1e-12
 #: how small, beside the largest of its column, an entry of the diagonal may be as a pivot
 _PIVOT = 0.01
+#: a sparse factorisation that keeps its pivots on the diagonal as far as possible
+_DIAGONAL = {
+    "permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": _PIVOT, "options": {"SymmetricMode": True},
+}  # fmt: skip
 
 
 def noise_root(landscape: Landscape, noise: Noise) -> sp.Matrix:
@@ -177,7 +181,7 @@ class Equation:
             )
         region = Region() if region is None else _check.instance("region", region, Region)
         self.landscape, self.noise, self.convention, self.cross = landscape, noise, convention, bool(cross)
-        self.region, self._moments = region, {}
+        self.region, self._moments, self._patterns = region, {}, {}
         root = noise_root(landscape, noise)
         diffusion = (root * root.T).applyfunc(sp.expand)
         if not cross:
@@ -231,30 +235,31 @@ class Equation:
         return slope, drift, matrix
 
     @cached_property
-    def matrices(self) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
-        """(A₀, A₁) with the weak form ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The matrices A₀ and A₁ of :meth:`_elements`."""
         phi, grad, weight = self._at_nodes
         slope, drift, matrix = self.coefficients_at_nodes
         steady = phi[:, None] * slope[None]
         noisy = phi[:, None] * drift[None] + sum(matrix[:, j] * grad[:, None, j] for j in range(2))
-        return tuple(self._scatter(grad * weight, part) for part in (steady, noisy))
+        return tuple(_products(grad * weight, part) for part in (steady, noisy))
+
+    def _elements(self, delta_s: float) -> np.ndarray:
+        """A₀ + Δ_S A₁ of each element, (elements, n, n): ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
+        delta_s = _check.number("delta_s", delta_s, above=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = self._parts[0] + delta_s * self._parts[1]
+            _check.finite(total.sum(), delta_s=delta_s)
+        return total
+
+    def operator(self, delta_s: float) -> sparse.csc_matrix:
+        """The matrix of the weak form, all elements added up. ValueError: delta_s is not positive, finite."""
+        return _added(self._elements(delta_s), self.basis.element_dofs.T)
 
     @cached_property
     def mass_matrix(self) -> sparse.csc_matrix:
         """∫φₐφ_b over the meshed part."""
         phi, _, weight = self._at_nodes
-        return self._scatter((phi * weight)[:, None], phi[:, None])
-
-    def _scatter(self, test: np.ndarray, trial: np.ndarray) -> sparse.csc_matrix:
-        """Sum over components and quadrature points, element by element, into a sparse matrix."""
-        n, _, number, _ = test.shape
-        left = np.ascontiguousarray(np.moveaxis(test, 2, 0)).reshape(number, n, -1)
-        right = np.ascontiguousarray(np.moveaxis(trial, 2, 0)).reshape(number, n, -1)
-        local = left @ right.transpose(0, 2, 1)
-        dofs = self.basis.element_dofs.T
-        rows = np.repeat(dofs, n, axis=1).ravel()
-        columns = np.tile(dofs, (1, n)).ravel()
-        return sparse.coo_matrix((local.ravel(), (rows, columns)), shape=(self.unknowns,) * 2).tocsc()
+        return _added(_products((phi * weight)[:, None], phi[:, None]), self.basis.element_dofs.T)
 
     @cached_property
     def load(self) -> np.ndarray:
@@ -272,6 +277,8 @@ class Equation:
 
         Raises ValueError for an expression without the symmetry of the density.
         """
+        if isinstance(expression, str) and expression in self._moments:
+            return self._moments[expression]
         parsed = self.landscape.expression(expression)
         if parsed not in self._moments:
             for half, q in zip(self._even, self.landscape.coordinates, strict=True):
@@ -283,6 +290,8 @@ class Equation:
             with np.errstate(all="ignore"):
                 factor = self.landscape.function(parsed)(*np.asarray(self.basis.global_coordinates()))
                 self._moments[parsed] = self.copies * self._integrals(factor)
+        if isinstance(expression, str):
+            self._moments[expression] = self._moments[parsed]
         return self._moments[parsed]
 
     @cached_property
@@ -293,16 +302,6 @@ class Equation:
         on_rim = self.region._on_rim(ends.reshape(2, -1)).reshape(2, -1).all(axis=0)
         return self.basis.complement_dofs(self.basis.get_dofs(facets[on_rim]))
 
-    def operator(self, delta_s: float) -> sparse.csc_matrix:
-        """A₀ + Δ_S A₁. Raises ValueError unless delta_s is positive and finite."""
-        delta_s = _check.number("delta_s", delta_s, above=0)
-        first, second = self.matrices
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = first.copy()
-            total.data += delta_s * second.data  # they share their pattern
-            _check.finite(total.data.sum(), delta_s=delta_s)
-        return total
-
     def stationary(self, delta_s: float) -> Density:
         """Return the stationary density at noise level Δ_S = ησ.
 
@@ -311,7 +310,7 @@ class Equation:
         are too coarse for the density.
         """
         with np.errstate(all="ignore"):
-            coefficients, leak = self._solved(self.operator(delta_s))
+            coefficients, leak = self._solved(self._elements(delta_s))
             density = Density(self, float(delta_s), coefficients, leak)
             lowest = density.lowest
         if not lowest >= -_WORST_NEGATIVE:
@@ -322,12 +321,12 @@ class Equation:
             )
         return density
 
-    def _solved(self, operator) -> tuple[np.ndarray, float]:
+    def _solved(self, elements) -> tuple[np.ndarray, float]:
         """Coefficients of the density and the rate at which it leaks; NaN where the matrix is singular."""
         try:
             if self.region.rim == "absorbing":
-                return self._slowest(operator)
-            return self._closed(operator), 0.0
+                return self._slowest(_added(elements, self.basis.element_dofs.T))
+            return self._closed(elements), 0.0
         except RuntimeError:
             return np.full(self.unknowns, np.nan), 0.0
 
@@ -337,22 +336,67 @@ class Equation:
         loss = self.landscape.function(self.landscape.loss)
         return self.basis.nodal_dofs[0][loss(*self.basis.mesh.p).argmin()]
 
-    def _closed(self, operator) -> np.ndarray:
-        """The null vector of an operator without leak: one coefficient is given, its row left out.
+    def _closed(self, elements) -> np.ndarray:
+        """The density without leak, inner unknowns of the elements eliminated first (static condensation).
 
-        That row is minus the sum of the others. A row and a column of the whole normalisation would fill the
-        factors instead. The coefficient is at the corner of the mesh where the density has its largest value;
-        which one that is, is found by solving with another first where the guess was poor.
+        They are most of the unknowns, and a dense solution for all elements at once is several times faster
+        than a sparse one. Where rounding has spoilt it, all unknowns together are solved for.
         """
-        corners, pinned = self.basis.nodal_dofs[0], self._lowest_corner
+        dofs = self.basis.element_dofs.T
+        outer = dofs.shape[1] - len(self.basis.interior_dofs)  # at the edges; these come first
+        left = np.inf
+        try:
+            inner = np.linalg.solve(elements[:, outer:, outer:], -elements[:, outer:, :outer])
+            edges = elements[:, :outer, :outer] + elements[:, :outer, outer:] @ inner
+            vector = self._null_vector(edges, dofs[:, :outer], **_DIAGONAL)
+            vector[dofs[:, outer:]] = (inner @ vector[dofs[:, :outer], None])[..., 0]
+            flows = (elements @ vector[dofs][..., None]).ravel()
+            size = (np.abs(elements) @ np.abs(vector[dofs])[..., None]).max()
+            left = np.abs(np.bincount(dofs.ravel(), flows)).max() / size
+        except (np.linalg.LinAlgError, RuntimeError):
+            pass
+        if not left < _RESIDUAL:
+            vector = self._null_vector(elements, dofs)
+        return vector / (self.load @ vector)
+
+    def _null_vector(self, elements, dofs, **how) -> np.ndarray:
+        """The null vector of the sum of element matrices over ``dofs``; unknowns not among them are 0.
+
+        One coefficient is given and its row left out, which is minus the sum of the others: a row and a
+        column of the whole normalisation would fill the factors instead. It is at the corner of the mesh
+        where the density is largest; which that is, is found by solving with another first where the guess
+        was poor.
+        """
+        corners, pinned, vector = self.basis.nodal_dofs[0], self._lowest_corner, np.zeros(self.unknowns)
         for _ in range(2):
-            free = np.delete(np.arange(self.unknowns), pinned)
-            right = -operator[free][:, [pinned]].toarray()[:, 0]
-            vector = np.insert(_factored(operator[free][:, free]).solve(right), pinned, 1.0)
+            order, slots, rows, starts = self._pattern(dofs, pinned)
+            data, number, end = np.bincount(slots, elements.ravel()), len(order) - 1, starts[-1]
+            matrix = sparse.csc_matrix((data[:end], rows[:end], starts), shape=(number, number))
+            right = np.zeros(number)
+            right[rows[end:-1]] = -data[end:-1]
+            vector[pinned], vector[order[:-1]] = 1.0, splu(matrix, **how).solve(right)
             if np.abs(vector[corners]).max() < _STEEP:
                 break
             pinned = corners[np.abs(vector[corners]).argmax()]
-        return vector / (self.load @ vector)
+        return vector
+
+    def _pattern(self, dofs, pinned: int):
+        """Where the entries of element matrices over ``dofs`` go: kept for the next Δ_S.
+
+        The order of the unknowns, ``pinned`` last; of each entry its number among those of the sum, column by
+        column, those of the row left out last; the rows of these; where each column starts.
+        """
+        key = dofs.shape[1], pinned
+        if key not in self._patterns:
+            order = np.append(np.setdiff1d(dofs, pinned), pinned)
+            place, number = np.empty(self.unknowns, dtype=int), len(order) - 1
+            place[order] = np.arange(number + 1)
+            rows, columns = place[dofs][:, :, None], place[dofs][:, None, :]
+            entries = np.where(rows == number, (number + 1) ** 2, columns * number + rows)
+            entries, slots = np.unique(entries.ravel(), return_inverse=True)
+            starts = np.searchsorted(entries, number * np.arange(number + 1)).astype(np.int32)
+            self._patterns[key] = order, slots, (entries % number).astype(np.int32), starts
+        return self._patterns[key]
 
     def _slowest(self, operator) -> tuple[np.ndarray, float]:
         """Slowest-decaying density and its rate, by inverse iteration."""
@@ -513,6 +557,19 @@ class Density:
         return self(*grid) @ weights
 
 
+def _products(test: np.ndarray, trial: np.ndarray) -> np.ndarray:
+    """Sum over components and quadrature points of (n, components, elements, points): (elements, n, n)."""
+    n, _, number, _ = test.shape
+    left, right = (np.moveaxis(part, 2, 0).reshape(number, n, -1) for part in (test, trial))
+    return left @ right.transpose(0, 2, 1)
+
+
+def _added(elements: np.ndarray, dofs: np.ndarray) -> sparse.csc_matrix:
+    """The sum of element matrices (elements, n, n) whose unknowns are ``dofs`` (elements, n)."""
+    rows, columns = np.broadcast_arrays(dofs[:, :, None], dofs[:, None, :])
+    return sparse.coo_matrix((elements.ravel(), (rows.ravel(), columns.ravel()))).tocsc()
+
+
 def _factored(matrix):
     """LU factors of a matrix whose pattern is symmetric.
 
@@ -520,8 +577,8 @@ def _factored(matrix):
     ones; these are taken where the residual of a solution says that they are needed.
     """
     matrix = matrix.tocsc()
-    how = {"permc_spec": "MMD_AT_PLUS_A", "options": {"SymmetricMode": True}}
-    factors, right = splu(matrix, diag_pivot_thresh=_PIVOT, **how), abs(matrix) @ np.ones(matrix.shape[0])
+    factors = splu(matrix, **_DIAGONAL)
+    right = abs(matrix) @ np.ones(matrix.shape[0])
     with np.errstate(all="ignore"):
         solution = factors.solve(right)
         left = np.abs(matrix @ solution - right).max() / (abs(matrix) @ np.abs(solution)).max()
