@@ -10,6 +10,7 @@ import torch
 import zoo
 
 import flatmin as fm
+from flatmin.networks import curvature, models
 from flatmin.theory.stability import paths, threshold
 
 torch.set_num_threads(1)
@@ -226,3 +227,16 @@ def test_a_model_with_a_forward_of_its_own():
         model, loss, (inputs, targets), forward=lambda model, batch: model(**batch)["logits"], **options
     )
     assert all(not z for z in one.compare(other).values())
+
+
+@pytest.mark.parametrize("what", ["trace_H", ("trace_H", "flatness_W22_frobenius")])
+def test_products_for_the_norm_are_taken_only_where_it_is_asked_for(what, monkeypatch):
+    model = models.cnn_stacks((4,), depth=1, channels=1, size=8, outputs=3, dtype=torch.float64)
+    data = torch.randn(10, 1, 8, 8, dtype=torch.float64), torch.randint(3, (10,))
+    hessian, taken, real = fm.at(model, "cross-entropy", data).hessian(), [], curvature._probe
+    monkeypatch.setattr(curvature, "_probe", lambda *given: taken.append(given) or real(*given))
+    report = fm.diagnose(model, "cross-entropy", data, what=what, k=1, budget=math.inf, progress=False)
+    close(report["trace_H"], float(hessian.trace()))
+    assert bool(taken) == (what != "trace_H")
+    if taken:
+        close(report["flatness_W22_frobenius"], 1 / float(hessian.norm()), error=1)

@@ -172,6 +172,18 @@ def test_the_gauss_newton_trace_is_estimated_within_its_error(pair, loss, wrap):
         one.gauss_newton_trace(probes=0)
 
 
+def test_traces_are_had_without_the_products_that_only_the_norm_needs(pair, monkeypatch):
+    monkeypatch.setattr(curvature, "_probe", None)  # no products
+    for one in pair("relu"):
+        trace, norm, layers = curvature.moments(one, norm=False)
+        assert norm is None
+        assert trace.value == pytest.approx(float(one.hessian().trace()), rel=1e-10)
+        assert layers.value.sum() == pytest.approx(trace.value, rel=1e-12)
+    monkeypatch.undo()
+    curved = pair("tanh")[1]  # signs give all three at once
+    assert curvature.moments(curved, 5, norm=False)[1].value == curvature.moments(curved, 5)[1].value
+
+
 @pytest.mark.parametrize("layer", [None, 2, "3.bias"])
 @pytest.mark.parametrize("matrix", ["hessian", "gauss-newton"])
 @pytest.mark.parametrize("wrap", [False, True])

@@ -36,6 +36,7 @@ __all__ = ["Steps"]
 _MEMORY, _SHARP = 2**30, 8
 #: samples of the alignment, steps and trajectories of the typical edge
 _ALIGNED, _PATHS = 256, (200, 32)
+_OF_THE_NORM = {"frobenius", "flatness_W22_frobenius"}
 _EXACT, _CORRECTED = "exact for these samples", "less the noise of these samples"
 _NO_MOMENTUM = "derived for plain SGD: not defined with momentum"
 _WIDER = "take dtype='float64', or smaller weights and inputs"
@@ -128,6 +129,7 @@ class Steps:
     def tasks(self, names: list[str]) -> list[Task]:
         """The tasks that give some of these names, and what theories need for them, in order of value."""
         made, wanted = [], {*names, *(need for name in names for need in theories.NEEDS.get(name, ()))}
+        self._normed = bool(self.draw or wanted.intersection(_OF_THE_NORM))
         for name, run, forecast, gives in (*self._first(), *self._blocks(names), *self._last()):
             gives = tuple(gives.split() if isinstance(gives, str) else gives)
             if wanted.intersection(gives):
@@ -543,13 +545,16 @@ class Steps:
                 yield (most.to(roots) @ roots)[:, None].cpu()
 
     def _moments(self):
-        trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1)
+        trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1, self._normed)
         if self.draw:
             trace, norm, layers = self._with_draw(trace, norm, layers)
         self.put("trace_H", trace)
-        self.put("frobenius", norm)
         self.put("trace_by_layer", layers, at=self.here.names)
-        for name, symbol, found in (("trace", "Tr H", trace), ("frobenius", "‖H‖_F", norm)):
+        flat = [("trace", "Tr H", trace)]
+        if norm is not None:
+            self.put("frobenius", norm)
+            flat.append(("frobenius", "‖H‖_F", norm))
+        for name, symbol, found in flat:
             why = f"{symbol} {approx(found.value, digits=2)} is not positive: its inverse is no flatness"
             if not np.isfinite(found.value):
                 why = f"{symbol} is not finite: {_WIDER}"

@@ -421,13 +421,17 @@ def trace(here, layer: int | str | None = None, probes: int = 100, seed: int = 0
     return Estimate(float(values.mean()), float(values.std()) / probes**0.5, probes, "random signs")
 
 
-def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate, Estimate]:
+def moments(
+    here, probes: int = 100, seed: int = 0, norm: bool = True
+) -> tuple[Estimate, Estimate | None, Estimate]:
     """Tr H, ‖H‖_F and the traces of the blocks of all parameters (in the order of ``here.names``) at once.
 
     As :func:`trace` and :func:`frobenius_norm`, from the same ``probes`` products; raises as they do. The
-    exact diagonal of a wide network of curved activations, which takes longer than these, is left.
+    exact diagonal of a wide network of curved activations, which takes longer than these, is left. Where the
+    traces need no products, ``norm=False`` saves them: None for ‖H‖_F.
     """
     probes, seed = _random(probes, seed)
+    _check.flag("norm", norm)
     every, blocks = here.block(), [here.block(name) for name in here.names]
     long = isinstance(here.passed, DensePass) and here.passed.diagonal_products > probes
     exact = None if long else _exact_diagonal(here.passed, every, probes)
@@ -435,6 +439,8 @@ def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate,
         parts = np.array([exact.value[block].sum() for block in blocks])
         whole = Estimate(float(exact.value.sum()), 0.0, 0, exact.method)
         traces = whole, replace(whole, value=parts, error=0.0 * parts)
+        if not norm:
+            return traces[0], None, traces[1]
         if exact.method != _OUTPUTS:
             return traces[0], frobenius_norm(here, None, probes, seed), traces[1]
     sums, squares = [], []
@@ -446,11 +452,11 @@ def moments(here, probes: int = 100, seed: int = 0) -> tuple[Estimate, Estimate,
     wider = student(1.0, probes - 1) / probes**0.5
     found = [(v.mean(0).numpy(), v.std(0).numpy() * wider) for v in (sums.sum(1), sums)]
     (value, error), layers = found
-    how, norm = "random signs, Student's t", _root_mean(torch.cat(squares))
-    norm = replace(norm, error=student(norm.error, probes - 1), method=how)
+    how, root = "random signs, Student's t", _root_mean(torch.cat(squares))
+    root = replace(root, error=student(root.error, probes - 1), method=how)
     if exact is None:
         traces = Estimate(float(value), float(error), probes, how), Estimate(*layers, probes, how)
-    return traces[0], norm, traces[1]
+    return traces[0], root, traces[1]
 
 
 def gauss_newton_trace(here, probes: int = 1, seed: int = 0) -> Estimate:
