@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 
 from flatmin.theory.continuum import critical, divergence, escape, fokker_planck, reduction, slow
-from flatmin.theory.continuum.critical import critical_law
+from flatmin.theory.continuum.critical import W, critical_law
 from flatmin.theory.continuum.fokker_planck import Equation, Region, convention_drift, noise_root, stationary
 from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.continuum.slow import SlowEquation
@@ -96,6 +96,7 @@ CASES = [
     Case(LIFE.rate, {"start": (1.0, 0.0)}),
     Case(LAW.delta_s, {"w": 1.0}),
     Case(LAW.w, {"delta_s": 0.01}),
+    Case(LAW.equation.at, {"values": {W: 1.0}}),
     Case(LAW.density, {"xi": POINTS, "w": 1.0}),
 ]
 SKIP = {

@@ -129,10 +129,29 @@ def test_log_density_solves_the_equation():
     for w in (-10, 0, 12):
         density = numeric.density(xi, w)
         assert np.trapezoid(density, xi) == pytest.approx(1, abs=1e-9)
-        with_number = SlowEquation(
-            XI, *(e.subs(W, w) for e in (numeric.equation.drift, numeric.equation.diffusion)), "ito"
-        )
-        np.testing.assert_allclose(density, with_number.density(xi), atol=1e-9)
+        equation = numeric.equation
+        put_in = SlowEquation(XI, *(e.subs(W, w) for e in (equation.drift, equation.diffusion)), "ito")
+        np.testing.assert_allclose(density, put_in.density(xi), atol=1e-9)
+        # the same numbers, put in where the functions are evaluated
+        later = equation.at({W: w})
+        np.testing.assert_allclose(later.density(xi), put_in.density(xi), rtol=1e-12)
+        for name in ("stratonovich", "isothermal"):
+            np.testing.assert_allclose(later.converted(name).density(xi), put_in.density(xi), rtol=1e-12)
+            np.testing.assert_allclose(
+                later.read_as(name).density(xi), put_in.read_as(name).density(xi), rtol=1e-12
+            )
+
+
+def test_a_number_for_the_noise_serves_the_next_one_too(monkeypatch):
+    reduction, x = Reduction(numbers(0.01)), np.linspace(0, 1.5, 301)
+    equation = reduction.slow_equation(order=2, eta=0.04)
+    first = reduction.at_noise(equation, 0.01).density(x)
+    monkeypatch.setattr(sp, "lambdify", None)  # nothing is compiled any more
+    second = reduction.at_noise(equation, 0.02).density(x)
+    assert np.abs(first - second).max() > 0.1
+    monkeypatch.undo()
+    parts = (e.subs(DELTA_S, 0.02) for e in (equation.drift, equation.diffusion))
+    np.testing.assert_allclose(second, SlowEquation(X, *parts, "ito").density(x), rtol=1e-11)
 
 
 @pytest.mark.parametrize("cross", [True, False])
@@ -244,6 +263,8 @@ def test_bad_input_is_named():
         SlowEquation(X, X, X, "ito").converted("it")
     with pytest.raises(ValueError, match=r"x=.*increasing"):
         SlowEquation(X, -X, 1 + X**2, "ito").density([1, 0, 2])
+    with pytest.raises(ValueError, match=r"values=.*other symbols than the coordinate: Delta_S"):
+        Reduction(VALLEY.at(epsilon=0.01, lambda_0=8, lambda_1=-2, lambda_2=1)).slow_equation().at({X: 1})
     with pytest.raises(ValueError, match="without numbers"):
         Reduction(VALLEY).slow_equation().density(np.linspace(-1, 1, 5))
     with pytest.raises(ValueError, match="lambda_1=2"):

@@ -107,11 +107,11 @@ class CriticalLaw:
         if power < 0:
             reach = min(reach, np.sqrt(core * np.expm1(min(40 / -power, 700.0))))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            log = vectorised(XI, self.log_density.subs(W, w))
+            raw = vectorised(XI, self.log_density, (W,))
             line = np.linspace(0, reach, 20001)
-            values = log(line)
+            values = raw(line, w)
             top = values.max()
-            density = np.exp(log(xi) - top) / (2 * np.trapezoid(np.exp(values - top), line))
+            density = np.exp(raw(xi, w) - top) / (2 * np.trapezoid(np.exp(values - top), line))
         return _check.finite(density, xi=xi, w=w)
 
     def _number(self, name: str) -> float:

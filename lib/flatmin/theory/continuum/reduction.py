@@ -12,7 +12,7 @@ For a valley L = U(x) + ½λ(x)y² with diffusion matrix D(x, y) = ηC/2 (Δ_S H
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -186,8 +186,7 @@ class Reduction:
         delta_s = _check.number("delta_s", delta_s, above=0)
         _check.instance("expression", expression, (SlowEquation, sp.Basic, sp.MatrixBase))
         if isinstance(expression, SlowEquation):
-            parts = {n: getattr(expression, n).subs(DELTA_S, delta_s) for n in ("drift", "diffusion")}
-            return replace(expression, **parts)
+            return expression.at({DELTA_S: delta_s} if DELTA_S in expression.others else {})
         return expression.subs(DELTA_S, delta_s)
 
     def marginal(self, x, delta_s: float, *, order=1, cross=True, eta=0, convention="ito") -> np.ndarray:
@@ -214,7 +213,7 @@ class Reduction:
         delta_s = _check.number("delta_s", delta_s, above=0)
         names = (self.delta, self.variance, self.floor)
         with np.errstate(all="ignore"):
-            strength, variance, floor = (vectorised(self.x, self.at_noise(e, delta_s))(x) for e in names)
+            strength, variance, floor = (vectorised(self.x, e, (DELTA_S,))(x, delta_s) for e in names)
             if not np.all((variance > 0) & (variance < np.inf)):
                 raise _check.refused("x", x, f"where λ(x) is positive and finite at delta_s={delta_s:g}")
             loss = -strength * np.log(density / np.sqrt(2 * np.pi * variance)) - floor
