@@ -35,6 +35,7 @@ GROUPS = {
     },
     "784-50-50-10": {
         "top10": "10 largest eigenvalues",
+        "few-top10": "10 largest eigenvalues, 200 samples",
         "top50": "50 largest eigenvalues",
         "layer": "Hessian of the middle layer",
         "trace": "Tr H",
