@@ -267,6 +267,13 @@ _LISTED = (
         "theory/continuum/test_fokker_planck.py::test_reference_second_moments",
     ),
     (
+        "rounding-taken-for-noise",
+        "theory/stability/minimum.py",
+        "return found if found > rounding else 0.0",
+        "return max(found, 0.0)",
+        "theory/stability/test_bounds.py::test_one_gradient_repeated_has_no_noise_whatever_the_rounding",
+    ),
+    (
         "condensation-sign",
         "theory/continuum/fokker_planck.py",
         "elements[:, :outer, :outer] + elements",

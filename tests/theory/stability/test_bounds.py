@@ -77,6 +77,30 @@ def test_no_noise_leaves_the_theorems_empty():
     assert theorem_3_5_growth(minimum, 1.0, minimum.samples) == 0
 
 
+@pytest.mark.parametrize("samples", [2, 5, 20, 60, 200])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_one_gradient_repeated_has_no_noise_whatever_the_rounding(samples, outputs):
+    rng = np.random.default_rng(samples)
+    rows = rng.normal(size=(outputs, 7)) * 10.0 ** rng.uniform(-3, 3)
+    signs = rng.choice([-1.0, 1.0], samples)
+    repeated = signs[:, None, None] * rows
+    flat = repeated.reshape(samples * outputs, -1)
+    for minimum in (Minimum.from_gradients(repeated), Minimum.from_gram(flat @ flat.T, outputs)):
+        assert minimum.mu_0 == 0
+        for batch_size in (1, samples // 2):
+            assert theorem_3_3_step(minimum, batch_size, "replacement") == np.inf
+        assert theorem_3_5_growth(minimum, 1.0, 1, "replacement") == 0
+        assert proposition_3_4_step(minimum, 1, "replacement") < np.inf
+
+
+def test_a_little_noise_is_not_taken_for_rounding():
+    # one direction: μ₀ is the relative variance of the squared lengths, here 4e-10
+    squares = np.where(np.arange(200) % 2, 1 + 2e-5, 1 - 2e-5)
+    minimum = Minimum.from_gradients(np.sqrt(squares)[:, None] * [3.0, -1.0])
+    assert minimum.mu_0 == pytest.approx(4e-10, rel=1e-4, abs=0)
+    assert theorem_3_3_step(minimum, 1, "replacement") == pytest.approx(5e4 / minimum.frobenius, rel=1e-4)
+
+
 def test_equal_lengths_and_single_draws_make_the_trace_exact():
     rng = np.random.default_rng(0)
     g = rng.normal(size=(15, 40)) / np.arange(1, 41)

@@ -277,8 +277,17 @@ class Minimum:
         μ does not depend on the length of δ, so the infimum over any neighbourhood is the same. It is the
         least value of eᵀ(X − K²)e/(‖H‖_F² eᵀe) over the errors e that the model can make, X with the blocks
         R_i H R_iᵀ on its diagonal (the numbers χ_i for one output). Cost (nK)³.
+
+        It is never negative, and 0 for one gradient repeated: 0 is returned up to rounding. With N = nK rows
+        and the unit ε of float64, sums and eigensolvers are exact for a form and a Gram matrix that differ by
+        Nε of their norms. The form and the two sums in it have norm max χ at most. An error δK of K moves
+        eᵀK²e by 2λ₁|δK| and eᵀXe by 2√(n eᵀXe)|δK|, where at the zero eᵀXe = eᵀK²e ≤ λ₁². In all
+        Nε(3 max χ + 2(1 + √n)λ₁²).
         """
-        return self._least(self.reached(self.pulls) - np.diag(np.square(self.eigenvalues)))
+        found = self._least(self.reached(self.pulls) - np.diag(np.square(self.eigenvalues)))
+        size = 3 * self.chi.max() + 2 * (1 + np.sqrt(self.samples)) * self.sharpness**2
+        rounding = self._rows * np.finfo(float).eps * size / self.frobenius**2
+        return found if found > rounding else 0.0
 
     @cached_property
     def mu_1(self) -> float:
