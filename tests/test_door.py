@@ -112,3 +112,18 @@ def test_the_three_lines_of_the_front_page_run(root):
 
 def test_the_page_of_the_library_is_what_the_docstrings_say():
     assert api.PAGE.read_text("utf8") == api.page(), "run python tools/api.py"
+
+
+def test_a_simulation_leaves_the_threads_of_torch_alone(root):
+    """numba's own threads, once started, give torch as many, and small products then wait for each other."""
+    code = (
+        "import numba, torch, flatmin as fm; from flatmin.ledger import sweeps; torch.set_num_threads(1)\n"
+        "valley = fm.near_degenerate_valley().at(epsilon=0.01, lambda_0=8, lambda_1=-2, lambda_2=1)\n"
+        "fm.simulate(valley, fm.RandomShift(0.2), eta=0.01, steps=9, start=(1, 1), trajectories=64, seed=1)\n"
+        "sweeps.one_thread()\n"
+        "assert torch.get_num_threads() == 1 and numba.config.NUMBA_NUM_THREADS == 1\n"
+        "try:\n    numba.threading_layer()\nexcept ValueError:\n    print('not started')"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True, env=environment)
+    assert said == "not started\n"

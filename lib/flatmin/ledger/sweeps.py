@@ -309,9 +309,10 @@ def one_thread():
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(1)
-    for library in ("torch", "numba"):
-        if library in sys.modules:
-            sys.modules[library].set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.NUMBA_NUM_THREADS = 1
 
 
 def _end_with_parent():

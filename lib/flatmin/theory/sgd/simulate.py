@@ -126,7 +126,7 @@ def simulate(
         A trajectory with some |θᵢ| > bound, or outside the landscape's domain, is reported as diverged and
         stays where it was.
     threads : int, optional
-        numba threads; default all it was given.
+        How many compute; default NUMBA_NUM_THREADS, where it is not set all cores.
     progress : bool
         Show a progress bar.
 
@@ -158,8 +158,9 @@ def simulate(
             allowed = "left out on many directions: compute it from kept points"
             raise _check.refused(name, watches[name], allowed)
     _check.flag("progress", progress)
-    threads = numba.get_num_threads() if threads is None else _check.integer("threads", threads, least=1)
-    threads = min(threads, numba.config.NUMBA_NUM_THREADS)
+    # not numba.get_num_threads(): that starts numba's own threads, and gives torch as many
+    most = numba.config.NUMBA_NUM_THREADS
+    threads = most if threads is None else min(most, _check.integer("threads", threads, least=1))
     plan = _Plan(landscape, noise, eta, steps, burn_in, start, trajectories, seed, passage, bound)
     wanted = _Wanted(plan, observe, batches, keep, histogram, histogram_every, passage, hops)
     observed, binned = wanted.observables.values(), (axis.coordinate for axis in wanted.axes.values())
