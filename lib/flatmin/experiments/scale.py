@@ -46,10 +46,9 @@ Decided before the full run:
   t over the runs. What is arithmetic in it: with s the slope of ln ‖G‖_F and m that of ln μ, that slope is
   s + (m − 1)/2; at s = m = 0 only the bound moves, at s = ½ SGD saturates it. W22's reading (the solution
   comes nearer to the edge) needs the exact ratio, KIND_edge_exact, to rise as B falls.
-* B = 100 is not recorded: ``BATCH_SIZES`` = (5, 100) adds it, under the same rule; finished points are kept.
-  Tried, with half the steps: a run of VGG-13 (the second) came to L = 0.0091 with ηλ₁/2 = 1.22 and
-  ‖G‖_F = 527, 360 at half of that: no end, so no third point. All 4000 steps of one run are some ten minutes
-  of a core.
+
+B = 5 and 25 were run first. B = 100 came later, under the same rules, after half of its steps had been tried
+on one VGG-13, which was not at its end then.
 """
 
 import math
@@ -69,7 +68,7 @@ STEPS = {"vgg": 4_000, "resnet": 4_000}
 DEPTHS = {"vgg": (11, 13, 16, 19), "resnet": (20, 32, 44, 56)}
 WIDTH = {"vgg": 16, "resnet": 8}
 SAMPLES = {"vgg": 500, "resnet": 200}
-BATCH_SIZE, BATCH_SIZES = 25, (5,)
+BATCH_SIZE, BATCH_SIZES = 25, (5, 100)
 #: not VGG-11, of which two of three starts diverge at this η
 BATCH_DEPTH = {"vgg": 13, "resnet": 20}
 MEASURES = ("mu", "alpha", "beta", "g_norm", "trace_g", "trace_sigma")
