@@ -256,6 +256,14 @@ def test_few_samples_of_many_inputs_have_the_spectrum_of_all_parameters(
     torch.testing.assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(8).double())
 
 
+def test_where_no_sample_lies_the_smallest_eigenvalues_are_zero():
+    """A linear network: along its 12 samples all curvatures are positive."""
+    torch.manual_seed(0)
+    data = torch.randn(12, 40).double(), torch.randn(12, 2).double()
+    here = at(nn.Linear(40, 2, bias=False).double(), "square", data)
+    assert here.eigenpairs(5, which="smallest").values.abs().max() < 1e-12
+
+
 def test_samples_that_depend_on_each_other_are_measured_in_all_parameters():
     torch.manual_seed(0)
     inputs, targets = torch.randn(10, 30).double(), torch.arange(10)
