@@ -1,7 +1,10 @@
-"""The checks of a minute: what they look at."""
+"""The checks of a minute: what they look at; and how `make test` tells how far it is."""
+
+import sys
 
 import notebooks
 import quick
+import run_tests
 
 
 def test_a_changed_module_calls_for_the_tests_that_import_it(tmp_path):
@@ -31,3 +34,26 @@ def test_a_changed_verdict_is_told():
         "verdict changed: a (x): open → corrected"
     ]
     assert notebooks.changed_verdicts({}, ledger(x="open")) == ["verdict changed: a (x): not checked → open"]
+
+
+def test_while_groups_run_a_line_tells_how_far_and_each_is_told_whole(tmp_path, monkeypatch, capfdbinary):
+    """The second stops until the first has failed; what they write is not mixed."""
+    wait = "import time, pathlib; here = pathlib.Path('first')\nwhile not here.exists(): time.sleep(0.01)"
+    texts = {
+        "first": "import time, pathlib\nprint('tests/a.py ... [ 50%]', flush=True); time.sleep(0.3)\n"
+        "print('FAILED', flush=True); pathlib.Path('first').touch(); raise SystemExit(1)",
+        "tests/b": f"{wait}\nprint('passed')",
+    }
+    for name, text in texts.items():
+        (tmp_path / name.replace("/", "_")).with_suffix(".py").write_text(text)
+    monkeypatch.setattr(run_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(run_tests, "COMMAND", [sys.executable])
+    monkeypatch.setattr(run_tests, "cores", lambda: 2)
+    monkeypatch.setattr(run_tests, "GROUPS", {"first": ("first.py",), "tests/b": ("tests_b.py",)})
+    assert run_tests.main([], pause=0.05) == 1
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert lines[-1].startswith("first 1, tests/b 0: FAILED in ")
+    whole = lines.index("tests/a.py ... [ 50%]")
+    assert lines[whole + 1] == "FAILED"
+    assert lines[whole + 2].startswith("first: exit status 1 after ")
+    assert any(line.endswith(" s: tests/a.py (50 %)") for line in lines[:whole])
