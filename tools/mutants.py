@@ -274,6 +274,13 @@ _LISTED = (
         "theory/stability/test_bounds.py::test_one_gradient_repeated_has_no_noise_whatever_the_rounding",
     ),
     (
+        "kick-in-closed-form",
+        "theory/logarithmic/multiplicative.py",
+        "share = ((mean - grid[j]) * inside + spread * bells)",
+        "share = ((mean - grid[j]) * inside - spread * bells)",
+        "theory/logarithmic/test_multiplicative.py::test_in_one_dimension_the_mean_of_a_hat_is_that_of_a_fine_sum",
+    ),
+    (
         "condensation-sign",
         "theory/continuum/fokker_planck.py",
         "elements[:, :outer, :outer] + elements",
@@ -575,6 +582,20 @@ _LISTED = (
         "1 + variance / (8 * mean**2)",
         "1 - variance / (8 * mean**2)",
         "networks/test_curvature.py::test_the_norm_of_few_probes_has_no_bias",
+    ),
+    (
+        "axes-of-few-samples",
+        "networks/passes/dense.py",
+        "torch.linalg.solve_triangular(triangle.T, rows, upper=True)",
+        "(triangle @ rows)",
+        "networks/test_curvature.py::test_few_samples_of_many_inputs_have_the_spectrum_of_all_parameters",
+    ),
+    (
+        "zeros-of-the-other-directions",
+        "networks/curvature.py",
+        "if eigen.outwards(found.values, which).min() > 0:",
+        "if len(found.values):",
+        "networks/test_curvature.py::test_where_no_sample_lies_the_smallest_eigenvalues_are_zero",
     ),
     (
         "weights-of-the-quotients",

@@ -35,6 +35,36 @@ def test_second_moment_of_the_factor(eta, batch, dimension):
     assert chain.lyapunov == pytest.approx(slope, abs=1e-4)
 
 
+@pytest.mark.parametrize(("batch", "r"), [(1, 0.0), (1, 0.8), (1, 3.0), (4, 0.8)])
+def test_in_one_dimension_the_mean_of_a_hat_is_that_of_a_fine_sum(batch, r):
+    eta, grid = 0.3, np.linspace(0, 3.2, 33)
+    row, beyond = (part[round(r * 10)] for part in RegressionChain(eta, batch).matrix(grid))
+    root = (np.sqrt(batch) + 8) * (np.arange(2000)[:, None] + 0.5) / 2000  # √(Bv), by the midpoint rule
+    kick = 16 * (np.arange(1000) + 0.5) / 1000 - 8
+    weight = (root ** (batch - 1) * np.exp(-(root**2) / 2) * np.exp(-(kick**2) / 2)).ravel()
+    weight /= weight.sum()
+    new = np.abs((1 - eta * root**2 / batch) * r + eta * root * kick / batch).ravel()
+    inside, place = new < grid[-1], new / 0.1
+    cell = np.minimum(place.astype(int), 31)
+    expected = np.bincount(cell[inside], (weight * (1 - place + cell))[inside], 33)
+    expected += np.bincount(cell[inside] + 1, (weight * (place - cell))[inside], 33)
+    np.testing.assert_allclose(row, expected, atol=5e-5)  # the sum halves its step to a quarter of 2e-5
+    assert beyond == pytest.approx(weight[~inside].sum(), abs=5e-5)
+    assert row.sum() + beyond == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.025, 0.1, 0.5])
+def test_in_one_dimension_twice_the_nodes_change_nothing(eta):
+    chain, twice = RegressionChain(eta), (64, 2, 2)
+    law, finer = chain.stationary(300), chain.stationary(300, nodes=twice)
+    assert law.fitted_exponent() == pytest.approx(finer.fitted_exponent(), rel=2e-4)
+    assert law.local_exponent(1.5) == pytest.approx(finer.local_exponent(1.5), rel=2e-3)
+    ratio = 1 + 8 * eta
+    found = chain.passage_time(ratio)
+    assert found == pytest.approx(chain.passage_time(ratio, nodes=twice), rel=1e-4)
+    assert found == pytest.approx(chain.passage_time(ratio, points=425), rel=2.5e-3)
+
+
 def test_stationary_mean_square_and_tail():
     chain = RegressionChain(0.1)
     law = chain.stationary(600)

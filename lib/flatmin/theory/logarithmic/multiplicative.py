@@ -13,6 +13,7 @@ where E A^α = 1 (Kesten 1973, Goldie 1991). The loss is L = ½(1 + r²), so c =
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,15 +21,15 @@ from functools import cached_property
 import numpy as np
 from numba import njit
 from scipy.optimize import brentq
-from scipy.special import gammaln
+from scipy.special import gammaln, roots_legendre
 
 from flatmin import _check
 from flatmin.theory.logarithmic.laws import exponent_of
 
 __all__ = ["RegressionChain", "StationaryLaw", "kesten_exponent"]
 
-#: nodes for v and ξ, and for the directions across θ
-_NODES = (64, 40, 16)
+#: nodes for v and ξ, and for the directions across θ; in one dimension for v alone, near 0
+_NODES, _ALONE = (64, 40, 16), (32, 2, 2)
 #: how many nodes a quadrature may have: 8 bytes each, in a few arrays
 _MOST = 20_000_000
 #: numbers beyond this have squares that exceed a double
@@ -217,36 +218,50 @@ class RegressionChain:
         return kesten_exponent(self.log_moment)
 
     # ------------------------------------------------------------------ everywhere: the transfer operator
-    def matrix(self, grid, nodes=_NODES):
+    def matrix(self, grid, nodes=None):
         """P[i, j] = E[hat_j(r')] from r = grid[i], (points, points), and what leaves the grid, (points,).
 
         The hat functions are linear between the points of a grid that increases from 0; ``nodes`` are those
-        of the quadratures for √v, ξ and χ_{d−1}. Raises ValueError for another grid, or numbers of nodes out
-        of range.
+        of the quadratures for √v, ξ and χ_{d−1}, by default (64, 40, 16). A product rule does not see where
+        the hats bend, which leaves half a per cent in passage times. In one dimension the mean over ξ is
+        taken in closed form and only the first number counts, by default 32: the error falls exponentially
+        once a node for v does not move r' by more than ξ does, so that the number is doubled where r doubles,
+        up to r = 16. Raises ValueError for another grid, or numbers of nodes out of range.
         """
         grid = _grid("grid", grid)
+        nodes = (_ALONE if self.dimension == 1 else _NODES) if nodes is None else nodes
         nodes = _check.array("nodes", nodes, shape=(3,), dtype=int, least=2, most=2000)
+        if self.dimension == 1:
+            return self._line(grid, nodes[0])
         u, w_u = _chi_nodes(self.batch_size, nodes[0])
         xi, w_xi = _legendre(-8.0, 8.0, nodes[1])
         w_xi = w_xi * np.exp(-(xi**2) / 2) / np.sqrt(2 * np.pi)
-        chi, w_chi = (np.zeros(1), np.ones(1))
-        if self.dimension > 1:
-            chi, w_chi = _chi_nodes(self.dimension - 1, nodes[2])
+        chi, w_chi = _chi_nodes(self.dimension - 1, nodes[2])
         return _fill(
             grid, self.eta, self.batch_size, u / np.sqrt(self.batch_size), w_u / w_u.sum(),
             xi, w_xi / w_xi.sum(), chi, w_chi / w_chi.sum(),
         )  # fmt: skip
 
-    def stationary(
-        self, points: int = 500, highest: float | None = None, nodes=(160, 80, 20)
-    ) -> StationaryLaw:
+    def _line(self, grid, number):
+        """The matrix in one dimension, by ``number`` nodes where r ≤ 1."""
+        matrix, beyond = np.zeros((len(grid), len(grid))), np.zeros(len(grid))
+        doubled = np.ceil(np.log2(np.clip(grid, 1, 16))).astype(int)
+        for times in np.unique(doubled):
+            u, w_u = _chi_nodes(self.batch_size, number * 2**times)
+            rows, u = np.flatnonzero(doubled == times), u / np.sqrt(self.batch_size)
+            _fill_rows(matrix, beyond, rows, grid, self.eta, self.batch_size, u, w_u / w_u.sum())
+        return matrix, beyond
+
+    def stationary(self, points: int = 500, highest: float | None = None, nodes=None) -> StationaryLaw:
         """Stationary law of r on a grid that is even near 0 and in geometric progression far out.
 
         The entries are right relative to themselves, however small (GTH elimination). What would jump beyond
-        ``highest`` (default: where the tail is negligible) stays there; ``nodes`` as for :meth:`matrix`.
-        Raises ValueError where there is no stationary state, or for numbers out of range.
+        ``highest`` (default: where the tail is negligible) stays there; ``nodes`` as for :meth:`matrix`, by
+        default (160, 80, 20) in several dimensions. Raises ValueError where there is no stationary state, or
+        for numbers out of range.
         """
         points = _check.integer("points", points, least=3, most=10_000)
+        nodes = (160, 80, 20) if nodes is None and self.dimension > 1 else nodes
         if highest is not None:
             highest = _check.number("highest", highest, above=0, most=_LARGE)
         alpha = self.tail_exponent
@@ -265,19 +280,25 @@ class RegressionChain:
         mass = _check.finite(_perron(matrix), highest=highest, points=points, nodes=nodes)
         return StationaryLaw(grid, mass, hats, self.dimension)
 
-    def passage_time(self, ratio: float, points: int = 160, nodes=_NODES) -> float:
+    def passage_time(self, ratio: float, points: int | None = None, nodes=None) -> float:
         """Mean number of steps from θ = 0 until L first exceeds ``ratio``·L*, on a grid of ``points``.
 
-        ``nodes`` as for :meth:`matrix`. Raises ValueError for a ratio that is not above 1 (where the run
+        The error of a grid, one over points squared, is taken out of log t with a second one of half as many.
+        By default (213 points in one dimension, 107 in several) 0.1 % and 1 % are left at η = 0.1, up to t =
+        10⁵. ``nodes`` as for :meth:`matrix`. Raises ValueError for a ratio that is not above 1 (where the run
         starts), other numbers out of range, or a time that exceeds a double.
         """
         ratio = _check.number("ratio", ratio, above=1, most=_LARGE)
-        points = _check.integer("points", points, least=3, most=10_000)
+        points = (213 if self.dimension == 1 else 107) if points is None else points
+        points = _check.integer("points", points, least=5, most=10_000)
         reach = np.sqrt(ratio - 1)
         bend = min(reach, np.sqrt(self.eta * self.dimension / self.batch_size) / 2)
-        grid = bend * np.sinh(np.linspace(0, np.arcsinh(reach / bend), points))
-        matrix, beyond = self.matrix(grid, nodes)
-        time = float(_absorption(matrix, beyond))
+        logs = []
+        for number in (points, (points + 1) // 2):
+            grid = bend * np.sinh(np.linspace(0, np.arcsinh(reach / bend), number))
+            logs.append(np.log(_absorption(*self.matrix(grid, nodes))))
+        squares = (points - 1) ** 2 / ((points + 1) // 2 - 1) ** 2
+        time = float(np.exp((squares * logs[0] - logs[1]) / (squares - 1)))
         return _check.finite(time, ratio=ratio, points=points, nodes=nodes)
 
 
@@ -290,7 +311,7 @@ def _grid(name, values):
 
 
 def _legendre(low, high, number):
-    nodes, weights = np.polynomial.legendre.leggauss(number)
+    nodes, weights = roots_legendre(number)
     return low + (high - low) * (nodes + 1) / 2, weights * (high - low) / 2
 
 
@@ -330,6 +351,31 @@ def _fill(grid, eta, batch, u, w_u, xi, w_xi, chi, w_chi):  # pragma: no cover -
                     matrix[i, j] += weight * w_chi[k] * (1 - share)
                     matrix[i, j + 1] += weight * w_chi[k] * share
     return matrix, beyond
+
+
+@njit(cache=True)
+def _fill_rows(matrix, beyond, rows, grid, eta, batch, u, w_u):  # pragma: no cover - compiled
+    """The same in one dimension: r' is the size of a normal number, the mean over ξ is in closed form."""
+    for i in rows:
+        for a in range(len(u)):
+            spread = eta * u[a] / math.sqrt(batch)
+            for sign in (1.0, -1.0):
+                mean = sign * (1 - eta * u[a] * u[a]) * grid[i]
+                j = max(np.searchsorted(grid, mean - 8 * spread) - 1, 0)
+                low = (grid[j] - mean) / spread
+                q_low = math.erfc(abs(low) / math.sqrt(2)) / 2
+                while low < 8 and j < len(grid) - 1:
+                    high = (grid[j + 1] - mean) / spread
+                    q_high = math.erfc(abs(high) / math.sqrt(2)) / 2
+                    inside = abs(q_low - q_high) if low > 0 or high < 0 else 1 - q_low - q_high
+                    bells = (math.exp(-low * low / 2) - math.exp(-high * high / 2)) / math.sqrt(2 * math.pi)
+                    share = ((mean - grid[j]) * inside + spread * bells) / (grid[j + 1] - grid[j])
+                    share = min(max(share, 0.0), inside)
+                    matrix[i, j] += w_u[a] * (inside - share)
+                    matrix[i, j + 1] += w_u[a] * share
+                    low, q_low, j = high, q_high, j + 1
+                if low < 8:
+                    beyond[i] += w_u[a] * (q_low if low > 0 else 1 - q_low)
 
 
 @njit(cache=True)
