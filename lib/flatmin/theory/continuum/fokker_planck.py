@@ -40,6 +40,8 @@ _WORST_NEGATIVE = 1e-3
 _STEEP = 1e6
 #: what rounding may leave of the equations, in units of their terms: 1e-16 to 1e-15 is seen
 _RESIDUAL = 1e-12
+#: elements whose integrals are taken at a time
+_ELEMENTS = 8
 #: how small, beside the largest of its column, an entry of the diagonal may be as a pivot
 _PIVOT = 0.01
 #: a sparse factorisation that keeps its pivots on the diagonal as far as possible
@@ -220,10 +222,8 @@ class Equation:
 
     @cached_property
     def _at_nodes(self):
-        """Basis functions (n, 2, elements, points), their gradients, and quadrature weights."""
-        values = np.stack([np.asarray(f[0]) for f in self.basis.basis])
-        gradients = np.stack([np.asarray(f[0].grad) for f in self.basis.basis])
-        return values, gradients, self.basis.dx
+        """Basis functions (n, 1, points), the same in each element, and weights (elements, points)."""
+        return np.stack([np.asarray(f[0])[:1] for f in self.basis.basis]), self.basis.dx
 
     @cached_property
     def coefficients_at_nodes(self):
@@ -237,11 +237,17 @@ class Equation:
     @cached_property
     def _parts(self) -> tuple[np.ndarray, np.ndarray]:
         """The matrices A₀ and A₁ of :meth:`_elements`."""
-        phi, grad, weight = self._at_nodes
-        slope, drift, matrix = self.coefficients_at_nodes
-        steady = phi[:, None] * slope[None]
-        noisy = phi[:, None] * drift[None] + sum(matrix[:, j] * grad[:, None, j] for j in range(2))
-        return tuple(_products(grad * weight, part) for part in (steady, noisy))
+        (phi, weight), (slope, drift, matrix) = self._at_nodes, self.coefficients_at_nodes
+        parts = np.empty((2, len(weight), len(phi), len(phi)))
+        for start in range(0, len(weight), _ELEMENTS):
+            e = slice(start, start + _ELEMENTS)
+            grad = np.stack([np.asarray(f[0].grad)[:, e] for f in self.basis.basis])
+            steady = phi[:, None] * slope[None, :, e]
+            noisy = phi[:, None] * drift[None, :, e]
+            noisy += sum(matrix[:, j, e] * grad[:, None, j] for j in range(2))
+            grad *= weight[e]
+            parts[0, e], parts[1, e] = _products(grad, steady), _products(grad, noisy)
+        return tuple(parts)
 
     def _elements(self, delta_s: float) -> np.ndarray:
         """A₀ + Δ_S A₁ of each element, (elements, n, n): ∫∇φ·(P∇L + cP + D∇P) = φᵀ(A₀ + Δ_S A₁)P."""
@@ -258,8 +264,10 @@ class Equation:
     @cached_property
     def mass_matrix(self) -> sparse.csc_matrix:
         """∫φₐφ_b over the meshed part."""
-        phi, _, weight = self._at_nodes
-        return _added(_products((phi * weight)[:, None], phi[:, None]), self.basis.element_dofs.T)
+        phi, weight = self._at_nodes
+        test = (phi * weight)[:, None]
+        trial = np.broadcast_to(phi[:, None], test.shape)
+        return _added(_products(test, trial), self.basis.element_dofs.T)
 
     @cached_property
     def load(self) -> np.ndarray:
@@ -268,7 +276,7 @@ class Equation:
 
     def _integrals(self, factor) -> np.ndarray:
         """∫φₐ·factor over the meshed part, ``factor`` given at the quadrature points (elements, points)."""
-        phi, _, weight = self._at_nodes
+        phi, weight = self._at_nodes
         parts, dofs = (phi * weight * factor).sum(axis=-1).ravel(), self.basis.element_dofs.ravel()
         return np.bincount(dofs, weights=parts, minlength=self.unknowns)
 
@@ -427,7 +435,7 @@ class Equation:
         """
         if self.region.rim != "absorbing":
             raise ValueError(f"rim={self.region.rim!r}: a source needs an absorbing rim")
-        source = _check.array("source", source, shape=self._at_nodes[2].shape)
+        source = _check.array("source", source, shape=self.basis.dx.shape)
         right = self._integrals(source)
         inner = self._inner
         coefficients = np.zeros(self.unknowns)
@@ -457,8 +465,8 @@ class Density:
     @cached_property
     def _values(self) -> np.ndarray:
         """P at the quadrature points, (elements, points)."""
-        phi = self.equation._at_nodes[0]
-        return np.einsum("beq,be->eq", phi, self.coefficients[self.equation.basis.element_dofs])
+        phi = self.equation._at_nodes[0][:, 0]
+        return np.einsum("bq,be->eq", phi, self.coefficients[self.equation.basis.element_dofs])
 
     @property
     def mass(self) -> float:
