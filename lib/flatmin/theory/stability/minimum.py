@@ -18,7 +18,7 @@ if ηM ≤ A as quadratic forms, which makes both thresholds an eigenvalue of th
 Everything happens in the span of the rows (rank r ≤ min(nK, P); nothing else moves) and in the eigenbasis of
 H, where T is diagonal but for the sum over samples. A product costs about 4nKr² operations, nothing of the
 size of P is formed, and the Lanczos method needs some ten to a hundred products, keeping forty matrices
-(r, r). Beyond rank 2500 (2 GB) it is refused; :func:`~.bracket.step_bracket` then encloses the threshold.
+(r, r). Beyond rank 2500 (1 GB) it is refused; :func:`~.bracket.step_bracket` then encloses the threshold.
 
 Away from a minimum the gradients do not vanish together, but the distance of two runs that see the same
 batches obeys the same δ ← (I − ηH_batch)δ: ρ then says whether they meet again.
@@ -72,6 +72,7 @@ class Minimum:
 
     def __init__(self, outputs: int, *, pairs=None, kernel=None):
         self.outputs, self._pairs, self._kernel = outputs, pairs, kernel
+        self._edge = None  # what :mod:`.threshold` found last: c, η* and the second moment there
 
     def __repr__(self) -> str:
         of = f", {self.outputs} outputs" if self.outputs > 1 else ""

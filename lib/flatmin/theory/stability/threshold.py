@@ -26,7 +26,7 @@ __all__ = [
     "smallest_batch",
 ]
 
-#: largest rank r of the exact operator: Lanczos keeps up to 40 matrices (r, r), 2 GB
+#: largest rank r of the exact operator: Lanczos keeps up to 40 halves of matrices (r, r), 1 GB
 MOST_RANK = 2500
 
 #: the relative accuracy to which Lanczos settles an eigenvalue; in the one round that is only a first try
@@ -152,11 +152,14 @@ def moved(minimum: Minimum, moment, eta: float, c: float) -> np.ndarray:
 
 
 def _edge(minimum, c):
-    """Return η* and the second moment that neither grows nor shrinks there, an (r, r) matrix."""
+    """Return η* and the second moment that neither grows nor shrinks there, (r, r); the last is kept."""
+    if minimum._edge and minimum._edge[0] == c:
+        return minimum._edge[1:]
     lam = minimum.eigenvalues
     scale = (lam[:, None] + lam) ** -0.5  # A^{-1/2}
     top, vector, _ = _top(minimum, (1 - c) * np.multiply.outer(lam, lam) * scale**2, c, scale)
-    return 1 / top, scale * vector
+    minimum._edge = c, 1 / top, scale * vector
+    return minimum._edge[1:]
 
 
 def _leading(minimum, eta, c):
@@ -198,12 +201,22 @@ def _top(minimum, diagonal, weight, scale, restarts=40):
         allowed = f"at most {MOST_RANK} for the exact operator; step_bracket encloses the threshold beyond"
         raise _check.refused("rank", minimum.rank, allowed)
 
+    # of symmetric matrices the upper triangle, with the lengths of the whole
+    at = np.triu_indices(minimum.rank)
+    lengths = np.where(at[0] == at[1], 1.0, 2**0.5)
+    main, sides = diagonal[at], scale[at]
+
+    def unpacked(vector):
+        whole = np.empty(diagonal.shape)
+        whole[at] = whole.T[at] = vector
+        return whole
+
     def product(vector):
-        x = vector.reshape(diagonal.shape)
-        return (diagonal * x + weight * scale * seen(minimum, scale * x)).ravel()
+        after = seen(minimum, unpacked(sides / lengths * vector))[at]
+        return main * vector + weight * lengths * sides * after
 
     # a covariance matrix overlaps with the identity, so the Krylov space of the identity holds the right one
-    vector = np.eye(minimum.rank).ravel()
+    vector = np.where(at[0] == at[1], 1.0, 0.0)
     for _ in range(restarts):
         value, vector, settled = lanczos(product, vector, TOLERANCE if restarts > 1 else FIRST)
         if settled:
@@ -211,7 +224,7 @@ def _top(minimum, diagonal, weight, scale, restarts=40):
     else:
         if restarts > 1:
             raise RuntimeError(f"the largest eigenvalue has not settled after {restarts} rounds of Lanczos")
-    return value, vector.reshape(diagonal.shape), settled
+    return value, unpacked(vector / lengths), settled
 
 
 def lanczos(product, start, tolerance, width=40):
@@ -226,9 +239,12 @@ def lanczos(product, start, tolerance, width=40):
         stack = basis[: len(main) + 1]
         image = product(stack[-1])
         main.append(float(image @ stack[-1]))
-        for _ in range(2):
-            image = image - stack.T @ (stack @ image)
-        rest = float(np.linalg.norm(image))
+        # exact but for rounding, which a pass against all takes away, and another one where that cancels
+        image = image - main[-1] * stack[-1] - (off[-1] * stack[-2] if off else 0.0)
+        before, rest = np.inf, float(np.linalg.norm(image))
+        while rest < 0.7 * before:
+            image -= stack.T @ (stack @ image)
+            before, rest = rest, float(np.linalg.norm(image))
         values, vectors = eigh_tridiagonal(main, off)
         residual = rest * abs(vectors[-1, -1])
         gap = values[-1] - values[-2] if len(values) > 1 else 0.0
