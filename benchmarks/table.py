@@ -58,11 +58,6 @@ REASONS = {
     "cnn": "Convolutions keep a core busy by themselves; runs go one after the other, as in the loop.",
     "vgg": "One network at a time is what the loop does too.",
     "gd1": "One network is a few products of matrices, which all tools do alike; more of them is what pays.",
-    "fokker-planck": "A third of our time goes into deriving and compiling the formulas, which the peer was "
-    "given by hand; after that elements of degree 9 and triangles of degree 4 cost about the same.",
-    "more": "At this accuracy elements of degree 9 fill the factors more than triangles of degree 4 do, and "
-    "each solution is checked for its residual and for negative values. Eliminating the inner unknowns of "
-    "each element first would be the remedy.",
     "top10": "A quarter of the products prove that no copy of a multiple eigenvalue was overlooked; the "
     "peers promise no such thing.",
     "top50": "As above, and what is left is orthogonalisation, which all do alike.",
