@@ -101,25 +101,32 @@ def _sample_chunks(passed: DensePass):
 
 
 def _kronecker_block(passed: DensePass, index: int) -> Tensor:
-    """Hessian of one layer's weights, (1/n) Σ M_i ⊗ a_i a_iᵀ, (h·d, h·d), exact.
+    """Hessian of one layer's weights, (1/n) Σ M_i ⊗ a_i a_iᵀ, (h·d, h·d), M_i = ∂²ℓ_i/∂z² (h, h), exact."""
+    a, chunks = passed.inputs[index], _sample_chunks(passed)
+    return sum(_outer_products(passed.curvatures(rows)[index], a[rows]) for rows in chunks) / passed.samples
 
-    M_i = ∂²ℓ_i/∂z² is h×h and a_i the layer's input, so only one product of the distinct entries of the two
-    symmetric matrices is needed: h(h+1)/2 · d(d+1)/2 · n multiplications.
+
+def _outer_products(curvatures: Tensor, a: Tensor) -> Tensor:
+    """Σ_i M_i ⊗ a_i a_iᵀ of the symmetric ``curvatures`` (r, h, h) and the inputs ``a`` (r, d), (h·d, h·d).
+
+    By one product of the distinct entries of both: h(h+1)/2 · d(d+1)/2 · r multiplications.
     """
-    a = passed.inputs[index]
-    (n, d), h = a.shape, len(passed.layers[index].weight)
+    (n, d), h = a.shape, curvatures.shape[1]
     rows, columns = torch.triu_indices(h, h, device=a.device)
     first, second = torch.triu_indices(d, d, device=a.device)
-    pairs = a.new_zeros(len(rows), len(first))
-    for chunk in _sample_chunks(passed):
-        outer = passed.curvatures(chunk)[index][:, rows, columns].T.contiguous() / n
-        step = max(1, _ENTRIES // outer.shape[1])
-        for start in range(0, len(first), step):
-            part = slice(start, start + step)
-            pairs[:, part] += outer @ (a[chunk][:, first[part]] * a[chunk][:, second[part]])
+    outer = curvatures[:, rows, columns].T.contiguous()
+    pairs, step = a.new_empty(len(rows), len(first)), max(1, _at_a_time(a) // n)
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        pairs[:, part] = outer @ (a[:, first[part]] * a[:, second[part]])
     place_h, place_d = _pair_index(h, a.device), _pair_index(d, a.device)
     full = pairs[:, place_d.reshape(-1)].view(len(rows), d, d)[place_h.reshape(-1)]
     return full.view(h, h, d, d).transpose(1, 2).reshape(h * d, h * d)
+
+
+def _at_a_time(like: Tensor) -> int:
+    """Entries of a temporary array: on a CPU what stays in its cache."""
+    return _CACHED if like.device.type == "cpu" else _ENTRIES
 
 
 def _pair_index(size, device):
@@ -137,12 +144,13 @@ def _dense_hessian(passed: DensePass) -> Tensor:
     for chunk in _sample_chunks(passed):
         curvatures = passed.curvatures(chunk)
         for lower in range(len(passed.layers)):
+            own = _outer_products(curvatures[lower], _augmented(passed, lower, chunk))
+            out[places[lower][:, None], places[lower]] += own / passed.samples
             slopes = passed.input_slopes(lower, chunk)
-            for upper in range(lower, len(passed.layers)):
+            for upper in range(lower + 1, len(passed.layers)):
                 block = _pair_block(passed, lower, upper, curvatures[upper], slopes[upper], chunk)
                 out[places[upper][:, None], places[lower]] += block
-                if upper > lower:
-                    out[places[lower][:, None], places[upper]] += block.T
+                out[places[lower][:, None], places[upper]] += block.T
     return out
 
 
@@ -163,24 +171,21 @@ def _augmented(passed, index, rows):
 
 
 def _pair_block(passed: DensePass, lower: int, upper: int, mixed: Tensor, slope, rows: slice) -> Tensor:
-    """What the samples in ``rows`` add to block (upper, lower) of H, in the order [W b] of both.
+    """What the samples in ``rows`` add to block (upper, lower) of H, upper > lower, in the order [W b].
 
     ∂²ℓ/∂W_m[i,j]∂W_l[p,q] = (M_ml[i,p] a_{m−1}[j] + δ_m[i] A[j,p]) a_{l−1}[q], with A = ∂a_{m−1}/∂z_l and
-    M_ml = M_mm W_m A; the second term exists only for m > l and not in the bias of layer m.
+    M_ml = M_mm W_m A; the second term is not in the bias of layer m.
     """
     inputs, low = _augmented(passed, upper, rows), _augmented(passed, lower, rows)
-    if upper > lower:
-        mixed = (mixed @ passed.layers[upper].weight) @ slope
-    n, h, p = mixed.shape
+    mixed = (mixed @ passed.layers[upper].weight) @ slope
+    (n, h, p), width = mixed.shape, slope.shape[1]
     d, q = inputs.shape[1], low.shape[1]
     out = mixed.new_empty(h, d, p, q)
-    step = max(1, _ENTRIES // (n * d * p))
+    step = max(1, _at_a_time(mixed) // (n * d * p))
     for start in range(0, h, step):
         part = slice(start, start + step)
         inner = mixed[:, part, None, :] * inputs[:, None, :, None]
-        if upper > lower:
-            width = slope.shape[1]
-            inner[:, :, :width] += passed.deltas[upper][rows][:, part, None, None] * slope[:, None]
+        inner[:, :, :width] += passed.deltas[upper][rows][:, part, None, None] * slope[:, None]
         out[part] = (inner.reshape(n, -1).T @ low).view(-1, d, p, q)
     return out.view(h * d, p * q) / passed.samples
 
