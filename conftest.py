@@ -2,7 +2,7 @@
 
 import os
 
-from rules import APPROXIMATE, ENVIRONMENT
+from rules import APPROXIMATE, BYTES, ENVIRONMENT, taken
 
 os.environ.update(ENVIRONMENT)  # before NumPy starts its threads and nbval its kernels
 
@@ -16,6 +16,8 @@ except ModuleNotFoundError:  # on a machine that only runs the device tests: the
     IPyNbCell = IPyNbFile = ()
 
 matplotlib.use("Agg")
+#: {chapter: seconds and bytes that its kernel took}
+_TAKEN = pytest.StashKey()
 
 
 def pytest_collectstart(collector):
@@ -29,6 +31,24 @@ def pytest_itemcollected(item):
     """Give a cell's outputs a minute to arrive: nbval's five seconds fail on a busy machine."""
     if isinstance(item, IPyNbCell):
         item.output_timeout = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """After the last cell of a chapter note what its kernel took, and fail where that is too much memory."""
+    last = isinstance(item, IPyNbCell) and getattr(nextitem, "parent", None) is not item.parent
+    took = taken(item.parent.kernel.km.provisioner.pid) if last else None
+    result = yield
+    if took:
+        item.config.stash.setdefault(_TAKEN, {})[item.parent.name] = took
+        assert took[1] < BYTES, f"the kernel took {took[1] / 1e6:.0f} MB: must be below {BYTES / 1e6:.0f}"
+    return result
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Tell what each chapter took."""
+    for name, (seconds, size) in config.stash.get(_TAKEN, {}).items():
+        terminalreporter.write_line(f"{name}: {seconds:.0f} s of processor time, {size / 1e6:.0f} MB at most")
 
 
 @pytest.fixture(autouse=True)

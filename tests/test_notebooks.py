@@ -216,6 +216,16 @@ def test_code_is_laid_out_in_lines_that_fit_the_page(chapters, capsys):
     assert capsys.readouterr().out.startswith("01_a: F821 Undefined name `f`")
 
 
+def test_what_a_kernel_took_is_read_while_it_runs():
+    """The most memory, in bytes, as the process itself is told; nothing of one that is not there."""
+    resource = pytest.importorskip("resource")
+    seconds, size = rules.taken(os.getpid()) or pytest.skip("no /proc here")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    assert seconds == pytest.approx(used.ru_utime + used.ru_stime, abs=0.5)
+    assert size == pytest.approx(1024 * used.ru_maxrss, rel=0.05)
+    assert rules.taken(2**31) is None
+
+
 def test_what_is_stale_is_seen(chapters, monkeypatch):
     (chapters / "src" / "01_a.md").write_text(chapter("# T", ("from flatmin import estimate\n1",)))
     assert notebooks.stale("01_a")

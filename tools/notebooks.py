@@ -38,11 +38,10 @@ import summary
 from flatmin.ledger import claims, errata, scoreboard
 from flatmin.ledger.files import write_bytes
 from made_with import made_with
-from rules import ENVIRONMENT
+from rules import ENVIRONMENT, SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
-TIME_BUDGET = 90  # seconds a chapter may take on two cores
 
 
 def text_path(name):
@@ -350,7 +349,7 @@ def execute(name):
             print(f"{name}: on stderr (not kept): {text.strip()}")
     notebook.metadata["flatmin"]["made_with"] = _made_with(notebook)
     write_notebook(name, make_notebook(name, notebook))
-    slow = f", over the budget of {TIME_BUDGET} s" if seconds > TIME_BUDGET else ""
+    slow = f", over the budget of {SECONDS} s" if seconds > SECONDS else ""
     print(f"{name}: {len(code_cells(notebook))} code cells in {seconds:.1f} s{slow}", flush=True)
     return seconds
 

@@ -1,5 +1,9 @@
 """What the notebooks run under, and by what rule their outputs are compared."""
 
+import os
+import re
+from pathlib import Path
+
 # What every kernel of the book runs under: widgets draw once, one thread per linear-algebra call,
 # the same order in every set.
 ENVIRONMENT = {
@@ -20,3 +24,16 @@ APPROXIMATE = (
     rf"≈{_GAP}{_NUMBER}{_EXPONENT}(?:\(\d+(?:\.\d+)?\){_EXPONENT})?"
     rf"(?:{_GAP}(?:±|&plusmn;){_GAP}{_NUMBER}{_EXPONENT})?(?:{_GAP}%)?"
 )
+
+#: seconds on two cores, and bytes of memory, that a chapter may take
+SECONDS, BYTES = 90, 10**9
+
+
+def taken(pid):
+    """Return the seconds of processor time and the most bytes that a running process took; None off Linux."""
+    folder = Path("/proc", str(pid))
+    if not folder.exists():
+        return None
+    user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+    kilobytes = re.search(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())[1]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"), 1024 * int(kilobytes)
