@@ -26,7 +26,7 @@ APPROXIMATE = (
 )
 
 #: seconds on two cores, and bytes of memory, that a chapter may take
-SECONDS, BYTES = 90, 10**9
+SECONDS, BYTES = 90, 2**30
 
 
 def taken(pid):

@@ -1,5 +1,7 @@
 """Per-sample gradients read off the graph, against plain autograd on one sample at a time."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from flatmin.networks.data.samples import Samples
 from flatmin.networks.network import Network
 from flatmin.networks.passes import generic, layers
 from flatmin.networks.passes.generic import AutogradPass
+from flatmin.networks.point import at
 
 
 class Sum(nn.Module):
@@ -277,3 +280,17 @@ def test_samples_that_change_places_are_seen_beside_one_that_is_far_larger():
     ratio = passed.pulled_squares(tops[:, 0].float()) / rows.square().sum(1)
     assert not passed._layerwise
     assert float((ratio - 1).abs().max()) < 1e-4
+
+
+def test_nothing_of_a_pass_outlives_it():
+    """Many networks are measured one after the other: activations that stay would add up."""
+    data = torch.rand(6, 1, 8, 8), torch.eye(3)[torch.arange(6) % 3]
+    model = models.cnn_stacks((2, 3), depth=1, channels=1, size=8, outputs=3)
+
+    def left():
+        at(model, "square", data, checks=False).noise.alignment()
+        gc.collect()
+        return sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+
+    first = left()
+    assert left() == first

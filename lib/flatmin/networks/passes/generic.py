@@ -154,7 +154,7 @@ class AutogradPass:
 
         def pack(tensor):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+            return tensor.detach()  # an output kept with its own graph would keep both for ever
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
             self.network.outputs(self._rows(slice(0, rows)))

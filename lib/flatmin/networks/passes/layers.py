@@ -270,7 +270,7 @@ class _Reader:
         """Cotangents (n, …) as (n, c, …), their rows proven to be those of the samples."""
         if len(deltas[0]) != self.n:
             raise _Unread
-        seen = self._seen(deltas[0].numel() // self.n).to(deltas[0])  # along a random direction
+        seen = _direction(deltas[0].numel() // self.n).to(deltas[0])
         *parts, found = (each.reshape(self.n, -1) @ seen for each in deltas)
         expected = self.mixed @ torch.stack(parts) * self.scale
         own, kind = deltas[-1].reshape(self.n, -1).norm(dim=1), torch.finfo(found.dtype)
@@ -278,10 +278,6 @@ class _Reader:
         if not bool(((found - expected).abs() <= 1e-2 * expected.abs() + rounding).all()):  # NaN fails too
             raise _Unread
         return torch.stack(deltas[:-1], 1) if len(deltas) > 2 else deltas[0][:, None]
-
-    @functools.cache  # noqa: B019  (it lives for one pass)
-    def _seen(self, size: int) -> Tensor:
-        return torch.randn(size, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
 
     def by_position(self, deltas, other: Tensor | None = None):
         """Cotangents (…, h) on rows as (n, c, T, h), and ``other`` (rows, …) in that order, (n, T, …)."""
@@ -297,6 +293,12 @@ class _Reader:
             turned = [each.reshape(*shape[::-1], width).transpose(0, 1) for each in deltas]
             found = self.by_sample(turned)
             return found if other is None else (found, other.unflatten(0, shape[::-1]).transpose(0, 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _direction(size: int) -> Tensor:
+    """The random direction along which cotangents are compared, (size,)."""
+    return torch.randn(size, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
 
 
 def _joined(one: Factors, other: Factors) -> Factors:
