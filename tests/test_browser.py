@@ -127,7 +127,9 @@ def test_a_page_is_whole_without_a_network(visit, name, width):
     assert page.evaluate(OVERFLOW) <= 1
     assert page.locator('mjx-container[tabindex="0"]').count() == 0
     if width == "desktop":
-        assert page.evaluate(SCROLLING_CODE) == []
+        for across in (1280, WIDTHS[width]):
+            page.set_viewport_size({"width": across, "height": 900})
+            assert page.evaluate(SCROLLING_CODE) == []
         assert violations(page) == []
         page.emulate_media(color_scheme="dark")
         page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
