@@ -144,7 +144,7 @@ def test_what_calls_cost_is_no_share_of_the_samples():
 
 
 def test_an_interruption_reports_what_is_done(monkeypatch):
-    def stop(self):
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Steps, "_moments", stop)

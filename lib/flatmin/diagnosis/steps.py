@@ -12,6 +12,7 @@ largest eigenvalue is not, and η* of few samples lies low. What the draw leaves
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,7 +37,6 @@ __all__ = ["Steps"]
 _MEMORY, _SHARP = 2**30, 8
 #: samples of the alignment, steps and trajectories of the typical edge
 _ALIGNED, _PATHS = 256, (200, 32)
-_OF_THE_NORM = {"frobenius", "flatness_W22_frobenius"}
 _EXACT, _CORRECTED = "exact for these samples", "less the noise of these samples"
 _NO_MOMENTUM = "derived for plain SGD: not defined with momentum"
 _WIDER = "take dtype='float64', or smaller weights and inputs"
@@ -129,20 +129,20 @@ class Steps:
     def tasks(self, names: list[str]) -> list[Task]:
         """The tasks that give some of these names, and what theories need for them, in order of value."""
         made, wanted = [], {*names, *(need for name in names for need in theories.NEEDS.get(name, ()))}
-        self._normed = bool(self.draw or wanted.intersection(_OF_THE_NORM))
-        for name, run, forecast, gives in (*self._first(), *self._blocks(names), *self._last()):
+        for name, run, forecast, gives in (*self._first(wanted), *self._blocks(names), *self._last()):
             gives = tuple(gives.split() if isinstance(gives, str) else gives)
             if wanted.intersection(gives):
                 made.append(Task(name, run, float(forecast), gives))
         return made
 
-    def _first(self):
+    def _first(self, wanted):
         """(name, function, forecast in seconds, names of lines) of what every network is asked."""
         t, n, single = self.product, self.here.samples, self.single
         leading = [f"lambda_{i}" for i in range(1, self.k + 1)]
         leading += [f"flatness_{name}" for name in ("Y26", "Y23", "Y22", "M22")]
         other_end, aligned = self._lanczos((55, 25, 12)[self._shortage]), min(n, _ALIGNED) / n
         trace = "trace_H frobenius trace_by_layer flatness_W22_frobenius flatness_W22_trace"
+        normed = bool(self.draw or wanted & {"frobenius", "flatness_W22_frobenius"})
         decoupling = "decoupling_samples decoupling_outputs"
         norm, more = ["gradient_norm"], 1 if self.draw else 0  # of drawn samples it takes the noise
         return [
@@ -163,7 +163,7 @@ class Steps:
                 2 * t * (self.pairs_wanted + self.sharp) + single,
                 "step_bound necessary",
             ),
-            ("trace", self._moments, t * (self.probes + 2 * draws.PROBES * more), trace),
+            ("trace", partial(self._moments, normed), t * (self.probes + 2 * draws.PROBES * more), trace),
             ("Gauss-Newton", self._gauss_newton, (2 + self.columns) * single, "trace_G noise_ratio trace"),
             ("alignment", self._alignment, 2 * t + 12 * single * aligned, "alpha beta mu bound"),
             ("exponent", self._exponent, 4 * t * self.pairs_wanted, "exponent noise_along"),
@@ -544,8 +544,9 @@ class Steps:
                 most = torch.linalg.eigh((roots @ roots.T).double())[1][:, -1]
                 yield (most.to(roots) @ roots)[:, None].cpu()
 
-    def _moments(self):
-        trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1, self._normed)
+    def _moments(self, normed):
+        """Tr H by blocks; ‖H‖_F too unless it is not ``normed`` and would take products of its own."""
+        trace, norm, layers = curvature.moments(self.here, self.probes, self.seed + 1, normed)
         if self.draw:
             trace, norm, layers = self._with_draw(trace, norm, layers)
         self.put("trace_H", trace)

@@ -263,7 +263,7 @@ def eigenpairs(
 
     Blocks of up to 600 parameters of fully connected networks, and small ones of others: by dense linear
     algebra. Else by Lanczos chains, see :func:`~flatmin.networks.eigen.lanczos`; in a fully connected network
-    in the directions of its inputs that the samples span (:meth:`~.passes.dense.DensePass.narrowed`).
+    of few samples along the directions that they span (:meth:`~.passes.dense.DensePass.narrowed`).
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def eigenpairs(
     seed = _check.integer("seed", seed, least=0, most=eigen.SEEDS)
     _check.choice("which", which, eigen.ENDS)
     how = (_check.number("tolerance", tolerance, above=0, below=1), _check.integer("steps", steps, least=1))
-    how = (k, *how, which, seed + 1, _check.number("missed", missed, above=0, most=1))
+    how = (k, *how, which, seed, _check.number("missed", missed, above=0, most=1))
     first = _layer_index(passed, block) == 0
     if isinstance(passed, DensePass) and (first or layer is None) and (narrow := passed.narrowed()):
         narrow, widened = narrow
@@ -314,8 +314,8 @@ def _pairs(passed, block: slice, matrix: str, k: int, tolerance, steps, which, s
     if size <= 4 * k + 20:
         return eigen.dense(_columns_of(passed, block, matrix), k, which)
     product = _product(passed, block, matrix)
-    (start,) = probes_like(passed.outputs, size, seed - 1)
-    return eigen.lanczos(lambda v: product(v[None])[0], start, k, tolerance, steps, which, seed, missed)
+    (start,) = probes_like(passed.outputs, size, seed)
+    return eigen.lanczos(lambda v: product(v[None])[0], start, k, tolerance, steps, which, seed + 1, missed)
 
 
 def probes_like(outputs: Tensor, size: int, seed: int, count: int = 1) -> Iterator[Tensor]:
