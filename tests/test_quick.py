@@ -40,7 +40,7 @@ def test_while_groups_run_a_line_tells_how_far_and_each_is_told_whole(tmp_path, 
     """The second stops until the first has failed; what they write is not mixed."""
     wait = "import time, pathlib; here = pathlib.Path('first')\nwhile not here.exists(): time.sleep(0.01)"
     texts = {
-        "first": "import time, pathlib\nprint('tests/a.py ... [ 50%]', flush=True); time.sleep(0.3)\n"
+        "first": "import time, pathlib\nprint('tests/a.py ... [ 50%]', flush=True); time.sleep(1)\n"
         "print('FAILED', flush=True); pathlib.Path('first').touch(); raise SystemExit(1)",
         "tests/b": f"{wait}\nprint('passed')",
     }

@@ -66,7 +66,7 @@ def main(arguments, pause=60.0):
                 places = "; ".join(filter(None, (reached(texts[name]) for name in waiting.values())))
                 print(f"{time.monotonic() - start:.0f} s: {places}", flush=True)
     verdict = "passed" if not any(statuses.values()) else "FAILED"
-    told = ", ".join(f"{name} {status}" for name, status in statuses.items())
+    told = ", ".join(f"{name} {statuses[name]}" for name in GROUPS)
     print(f"{told}: {verdict} in {time.monotonic() - start:.0f} s", flush=True)
     return next(filter(None, statuses.values()), 0)
 
