@@ -482,22 +482,24 @@ def map_of(executor):
 
 def _whole(passed):
     """The share of all samples in a list, and their ∇ℓ_i·∇L: in one pass where that can be."""
+    *share, slopes = _sums(passed)
+    if slopes is None:
+        return [share], _slopes_along(passed, share[2] / passed.samples)
+    return [share], slopes / passed.samples
+
+
+def _sums(passed):
+    """Sum of the losses, |∇ℓ_i|², Σ_j ∇ℓ_j and products of the two (None: in another pass), on the CPU."""
     found = None if isinstance(passed, DensePass) else passed.gradient_sums()
     if found is None:
-        share = _share(passed)
-        return [share], _slopes_along(passed, share[2] / passed.samples)
-    squares, total, slopes = (each.double().cpu() for each in found)
-    return [(float(passed.losses.double().sum()), squares, total)], slopes / passed.samples
-
-
-def _share(passed):
-    """Sum of the losses, |∇ℓ_i|² and the sum of the gradients of a pass, on the CPU."""
-    squares = passed.pulled_squares(passed.output_gradients).double().cpu()
-    return float(passed.losses.double().sum()), squares, passed.gradient().double().cpu() * passed.samples
+        squares = passed.pulled_squares(passed.output_gradients)
+        found = squares, passed.gradient().double() * passed.samples, None
+    found = [None if each is None else each.double().cpu() for each in found]
+    return float(passed.losses.double().sum()), *found
 
 
 def _share_of(piece):
-    return _share(linearise(*piece))
+    return _sums(linearise(*piece))[:3]
 
 
 def _slopes_along(passed, vector):

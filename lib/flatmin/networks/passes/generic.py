@@ -316,13 +316,17 @@ class AutogradPass:
         return self._agrees(self._rows_of(read, tops, slice(place, place + 1))[:, :1], expected)
 
     @_quietly
-    def gradient_sums(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """|∇ℓ_i|² (n,), Σ_j ∇ℓ_j (P,) and the products of the two (n,); None where not in one pass."""
-        read, squares, slopes, sums = None, 0.0, 0.0, []
-        if len(self.chunks) == 1 and self.samples * self.parameters <= _ENTRIES:
-            read = self._read(self.chunks[0], self.output_gradients[:, None])
+    def gradient_sums(self) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """|∇ℓ_i|² (n,), Σ_j ∇ℓ_j (P,) and the products of the two (n,), in one pass.
+
+        No products (None) where not all gradients fit at once; None for a network that is not read so.
+        """
+        if len(self.chunks) > 1 or self.samples * self.parameters > _ENTRIES:
+            return self._gradient_sums_by_chunk()
+        read = self._read(self.chunks[0], self.output_gradients[:, None])
         if read is None:
             return None
+        squares, slopes, sums = 0.0, 0.0, []
         for share, p in zip(read, self.network.tensors, strict=True):
             rows = share.gradients(slice(None))
             rows = self.outputs.new_zeros(self.samples, p.numel()) if rows is None else rows[:, 0]
@@ -330,6 +334,20 @@ class AutogradPass:
             slopes = slopes + rows @ sums[-1]
             squares = squares + (rows.square_() if share.factors else rows.square()).sum(1)
         return squares, torch.cat(sums), slopes
+
+    def _gradient_sums_by_chunk(self):
+        squares, total = [], 0.0
+        for part in self.chunks:
+            read = self._read(part, self.output_gradients[part][:, None])
+            if read is None:
+                return None
+            found = [share.squares_and_total() for share in read]
+            squares.append(sum(square for square, _ in found)[:, 0])
+            pairs = zip(found, self.network.tensors, strict=True)
+            total = total + torch.cat(
+                [self.outputs.new_zeros(p.numel()) if t is None else t for (_, t), p in pairs]
+            )
+        return torch.cat(squares), total, None
 
     @_quietly
     def pulled_gram(self, tops: Tensor) -> Tensor:

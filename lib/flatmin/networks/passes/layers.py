@@ -97,6 +97,20 @@ class Factors:
                 found.append(((deltas @ deltas.mT) * seen[:, None]).sum((2, 3)))
         return torch.cat(found)
 
+    def total(self) -> Tensor:
+        """The gradients of all samples by their first cotangent added up, (numel,)."""
+        n, _, positions, h = self.deltas.shape
+        shape = (self.size, h) if self.turned or self.one_hot else (h, self.size)
+        step, found = max(1, _ENTRIES // (positions * self.size)), self.deltas.new_zeros(shape)
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            a, d = self.inputs(rows).flatten(0, 1), self.deltas[rows, 0].flatten(0, 1)
+            if self.one_hot:
+                found.index_add_(0, a, d)
+            else:
+                found.addmm_(*((a.T, d) if self.turned else (d.T, a)))
+        return found.flatten()
+
     def gram(self) -> Tensor:
         """Inner products of the gradients, (n·c, n·c): by positions or through them, whichever is less."""
         n, c, positions, h = self.deltas.shape
@@ -155,15 +169,25 @@ class Share:
 
     def squares(self) -> Tensor | float:
         """|·|², (n, c)."""
+        return self.squares_and_total(False)[0]
+
+    def squares_and_total(self, total: bool = True) -> tuple[Tensor | float, Tensor | None]:
+        """|·|², (n, c), and the gradients by the first cotangent added up, (numel,), where asked for."""
         if not self.factors:
-            return 0.0 if self.rows is None else self.rows.square().sum(2)
+            if self.rows is None:
+                return 0.0, None
+            return self.rows.square().sum(2), self.rows[:, 0].sum(0) if total else None
         found = None if self.whole else self.factors[0].squares()
         if found is not None:
-            return found
+            return found, self.factors[0].total() if total else None
         n, c = self.factors[0].deltas.shape[:2]
-        step = max(1, _CACHED // (c * self.numel))
-        parts = [self.gradients(slice(i, i + step)).square_().sum(2) for i in range(0, n, step)]
-        return torch.cat(parts)
+        step, parts, added = max(1, _CACHED // (c * self.numel)), [], None
+        for start in range(0, n, step):
+            each = self.gradients(slice(start, start + step))
+            if total:
+                added = each[:, 0].sum(0) if added is None else added.add_(each[:, 0].sum(0))
+            parts.append(each.square_().sum(2))
+        return torch.cat(parts), added
 
     def gram(self) -> Tensor | float:
         """Inner products, (n·c, n·c)."""
