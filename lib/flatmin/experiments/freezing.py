@@ -432,7 +432,7 @@ EXPERIMENT = Experiment(
     full=_scale(
         FULL,
         text=(
-            "the paper's network, data, length, checkpoints and 30 of its 36 cells, with 20 repeats of one "
+            "the paper's network, data, length, checkpoints and all 36 cells, with 20 repeats of one "
             "start and 4 of each of five others; continued from 17 of the 101 checkpoints, for η ≥ 0.02 in "
             "all runs and below in 15 of the 40; from 51 checkpoints for B = 50, η = 0.05"
         ),
