@@ -98,18 +98,18 @@ class Factors:
         return torch.cat(found)
 
     def total(self) -> Tensor:
-        """The gradients of all samples by their first cotangent added up, (numel,)."""
+        """The gradients of all samples by their first cotangent added up, (numel,).
+
+        As the gradient of one sample that has the positions of all.
+        """
         n, _, positions, h = self.deltas.shape
-        shape = (self.size, h) if self.turned or self.one_hot else (h, self.size)
-        step, found = max(1, _ENTRIES // (positions * self.size)), self.deltas.new_zeros(shape)
+        step, found = max(1, _ENTRIES // (positions * self.size)), self.deltas.new_zeros(self.size * h)
         for start in range(0, n, step):
             rows = slice(start, start + step)
-            a, d = self.inputs(rows).flatten(0, 1), self.deltas[rows, 0].flatten(0, 1)
-            if self.one_hot:
-                found.index_add_(0, a, d)
-            else:
-                found.addmm_(*((a.T, d) if self.turned else (d.T, a)))
-        return found.flatten()
+            a, deltas = self.inputs(rows).flatten(0, 1)[None], self.deltas[rows, 0].flatten(0, 1)[None, None]
+            one = replace(self, sources=((a, _same),), deltas=deltas)
+            found += one.gradients(slice(None)).flatten()
+        return found
 
     def gram(self) -> Tensor:
         """Inner products of the gradients, (n·c, n·c): by positions or through them, whichever is less."""
