@@ -912,6 +912,16 @@ def test_an_honest_network_is_not_refused(seed):
     assert all(check.found <= check.allowed for check in here.checks)
 
 
+def test_blocks_that_start_at_zero_are_not_taken_for_a_wrong_gradient():
+    """All their units sit on the kinks of their ReLUs; 100 000 of them, as a crossed one is enough."""
+    model = models.FixupResNet(20, width=16, outputs=10, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(6, 3, 32, 32, generator=generator), torch.arange(6)
+    here = at(model, "cross-entropy", data)
+    (found,) = (check.found for check in here.checks if check.name == "finite difference")
+    assert found < 1e-2
+
+
 def test_the_network_wing_needs_no_download_no_mesh_and_no_widgets():
     """On a machine without scikit-fem, pooch and ipywidgets."""
     code = (

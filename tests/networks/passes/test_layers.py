@@ -131,6 +131,7 @@ READ = {
     "branches": Sum,
     "pool": lambda: flat(nn.Conv2d(3, 4, 5, padding=2), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)),
     "groups": lambda: flat(nn.Conv2d(3, 6, 3, groups=3)),
+    "wide groups": lambda: flat(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 16, (3, 2), groups=2)),
     "circular": lambda: flat(nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular")),
     "same": lambda: flat(nn.Conv2d(3, 6, 3, padding="same")),
     "one axis": lambda: flat(nn.Flatten(2), nn.Conv1d(3, 4, 5, stride=3, padding=2, dilation=2), nn.GELU()),
@@ -173,10 +174,16 @@ def close(found, expected):
     assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize(("entries", "slow"), [(2**24, 20), (100, 0), (100, 10**9)])
+@pytest.mark.parametrize(("entries", "slow", "places"), [(2**24, 20, 64), (100, 0, 1), (100, 10**9, 10**9)])
 @pytest.mark.parametrize("name", READ | NOT_READ)
-def test_gradients_norms_and_inner_products_are_those_of_plain_autograd(name, entries, slow, monkeypatch):
-    """By position and through the gradients, in one piece and in many, in one chunk and in three."""
+def test_gradients_norms_and_inner_products_are_those_of_plain_autograd(
+    name, entries, slow, places, monkeypatch
+):
+    """By position and through the gradients, in one piece and in many, in one chunk and in three.
+
+    Those of kernels as convolutions and from patches.
+    """
+    monkeypatch.setattr(layers, "_PLACES", places)
     monkeypatch.setattr(layers, "_ENTRIES", entries)
     monkeypatch.setattr(layers, "_CACHED", entries)
     monkeypatch.setattr(layers, "_SLOW", slow)

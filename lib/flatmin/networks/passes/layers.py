@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from flatmin.networks.network import Network
 from flatmin.networks.passes.pieces import LEAF
@@ -34,6 +35,8 @@ __all__ = ["Factors", "Share", "shares_of", "stacked"]
 _ENTRIES, _CACHED = 2**24, 2**21
 #: what an entry of an elementwise product costs, in multiplications of a matrix product
 _SLOW = 20
+#: positions from which on a convolution is faster than patches
+_PLACES = 64
 #: share of the parameters whose uses may be of a kind that is not read
 _REST = 0.1
 
@@ -48,7 +51,8 @@ class Factors:
 
     ``sources`` make its inputs (n, T, d): pairs of a tensor (n, …) and what turns rows of it into some of the
     positions; places (n, T) of the ones where the inputs are ``one_hot``. ``size``: d; ``turned``: W is held
-    as (d, h).
+    as (d, h). ``product``: the gradients of some samples (r, c, h, d) from rows of the only source and of the
+    deltas, or with ``True`` of all of these together, where there is a shorter way than through the inputs.
     """
 
     sources: tuple[tuple[Tensor, Callable], ...]
@@ -56,6 +60,7 @@ class Factors:
     size: int
     turned: bool = False
     one_hot: bool = False
+    product: Callable | None = None
 
     @property
     def kind(self) -> tuple:
@@ -69,6 +74,8 @@ class Factors:
 
     def gradients(self, rows: slice) -> Tensor:
         """Σ_t δᵢₜ aᵢₜᵀ of some samples, as W is held: (r, c, h, d), or (r, c, d, h) if turned."""
+        if self.product is not None and self.deltas.shape[2] >= _PLACES:
+            return self.product(self.sources[0][0][rows], self.deltas[rows])
         a, deltas = self.inputs(rows), self.deltas[rows]
         r, c, positions, h = deltas.shape
         if self.one_hot:
@@ -103,6 +110,8 @@ class Factors:
         As the gradient of one sample that has the positions of all.
         """
         n, _, positions, h = self.deltas.shape
+        if self.product is not None:
+            return self.product(self.sources[0][0], self.deltas[:, :1], True).flatten()
         step, found = max(1, _ENTRIES // (positions * self.size)), self.deltas.new_zeros(self.size * h)
         for start in range(0, n, step):
             rows = slice(start, start + step)
@@ -328,7 +337,7 @@ def _direction(size: int) -> Tensor:
 def _joined(one: Factors, other: Factors) -> Factors:
     """Two uses of one matrix as one of more positions."""
     deltas = torch.cat([one.deltas, other.deltas], 2)
-    return replace(one, sources=one.sources + other.sources, deltas=deltas)
+    return replace(one, sources=one.sources + other.sources, deltas=deltas, product=None)
 
 
 def _same(raw):
@@ -363,22 +372,43 @@ def _kernel(reader, node, place, turned, deltas, p):
     groups, dimensions = node._saved_groups, p.ndim - 2
     if place != 1 or node._saved_transposed or dimensions not in (1, 2) or turned:
         raise _Unread
-    a, lift = _kept(node._saved_input), (1,) * (2 - dimensions)
-    size, none = (*lift, *p.shape[2:]), (0,) * len(lift)
-    how = (*lift, *node._saved_dilation), (*none, *node._saved_padding), (*lift, *node._saved_stride)
+    lift = (1,) * (2 - dimensions)
+    a, size, none = _kept(node._saved_input), (*lift, *p.shape[2:]), (0,) * len(lift)
+    a, spatial = (each.unsqueeze(2) if lift else each for each in (a, deltas[0]))
+    how = (*lift, *node._saved_stride), (*none, *node._saved_padding), (*lift, *node._saved_dilation)
+    product = functools.partial(_kernel_gradients, size, spatial.shape[2:], groups, how)
+    if groups > 1:
+        if found.shape[0] * found.shape[1] * p.numel() > _ENTRIES:
+            raise _Unread
+        return product(a, found.mT)
+    stride, padding, dilation = how
 
     def patches(raw):
-        raw = raw.unsqueeze(2) if lift else raw
         if size == (1, 1) and how == ((1, 1), (0, 0), (1, 1)):
             return raw.flatten(2).mT
-        return functional.unfold(raw, size, *how).mT
+        return functional.unfold(raw, size, dilation, padding, stride).mT
 
-    if groups == 1:
-        return Factors(((a, patches),), found.mT, p[0].numel())
-    if found.shape[0] * found.shape[1] * p.numel() > _ENTRIES:
-        raise _Unread
-    seen = patches(a).unflatten(2, (groups, -1)).transpose(1, 2)[:, None]  # (n, 1, g, T, d)
-    return found.unflatten(2, (groups, -1)) @ seen
+    # on a GPU patches are what was measured
+    return Factors(((a, patches),), found.mT, p[0].numel(), product=None if a.is_cuda else product)
+
+
+def _kernel_gradients(size, spatial, groups, how, a, deltas, together=False):
+    """Gradients (r, c, O, d) by a kernel, of inputs ``a`` (r, C, …) and ``deltas`` (r, c, T, O).
+
+    One convolution, in which each sample is a group of channels of its own. ``together``: (1, 1, O, d), of
+    all samples added up, by their first cotangent.
+    """
+    deltas = deltas.mT.unflatten(3, spatial)
+    r, c, out = deltas.shape[:3]
+    if together:
+        one = conv2d_weight(a, (out, a.shape[1] // groups, *size), deltas[:, 0], *how, groups)
+        return one.view(1, 1, out, -1)
+    apart = deltas.unflatten(2, (groups, -1)).transpose(
+        1, 2
+    )  # (r, g, c, O/g, …): by the inputs that they see
+    rows, deltas = a.reshape(1, -1, *a.shape[2:]), apart.reshape(1, -1, *spatial)
+    found = conv2d_weight(rows, (r * c * out, a.shape[1] // groups, *size), deltas, *how, r * groups)
+    return found.view(r, groups, c, out // groups, -1).transpose(1, 2).reshape(r, c, out, -1)
 
 
 def _lookup(reader, node, place, turned, deltas, p):
