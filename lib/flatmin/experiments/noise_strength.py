@@ -153,21 +153,21 @@ def epochs_until(last, every):
 LARGE_FCN = {"kind": "fcn", "data": "fashion-mnist", "samples": 60_000, "widths": (2000,) * 3}
 FCN = LARGE_FCN | {"samples": 10_000, "widths": (300,) * 3}
 CNN = {"kind": "cnn", "data": "cifar10", "samples": 2000, "widths": (16, 32, 64)}
-#: name of a set of runs: point, losses with the epochs measured, repeats
+#: name of a set of runs: point, losses with the epochs measured and repeats
 SETS = {
-    "large": (LARGE_FCN, {"square": epochs_until(28, 4)}, 1),
-    "fcn": (FCN, {"square": epochs_until(320, 8), "cross-entropy": epochs_until(200, 2)}, 2),
-    "cnn": (CNN, {"square": epochs_until(300, 10), "cross-entropy": epochs_until(200, 10)}, 1),
+    "large": (LARGE_FCN, {"square": (epochs_until(28, 4), 1)}),
+    "fcn": (FCN, {"square": (epochs_until(320, 8), 2), "cross-entropy": (epochs_until(200, 2), 2)}),
+    "cnn": (CNN, {"square": (epochs_until(300, 10), 1), "cross-entropy": (epochs_until(200, 10), 1)}),
 }
 QUICK = {"kind": "fcn", "data": "digits", "samples": 1000, "widths": (20, 20, 20)}
-QUICK_SETS = {"fcn": (QUICK, {loss: epochs_until(40, 4) for loss in ("square", "cross-entropy")}, 2)}
+QUICK_SETS = {"fcn": (QUICK, {loss: (epochs_until(40, 4), 2) for loss in ("square", "cross-entropy")})}
 
 
 def scale_of(sets, **texts):
-    """The scale of ``sets``: name → point, {loss: epochs}, repeats; arrays SET_LOSS_MEASURE."""
+    """The scale of ``sets``: name → point, {loss: (epochs, repeats)}; arrays SET_LOSS_MEASURE."""
     grids, more = {}, {}
-    for name, (point, losses, repeats) in sets.items():
-        for loss, epochs in losses.items():
+    for name, (point, losses) in sets.items():
+        for loss, (epochs, repeats) in losses.items():
             common = point | {"loss": loss, "epochs": epochs}
             key = f"{name}_{SHORT[loss]}"
             grids[key] = Grid(measure, common, {"repeat": range(repeats)}, seed=1, states=True)

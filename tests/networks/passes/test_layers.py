@@ -208,6 +208,16 @@ def test_gradients_norms_and_inner_products_are_those_of_plain_autograd(
                 close(found, true)
 
 
+def test_all_parameters_that_are_not_read_are_mapped_in_one_pass(monkeypatch):
+    """Fixup's scalars, dozens of them: one of its own for each took four times as long as all the rest."""
+    passed, seen = passed_of(*problem(READ["fixup"])[:2]), []
+    plain = passed._pull_mapped
+    monkeypatch.setattr(passed, "_pull_mapped", lambda *given: seen.append(given[2]) or plain(*given))
+    passed.pulled_squares(passed.output_gradients)
+    assert len(seen) == 1
+    assert len(seen[0]) > 1
+
+
 def test_a_large_parameter_used_twice_goes_through_gradients_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(generic, "_GRAM", 100)
     model, inputs, tops = problem(Sequence)

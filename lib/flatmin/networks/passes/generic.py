@@ -300,8 +300,10 @@ class AutogradPass:
             return None
         try:
             read, rest = layers.shares_of(self.network, self._outputs_of(rows), tops) or (None, ())
-            mapped = iter([self._pull_mapped(rows, tops, (name,)) for name in rest])
-            read = read and [layers.Share((), next(mapped)) if one is None else one for one in read]
+            if rest:
+                sizes = [p.numel() for one, p in zip(read, self.network.tensors, strict=True) if one is None]
+                mapped = iter(self._pull_mapped(rows, tops, rest).split(sizes, 2))
+                read = [layers.Share((), next(mapped)) if one is None else one for one in read]
             if self._layerwise is None and (read is None or tops.any()):
                 self._layerwise = read is not None and self._proven(read, rows, tops)
         except Exception:  # a tensor of the graph was overwritten, or what vmap raises or makes
