@@ -47,6 +47,7 @@ SHAPES = {
         "large_square_trace_g": (2, 8),
         "large_xent_strength": (2, 5),
         "half_square_loss": (3, 5),
+        "half_xent_strength": (2, 5),
     },
     noise_alignment: {
         "fcn_mu": (2, 2, 4),
