@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -366,15 +367,24 @@ def _difference_error(exact: AutogradPass, directions: Tensor, terms: _Terms) ->
     model that rounds its own large numbers needs longer ones; the first that fits counts. Blocks whose last
     layer starts at zero put the kinks of all units as near as one is beside the parameters: then farther.
     """
-    network, errors = exact.network, []
-    theta = torch.cat([p.detach().reshape(-1) for p in network.tensors])
+    errors, theta = [], torch.cat([p.detach().reshape(-1) for p in exact.network.tensors])
+    for error in _misses(exact, theta, directions, terms):
+        errors.append(error)
+        if error <= _SLOPE:
+            break
+    exact.network.load(theta)
+    return min(errors)
+
+
+def _misses(exact: AutogradPass, theta: Tensor, directions: Tensor, terms: _Terms) -> Iterator[float]:
+    """The errors at one step after another, beside ``theta`` and then farther; the network is left there."""
     eps, size = torch.finfo(theta.dtype).eps, max(float(theta.norm()), 1.0)
     direction, aside = directions[0], directions[1] / directions[1].norm()
     length = float(direction.norm())
     for far in _ASIDE:
         beside = theta + far * size * aside
-        network.load(beside)
-        there = AutogradPass(network, exact.data, exact.loss_function.loss)
+        exact.network.load(beside)
+        there = AutogradPass(exact.network, exact.data, exact.loss_function.loss)
         image = there.hessian_product(direction[None])[0]
         for share in (1, 0.1, 10, 1e2, 1e3):
             step = share * eps**0.5 * size
@@ -382,12 +392,7 @@ def _difference_error(exact: AutogradPass, directions: Tensor, terms: _Terms) ->
             slope = (ends[0] - ends[1]) / (2 * step) * length
             noise = 100 * eps * terms.norm / step * length / _SLOPE
             unit = max(float(image.norm()), noise)
-            errors.append(float((slope - image).norm()) / unit if unit else 0.0)
-            if errors[-1] <= _SLOPE:
-                network.load(theta)
-                return errors[-1]
-    network.load(theta)
-    return min(errors)
+            yield float((slope - image).norm()) / unit if unit else 0.0
 
 
 def _gradient_at(exact, theta):

@@ -105,13 +105,11 @@ class Factors:
         return torch.cat(found)
 
     def total(self) -> Tensor:
-        """The gradients of all samples by their first cotangent added up, (numel,).
-
-        As the gradient of one sample that has the positions of all.
-        """
-        n, _, positions, h = self.deltas.shape
+        """The gradients of all samples by their first cotangent added up, (numel,)."""
         if self.product is not None:
             return self.product(self.sources[0][0], self.deltas[:, :1], True).flatten()
+        n, _, positions, h = self.deltas.shape
+        # as the gradient of one sample that has the positions of all
         step, found = max(1, _ENTRIES // (positions * self.size)), self.deltas.new_zeros(self.size * h)
         for start in range(0, n, step):
             rows = slice(start, start + step)
@@ -400,14 +398,13 @@ def _kernel_gradients(size, spatial, groups, how, a, deltas, together=False):
     """
     deltas = deltas.mT.unflatten(3, spatial)
     r, c, out = deltas.shape[:3]
+    shape = a.shape[1] // groups, *size
     if together:
-        one = conv2d_weight(a, (out, a.shape[1] // groups, *size), deltas[:, 0], *how, groups)
-        return one.view(1, 1, out, -1)
-    apart = deltas.unflatten(2, (groups, -1)).transpose(
-        1, 2
-    )  # (r, g, c, O/g, …): by the inputs that they see
-    rows, deltas = a.reshape(1, -1, *a.shape[2:]), apart.reshape(1, -1, *spatial)
-    found = conv2d_weight(rows, (r * c * out, a.shape[1] // groups, *size), deltas, *how, r * groups)
+        return conv2d_weight(a, (out, *shape), deltas[:, 0], *how, groups).view(1, 1, out, -1)
+    # (r, g, c, O/g, …): those that see the same inputs beside each other
+    apart = deltas.unflatten(2, (groups, -1)).transpose(1, 2).reshape(1, -1, *spatial)
+    rows = a.reshape(1, -1, *a.shape[2:])
+    found = conv2d_weight(rows, (r * c * out, *shape), apart, *how, r * groups)
     return found.view(r, groups, c, out // groups, -1).transpose(1, 2).reshape(r, c, out, -1)
 
 
