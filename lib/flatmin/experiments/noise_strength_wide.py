@@ -44,6 +44,6 @@ EXPERIMENT = Experiment(
     quick=scale_of(QUICK_SETS, data_set="digits"),
     minutes=60,
     needs=("Fashion-MNIST", "CIFAR-10", "GPU"),
-    seed=(0, 1),
+    seed=(0, 1, 2),
     device=device.describe,
 )
