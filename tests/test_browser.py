@@ -49,6 +49,8 @@ WEIGHT = """['navigation', 'resource'].flatMap(type => performance.getEntriesByT
 # What stands behind the figures, and what is done to their colours: white and nothing, in dark mode too.
 BEHIND_FIGURES = """[...document.querySelectorAll('.cell_output img')].map(image => {
   const style = getComputedStyle(image); return `${style.backgroundColor} ${style.filter}`})"""
+# Nothing until there is a paint: a page may be loaded before it is painted.
+FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 HEIGHT = "document.documentElement.scrollHeight"
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 
@@ -160,7 +162,7 @@ def test_a_page_is_soon_there(browser, address, name):
     for _ in range(5):  # other work on the machine makes a paint late, never early
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"{address}/{name}.html", wait_until="load")
-        painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        painted.append(page.wait_for_function(FIRST_PAINT).json_value())
         page.close()
         if painted[-1] < 1000:
             break
@@ -222,6 +224,11 @@ def shown(page):
     return page.locator("details.flatmin-entry:not([hidden])")
 
 
+def ending(text):
+    """Wait for an address that ends so: playwright hears of a new one a little later."""
+    return lambda url: url.endswith(text)
+
+
 def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
     page, trouble = visit("chapters/scoreboard")
     every = shown(page).count()
@@ -230,7 +237,7 @@ def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
     some = shown(page).count()
     assert 0 < some < every
     assert page.locator("output").inner_text() == f"{some} of {every}"
-    assert page.url.endswith("?verdict=corrected&paper=M22")
+    page.wait_for_url(ending("?verdict=corrected&paper=M22"))
     assert {entry.get_attribute("data-verdict") for entry in shown(page).all()} == {"corrected"}
     page.reload()
     assert shown(page).count() == some
@@ -239,7 +246,7 @@ def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
     assert shown(page).count() < some
     page.get_by_role("button", name="Show all").click()
     assert shown(page).count() == every
-    assert page.url.endswith("scoreboard.html")
+    page.wait_for_url(ending("scoreboard.html"))
     assert trouble == []
 
 
@@ -249,7 +256,7 @@ def test_the_errata_filter_and_work_from_a_file(browser, site):
     assert {entry.get_attribute("data-changes") for entry in shown(page).all()} == {"conclusion"}
     page.get_by_label("paper").select_option(label="Wu, Wang & Su 2022")
     assert {entry.get_attribute("data-paper") for entry in shown(page).all()} == {"W22"}
-    assert page.url.endswith("?changes=conclusion&paper=W22")
+    page.wait_for_url(ending("?changes=conclusion&paper=W22"))
     page.close()
 
 
