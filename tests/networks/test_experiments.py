@@ -59,6 +59,9 @@ SHAPES = {
         "fcn_frobenius": (1, 2, 2, 4),
         "cnn_largest_step": (1, 2, 2, 4),
         "fcn_mu": (1, 2, 2, 4),
+        "fcn_spaces": (1, 2, 2, 4),
+        "fcn_batch_sharpness": (1, 2, 2, 4),
+        "cnn_typical": (1, 2, 2),
         "fcn_eta": (1,),
         "batch_sizes": (2,),
     },
@@ -71,6 +74,8 @@ SHAPES = {
     stability_size: {
         "fcn_frobenius": (2, 2, 2, 2),
         "linear_trace": (2, 2, 2, 2),
+        "fcn_spaces": (2, 2, 2, 2),
+        "linear_typical": (2, 2, 2),
         "one_hot_frobenius": (2, 2),
     },
     stability_escape: {
