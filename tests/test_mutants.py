@@ -9,6 +9,20 @@ import mutants
 
 #: modules without a formula of their own: parsing
 PLAIN = {"theory/expressions.py"}
+#: modules outside of the theory whose numbers stand in verdicts, or are what a reader's are judged by
+OTHERS = (
+    *("estimate", "fits", "sampling", "diagnosis/draws", "diagnosis/steps"),
+    *(
+        f"networks/{name}"
+        for name in ("commitment", "curvature", "edges", "eigen", "gradient_noise", "losses")
+    ),
+    *(
+        f"networks/{name}"
+        for name in ("one_network", "passage_times", "sampled", "scaling", "stability", "trust")
+    ),
+    *(f"networks/freezing/{name}" for name in ("forms", "geometry", "similarity", "spectra", "times")),
+    *(f"networks/passes/{name}" for name in ("dense", "layers", "pieces")),
+)
 
 
 def test_every_text_stands_once_and_every_test_is_there(root):
@@ -25,9 +39,23 @@ def test_every_text_stands_once_and_every_test_is_there(root):
 def test_every_formula_module_has_a_slip(root):
     library = root / "lib/flatmin"
     modules = [path for path in (library / "theory").rglob("*.py") if path.name != "__init__.py"]
-    modules += [library / f"{name}.py" for name in ("estimate", "fits", "sampling")]
+    modules += [library / f"{name}.py" for name in OTHERS]
+    assert all(path.is_file() for path in modules)
     missing = {path.relative_to(library).as_posix() for path in modules} - {m.file for m in mutants.MUTANTS}
     assert missing == PLAIN
+
+
+def test_tests_that_are_not_done_in_time_count_as_failed_and_say_so(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mutants, "_PATIENCE", 0.05)  # seconds: less than Python takes to start pytest
+    slip = mutants.Mutant("slow", "estimate.py", "n = happened", "n = 1 * happened", ("test_check.py",))
+    assert mutants.Copy(tmp_path / "copy").verdict(slip) == ("killed (too slow)", "not done after 0.05 s")
+    found = {"slow": ("killed (too slow)", "", 1.0), "kramers-prefactor": ("killed", "", 1.0)}
+    monkeypatch.setattr(mutants, "judge", lambda *_: found)
+    assert mutants.main([]) == 0
+    assert "2 slips: 1 killed, 1 killed (too slow), 0 survived, 0 fault in " in capsys.readouterr().out
+    found["slow"] = ("survived", "", 1.0)
+    assert mutants.main([]) == 1
+    assert "2 slips: 1 killed, 1 survived, 0 fault in " in capsys.readouterr().out
 
 
 def test_what_is_noticed_what_is_not_and_what_is_no_slip(root):

@@ -94,27 +94,46 @@ def bootstrap_error(
     return spread if np.ndim(spread) else float(spread)
 
 
-def student(error: float, freedom: int) -> float:
-    """``error`` of so many degrees of ``freedom``, scaled so that three of it reach Student's quantile.
+def student(error: float, freedom: int, sigmas: float = 3.0) -> float:
+    """``error`` of few degrees of freedom, scaled so that ``sigmas`` of it reach Student's quantile.
 
-    That is the 99.73 % quantile, which three errors of a normal number reach: where they are few, three usual
-    ones would be too few. Raises ValueError for a negative error, or a freedom below 1.
+    That is the quantile which as many errors of a normal number reach: 99.73 % for three, 95.45 % for two.
+    Where ``freedom`` is small, as many usual errors would be too few. What serves for three is too large for
+    two, so ``sigmas`` is that of the comparison.
+
+    Parameters
+    ----------
+    error : float
+        The usual standard error, at least 0.
+    freedom : int
+        Its degrees of freedom, at least 1: for a mean of k independent numbers k − 1.
+    sigmas : float, 0.01…10
+        How many of the errors a comparison allows.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of range, or a result beyond a double.
     """
     error = _check.number("error", error, least=0)
     freedom = _check.integer("freedom", freedom, least=1, most=10**9)
-    scaled = float(special.stdtrit(freedom, special.ndtr(3))) / 3 * error
-    return _check.finite(scaled, error=error, freedom=freedom)
+    sigmas = _check.number("sigmas", sigmas, least=0.01, most=10)
+    # the lower tail: the upper one is 1 but for rounding where there are many sigmas
+    scaled = -float(special.stdtrit(freedom, special.ndtr(-sigmas))) / sigmas * error
+    return _check.finite(scaled, error=error, freedom=freedom, sigmas=sigmas)
 
 
-def independent_mean(values) -> Estimate:
+def independent_mean(values, sigmas: float = 3.0) -> Estimate:
     """Mean of independent ``values`` (k,), one a start, a draw or a run, with the error of :func:`student`.
 
-    Raises ValueError for fewer than two values, or others than finite numbers.
+    ``sigmas`` of the error, as many as a comparison allows, reach the quantile of Student's t with k − 1
+    degrees of freedom. Raises ValueError for fewer than two values, others than finite numbers, or ``sigmas``
+    outside of 0.01…10.
     """
     values = _check.array("values", values, ndim=1)
     if len(values) < 2:
         raise _check.refused("values", values, "at least two independent numbers")
-    error = student(float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1)
+    error = student(float(values.std(ddof=1)) / len(values) ** 0.5, len(values) - 1, sigmas)
     return Estimate(float(values.mean()), error, len(values), "mean of independent values, Student's t")
 
 

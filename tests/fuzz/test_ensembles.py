@@ -94,7 +94,11 @@ CASES = [
     Case(edges.recorded_edges, {"result": RECORD, "kind": "edge", "which": 0}, leave=WHOLE),
     Case(edges.phase_means, {"result": RECORD, "outputs": 1, "name": "exact"}, leave=WHOLE),
     Case(edges.at_end, {"result": RECORD, "kind": "net", "name": "trace", "which": 0}, leave=WHOLE),
-    Case(edges.slope, {"result": RECORD, "kind": "net", "name": "trace", "which": 0}, leave=WHOLE),
+    Case(
+        edges.slope,
+        {"result": RECORD, "kind": "net", "name": "trace", "which": 0, "sigmas": 2.0},
+        leave=WHOLE,
+    ),
     Case(edges.steady_growth, {"result": RECORD, "kind": "left"}, leave=WHOLE),
     Case(edges.series, {"result": RECORD, "kind": "net"}, leave=WHOLE),
     Case(edges.escape_rates, {"result": RECORD, "kind": "run", "which": 0}, leave=WHOLE),

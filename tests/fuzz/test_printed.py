@@ -26,13 +26,19 @@ CASES = [
     Case(printed.y22_s28, AT_X),
     Case(printed.y22_s30, {"x": 0.1, **AT_X}),
     Case(printed.y22_s35, {"epsilon": 0.1, "lambda_1": -2.0}),
-    Case(printed.y22_s39, {"eta": 0.1, "curvature": 7.0, "lambda_1": -2.0}),
+    Case(printed.y22_s37, {"curvature": 7.0, "kappa": 10.0}),
+    Case(printed.y22_s39, {"eta_min": 0.1, "curvature": 7.0, "lambda_1": -2.0}),
+    Case(printed.y22_s40, {"eta_min": 0.1, "flatness": 0.4, "lambda_1": -2.0}),
+    Case(printed.y22_s41, {"x": 0.1, "kappa": 10.0} | NOISE | AT_PAPER),
     Case(printed.y22_s42, NOISE | AT_PAPER),
     Case(printed.y22_s43, NOISE | AT_PAPER),
+    Case(printed.y22_s44, {"density": 2.0, "diffusion": 0.1}),
     Case(printed.y22_s47, {"curvature": 7.0, "second": -3.0, "tilt": 0.1, "delta_s": 0.01}),
     Case(printed.m22_eq6, {"loss": 0.1, "hessian": 2.0, "batch_size": 5}),
     Case(printed.m22_eq17, {"eta": 0.1, "batch_size": 5, "curvature": 2.0}),
     Case(printed.w22_isotropic, {"size": 10, "batch_size": 5, "eta": 0.1}),
+    Case(printed.w22_isotropic_growth, {"size": 10, "batch_size": 5, "eta": 0.1, "trace": 20.0}),
+    Case(printed.w22_lemma36, {"eta": 0.1, "sigma": 2.0, "steps": 10.0}),
     Case(printed.y23_eq6, {"curvatures": [1.0, 2.0]}),
     Case(printed.y23_eq15, {"delta": [1.0, 2.0], "kappa": 3.0, "log_flatness": [0.1, 0.2]}),
     Case(printed.y23_eq16, {"delta": [1.0, 2.0], "flatness": [0.1, 0.2]}),
@@ -55,4 +61,5 @@ def test_bad_values_are_refused_by_name(case):
 def test_every_public_name_has_a_case():
     elsewhere = ("kramers_rate", "power_law_rate", "passage_exponent", "critical_dimension")
     elsewhere += ("passage_time_erfi", "passage_rate_asymptotic")
+    elsewhere += ("theorem_3_3_step", "proposition_3_4_step", "theorem_3_5_growth")
     assert not uncovered(CASES, printed, skip=dict.fromkeys(elsewhere, "with the module it is from"))

@@ -1,5 +1,8 @@
 import json
 import math
+import re
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import sympy as sp
 
 from flatmin.ledger import claims
 from flatmin.ledger.claims import check, load_claims, verdict_table
-from flatmin.ledger.verdicts import VERDICTS, anchor, badge, overall, slug
+from flatmin.ledger.verdicts import VERDICTS, Verdict, anchor, badge, decide, overall, slug
 
 ID = "y22-marginal"
 
@@ -138,6 +141,33 @@ def test_an_unknown_id_names_the_nearest():
         ({"measured": 0.0, "error": 0.01, "printed": 0.0}, "beyond a difference of ≈ 0.030"),
         ({"measured": 2.0, "error": 0.1, "at_least": 1.0}, "below ≈ 1.30"),
         ({"measured": 2.0, "error": 0.1, "at_least": 1.0, "at_most": 3.0}, "below ≈ 1.30 or above ≈ 2.70"),
+        (
+            {"measured": 1.4, "error": 0.03, "printed": 1.0, "tolerance": 0.05, "note": "mesh"},
+            "it did; it would hold within ≈ 0.14 of the printed value (≈ 14 %)",
+        ),
+        (
+            {"measured": 1.4, "error": 0.01, "printed": 1.0, "expected": 2.0},
+            "it did; it would hold within ≈ 0.030 of the printed value (≈ 3.0 %) or of ours (≈ 1.5 %)",
+        ),
+        (
+            {"measured": 2.0, "error": 0.01, "printed": 1.0, "expected": 2.0},
+            "the printed value did: it would hold within ≈ 0.030 (≈ 3.0 %); ours would fail beyond as much"
+            " (≈ 1.5 %)",
+        ),
+        ({"measured": 1.1, "error": 0.1, "at_least": 1.0}, "below ≈ 0.700; it would hold from ≈ 1.30"),
+        ({"measured": 1.5, "error": 0.1, "at_most": 1.0}, "it did; it would hold up to ≈ 0.700"),
+        (
+            {"measured": 0.77, "error": 0.122, "at_least": 0.9, "at_most": 1.1},
+            "below ≈ 0.534 or above ≈ 1.47; elsewhere it is open, the error is too large for it to hold",
+        ),
+        (
+            {"measured": 0.5, "error": 0.122, "at_least": 0.9, "at_most": 1.1},
+            "it did: below ≈ 0.534 or above ≈ 1.47; elsewhere it is open",
+        ),
+        (
+            {"measured": 0.5, "error": 0.02, "at_least": 0.9, "at_most": 1.1},
+            "it did; it would hold from ≈ 0.960 up to ≈ 1.04",
+        ),
         ({"holds": True, "could_fail": "a sign"}, "a sign"),
     ],
 )
@@ -147,12 +177,126 @@ def test_a_check_says_what_would_have_turned_it(given, words):
     assert check(ID, holds=True).turns() is None
 
 
+def _comparisons(count):
+    """Random comparisons of numbers, as Verdicts that read what they must; those refused are left out."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        size = 10.0 ** rng.integers(-3, 4)
+        one, other, far = size * rng.normal(size=3)
+        error = size * 10.0 ** rng.uniform(-3, 0.5)
+        spread = {
+            "error": error,
+            "sigmas": float(rng.integers(1, 4)),
+            "tolerance": float(rng.choice([0, error])),
+        }
+        given = [
+            {"printed": one},
+            {"expected": one},
+            {"printed": one, "expected": other},
+            {"at_least": one},
+            {"at_most": one},
+            {"at_least": min(one, other), "at_most": max(one, other)},
+        ][rng.integers(6)]
+        at = (one, other, (one + other) / 2, far)[rng.integers(4)] + error * rng.normal()
+        draft = Verdict(ID, None, "open", measured=at, note="mesh", **spread, **given)
+        word = _word(draft, at)
+        if word != "refused":
+            yield replace(draft, verdict=word)
+
+
+def _word(verdict, measured):
+    """What the verdict would read with another measured number."""
+    try:
+        return decide(replace(verdict, measured=measured))
+    except ValueError:  # too coarse to tell the printed value from ours
+        return "refused"
+
+
+def _numbers(text, digits):
+    """The numbers of a sentence but for shares, each with what rounds to it, and a little."""
+    for written in re.findall(r"≈ (-?[\d.]+(?:e[+-]\d+)?)", re.sub(r" \(≈ \S+ %\)", "", text)):
+        value = float(written)
+        yield value, 0.6 * 10.0 ** (np.floor(np.log10(abs(value))) - digits + 1)
+
+
+def test_the_numbers_that_a_check_names_give_the_verdicts_it_promises():
+    """Just inside and just outside of every number of the sentence, for comparisons of every kind."""
+    seen = Counter()
+    for verdict in _comparisons(4000):
+        said, word = verdict.turns(), verdict.verdict
+        at_least, at_most = verdict.at_least, verdict.at_most
+        if at_least is None and at_most is None:
+            seen[word, verdict.printed is None, verdict.expected is None] += 1
+            _about_values(verdict, said, *_numbers(said, 2))
+            continue
+        numbers = list(_numbers(said, 3))
+        seen[word, at_least is None, at_most is None, "too large" in said] += 1
+        sides = [side for side, bound in (("below", at_least), ("above", at_most)) if bound is not None]
+        hold, fail = [], []
+        if "too large" in said:
+            fail = numbers
+            # nothing between holds: it is open there
+            among = np.linspace(fail[0][0] + fail[0][1], fail[1][0] - fail[1][1], 9)
+            assert {_word(verdict, m) for m in among} == {"open"}, said
+        elif word == "reproduced":
+            assert said.startswith(sides[0])
+            hold = numbers
+        elif word == "open":
+            fail, hold = numbers[: len(sides)], numbers[len(sides) :]
+        else:
+            assert said.startswith("it did; it would hold")
+            hold = numbers
+        assert (word == "not reproduced") == said.startswith("it did")
+        for values, kept in ((hold, True), (fail, False)):
+            for side, (value, unit) in zip(sides, values, strict=bool(values)):
+                inwards = unit if side == "below" else -unit
+                inside, outside = _word(verdict, value + inwards), _word(verdict, value - inwards)
+                if kept:
+                    narrow = len(hold) == 2 and hold[1][0] - hold[0][0] < 2 * (hold[0][1] + hold[1][1])
+                    assert narrow or inside == "reproduced", said
+                    assert outside != "reproduced", said
+                else:
+                    assert (inside, outside) != ("not reproduced",) * 2, said
+                    assert outside == "not reproduced", said
+    kinds = {("reproduced", a, b) for a, b in ((0, 0), (0, 1), (1, 0))} | {("corrected", 0, 0)}
+    kinds |= {("not reproduced", a, b) for a, b in ((0, 0), (0, 1), (1, 0))}
+    kinds |= {
+        (w, a, b, 0) for w in ("reproduced", "open", "not reproduced") for a, b in ((0, 0), (0, 1), (1, 0))
+    }
+    kinds |= {(word, 0, 0, 1) for word in ("open", "not reproduced")}
+    assert set(seen) == kinds
+    assert min(seen.values()) >= 10
+
+
+def _about_values(verdict, said, reach):
+    """Against the printed value and ours: the one number of the sentence is a distance from either."""
+    distance, unit = reach
+    printed, ours = verdict.printed, verdict.expected
+    for value, other, agrees in ((printed, ours, "reproduced"), (ours, printed, "corrected")):
+        if value is None or (other is not None and verdict.verdict == "reproduced" and value is ours):
+            continue  # what was reproduced says nothing of ours
+        away = -1 if other is not None and other > value else 1  # where the other value does not agree too
+        inside, outside = (_word(verdict, value + away * (distance - sign * unit)) for sign in (1, -1))
+        near = other is not None and abs(value - other) < 2 * unit
+        assert near or distance < unit or inside == (agrees if other is not None else "reproduced"), said
+        assert outside == "not reproduced", said
+    if verdict.verdict == "reproduced":
+        assert said.startswith("beyond a difference of")
+    elif verdict.verdict == "corrected":
+        assert said.startswith("the printed value did: it would hold within")
+        assert "; ours would fail beyond as much" in said
+    else:
+        assert said.startswith("it did; it would hold within")
+        assert ("of the printed value" in said, "of ours" in said) == (printed is not None, ours is not None)
+
+
 def test_outside_of_a_notebook_a_check_prints_once(capsys):
     verdict = check(ID, measured=0.010473, error=0.000118, printed=0.012, expected=0.0105, part="Δ_S = 0.009")
     assert capsys.readouterr().out == (
         "y22-marginal (Δ_S = 0.009): corrected\n"
         "  measured ≈ 0.01047(12) · printed 0.012 · ours 0.0105 · within 3 standard errors\n"
-        "  could it fail? beyond a difference of ≈ 0.00035 (≈ 3.4 %)\n"
+        "  could it fail? the printed value did: it would hold within ≈ 0.00035 (≈ 3.0 %);"
+        " ours would fail beyond as much (≈ 3.4 %)\n"
     )
     assert repr(verdict) == "<Verdict y22-marginal (Δ_S = 0.009): corrected>"
 

@@ -140,6 +140,17 @@ def test_s7_second_line_has_the_wrong_signs():
     assert sp.simplify(y - eta * right - third) == 0  # so the line after it is right
 
 
+def test_bend_of_lambda_at_zero_is_two_lambda_1():
+    valley = near_degenerate_valley()
+    along, across = valley.coordinates
+    first = valley.parameters[2]
+    curvature = sp.diff(valley.loss, across, 2)  # λ₀ + λ₁x² + λ₂x⁴
+    assert sp.diff(curvature, along, 2).subs(along, 0) == 2 * first
+    # S6 puts ½λ''y² into the Hessian: with λ''(0) = λ₁ S17 would have ½λ₁y² where it has λ₁y²
+    corner = valley.hessian[0, 0].subs(along, 0) - valley.hessian[0, 0].subs({along: 0, across: 0})
+    assert sp.simplify(corner - first * across**2) == 0
+
+
 def test_s10_sign_of_the_noise():
     full, batch = sp.symbols("g g_mu")  # ∇L and ∇L^μ
     assert sp.expand((-eta * full - eta * (batch - full)) + eta * batch) == 0
@@ -254,7 +265,7 @@ def test_range_of_y23_eq_11_by_the_two_dimensional_equation():
 
 
 def test_range_of_y23_eq_11_at_the_parameters_of_fig_3():
-    noise = 0.012  # beyond Δ_S* = 0.01
+    noise = 0.012  # of Y22 Fig. 3b, beyond Δ_S* = 0.01
     anisotropy = printed.y22_s20(0.02, noise, -2.0)
     curve = 8 - 2 * x**2 + x**4
     bend, height = (float(sp.diff(curve, x, n).subs(x, 0.5)) for n in (1, 0))
@@ -268,6 +279,22 @@ def test_w22_abstract_forbids_a_stable_minimum():
     assert step < 2 / h
     assert h > (1 / step) ** 0.5  # √(B/η) = 10 would forbid it
     assert h <= 1 / step  # √(B/μ₀)/η = 100 does not
+
+
+def test_w22_eq_7_sign_of_the_noise():
+    place, noise, step = sp.symbols("theta xi eta", real=True)
+    curvature, variance = sp.symbols("h S", positive=True)
+
+    def mean_loss(point):  # E ξ = 0, E ξ² = S
+        loss = sp.expand(curvature * point**2 / 2)
+        return loss.coeff(noise, 0) + loss.coeff(noise, 2) * variance
+
+    update = place - step * (curvature * place + noise)  # of the lemma
+    written = place - step * curvature * place + step * noise  # in the first line of Eq. 7
+    assert sp.expand(written - update) == 2 * step * noise
+    assert sp.expand(mean_loss(written) - mean_loss(update)) == 0  # so the lemma stands
+    added = step**2 * curvature * variance / 2  # η²ν, ν = Tr(HS)/2
+    assert sp.expand(mean_loss(update) - mean_loss(update.subs(noise, 0)) - added) == 0
 
 
 def test_w22_sigma_lacks_a_gradient():

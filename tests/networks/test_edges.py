@@ -1,9 +1,12 @@
 """What is read off runs at the edge of stability, on records whose answers are known."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from flatmin.experiments import stability_edge
 from flatmin.ledger.record import Result
 from flatmin.networks import edges, models
 from flatmin.networks.data import sets as datasets
@@ -38,6 +41,10 @@ def test_the_slope_against_size_leaves_out_sizes_that_diverged(record):
     assert values.shape == (2, 4)
     slope = edges.slope(record, "net", "frobenius", 1)
     assert slope.value == pytest.approx(0.5, abs=4 * slope.error)
+    # of four runs: two errors reach 3.31 usual ones, three 9.22 (table of Student's t, 3 degrees of freedom)
+    two = edges.slope(record, "net", "frobenius", 1, sigmas=2)
+    assert two.value == slope.value
+    assert two.error / slope.error == pytest.approx((3.31 / 2) / (9.22 / 3), rel=0.003)
     apart = edges.slope(record, "net", "trace", 1, over="frobenius")
     assert apart.value == pytest.approx(0.5, abs=4 * apart.error)
     small, large = edges.series(record, "net")
@@ -82,6 +89,25 @@ def test_steady_growth_tells_an_exponential_from_a_bend():
     assert bent.value < -0.1
     with pytest.raises(ValueError, match="at least 9 steps"):
         edges.steady_growth(escape(5.0), "run")
+
+
+def test_steady_growth_is_that_of_the_window_by_hand():
+    """ln L = t² from t = 3 to 13; the fastest run is at 0.09 then, and a step later at 0.15."""
+    log = np.arange(31.0) ** 2
+    log[:3] = 50, 20, 30
+    log[14:] = 1000
+    top = np.r_[np.full(13, 1e-6), 0.09, 0.15, np.full(16, 10.0)]
+    arrays = {"run_scaled_log": np.tile(log, (2, 1)), "run_scaled_top": np.tile(top, (2, 1))}
+    rate, change = edges.steady_growth(Result("trial", arrays, {}), "run")
+    assert rate.value == pytest.approx((169 - 9) / 10)
+    early, late = 64 - 9, 169 - 64
+    assert change.value == pytest.approx((late - early) / ((late + early) / 2))
+
+
+def test_the_band_is_the_one_that_was_declared():
+    """In the text of the experiment, before it was run."""
+    low, high = re.search(r"lies within ([\d.]+)…([\d.]+) by three errors", stability_edge.__doc__).groups()
+    assert (float(low), float(high)) == (pytest.approx(1 - edges.BAND), pytest.approx(1 + edges.BAND))
 
 
 def test_live_ratios_are_those_of_the_edge():

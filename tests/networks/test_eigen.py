@@ -195,6 +195,26 @@ def test_the_quadrature_of_a_chain_is_exact_for_its_degree():
         )
 
 
+@pytest.mark.parametrize("which", ["largest", "smallest"])
+def test_the_chance_of_a_miss_is_bounded_by_the_orthonormal_polynomials(which):
+    """Those of the measure that the start sees, from the QR of its Chebyshev–Vandermonde matrix.
+
+    (u·z)² ≤ 1/Σ p_j(μ)² for a unit eigenvector u of an eigenvalue μ unseen; for a random one the chance of
+    |u·z| ≤ δ is at most 2δ times the largest density, √(d/2π) but for O(1/d).
+    """
+    places, size, tolerance = np.sort(bulk(60)), 60, 1e-2
+    start = torch.randn(size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weights = start.numpy() / float(start.norm())
+    pair = eigen.lanczos(lambda v: torch.from_numpy(places) * v, start, 1, tolerance, which=which, missed=0.3)
+    mu = float(pair.values[0]) + (1 if which == "largest" else -1) * tolerance * abs(float(pair.values[0]))
+    degree = pair.products
+    triangle = np.linalg.qr(weights[:, None] * np.polynomial.chebyshev.chebvander(places, degree))[1]
+    polynomials = np.linalg.solve(triangle.T, np.polynomial.chebyshev.chebvander(mu, degree).ravel())
+    delta = 1 / np.sqrt(np.square(polynomials).sum())
+    assert 0.01 < pair.missed < 0.3
+    assert pair.missed == pytest.approx(2 * delta * np.sqrt(size / (2 * np.pi)), rel=1e-6)
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 def test_unconverged_vectors_set_aside_shorten_the_proof_and_change_nothing(copies, monkeypatch):
     """Copies of the eigenvalue that follows the last one, or none: the same pairs, no more are claimed."""

@@ -13,6 +13,7 @@ from flatmin.theory import printed
 from flatmin.theory.continuum.fokker_planck import DELTA_S
 from flatmin.theory.continuum.reduction import Reduction
 from flatmin.theory.noise import gaussian_moments
+from flatmin.theory.stability.minimum import Minimum
 from flatmin.theory.two_valleys.hopping import Slice
 from flatmin.theory.two_valleys.landscape import PAPER, two_valleys
 from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
@@ -20,6 +21,8 @@ from flatmin.theory.valleys.near_degenerate import near_degenerate_valley
 #: z₋² = 1·4.5/(2·1) = 1.5² and z₊² = 1·18/(2·1) = 3² at Δ_S = 1, γ = 4
 AT = Slice(y=1.0, f={"flat": 18.0, "sharp": 4.5}, floor={"flat": 18**0.5, "sharp": 4.5**0.5}, barrier=1.0)
 FORK = {"x1": 5, "x2": 3, "x0": 3, "f0": 5, "y_b": 10, "y_f": 2, "y_d": 4, "L_d": 8}
+#: one parameter, two samples with gradients 1 and 3
+TWO = Minimum.from_gradients([[1.0], [3.0]])
 #: √Δ_S/εΦ = e^12.5 at Δ_S = 0.01: Δ_S ln(Δ_S/(εΦ)²) = 0.01 · 25 = ½²
 EPS_PHI = 0.1 * math.exp(-12.5)
 ERFI_1, ERFI_3 = 4.584733257284427, 1629.9946226015657  # erfi 1.5 and erfi 3, of tables
@@ -35,9 +38,14 @@ PINNED = [
     # −κ (0.6 · 0.7/(0.1 · 5²) + 3/(2 · 5)) = −κ (0.168 + 0.3)
     (printed.y22_s30, (0.7, 5, 3, -4, 0.6, 0.1), -0.468 * 25 / 6.66),
     (printed.y22_s35, (0.001, -2), 0.0005),
+    (printed.y22_s37, (3, 0.25), 9),  # 3 √(2.25/0.25)
     (printed.y22_s39, (0.1, 4, -2), 3**-0.5),  # √((2/0.4 − 1)/(3 · 4)) = √(4/12)
+    (printed.y22_s40, (0.1, 2.4, -2), 2),  # √(4.8/(3 · 0.1 · 4))
+    # −κλ₀λ₁ = 7 · 8 · 2 = 112, Δ_S* − Δ_S = −0.015, κΔ_S (4 + 2 · 8 · 3) = 7.28: −112 · 0.015 · 2 + 7.28 · 4
+    (printed.y22_s41, (2, 0.02, 0.01, 8, -2, 3, 7), 25.76),
     (printed.y22_s42, (0.02, 0.01, 8, -2, 3), 3 / 13),  # 8 · 2/(0.02 (4 + 2 · 24)) (0.02 − 0.005)
     (printed.y22_s43, (0.02, 0.01, 4, -2, 6), 3 / 208),  # 2/(2 · 8) · 8/(0.02 (4 + 48)) · 0.015
+    (printed.y22_s44, (2, 5), (0.5, 0.4)),
     (printed.y22_s47, (5, -4, 0.6, 0.1), -0.08),  # (0.6 − 0.1 · 4 · 5/2)/5
     (printed.m22_eq6, (0.5, 3, 10), 0.3),  # 2 · 0.5 · 3/10
     (printed.m22_eq17, (0.1, 10, 2), 51),  # 1 + 10/0.2
@@ -51,6 +59,13 @@ PINNED = [
         3 / (2 * math.pi) * math.exp(-2),
     ),
     (printed.w22_isotropic, (9, 4, 0.5), 12),  # √36/0.5
+    (printed.w22_isotropic_growth, (9, 4, 0.5, 6), 0.25),  # 0.25 · 36/36
+    (printed.w22_lemma36, (0.1, 3, 7), 0.63),
+    # H = (1 + 9)/2 = 5: √(8/2)/5; min(8/√(7 · 2), 2 · 8/2)/5; min(2/√16, 2 · 2/16)/5; 0.2² · 2/8 · 5²
+    (printed.w22_thm33, (TWO, 8, "replacement", 2), 0.4),
+    (printed.w22_prop34, (TWO, 8, "replacement", 2), 8 / (5 * 14**0.5)),
+    (printed.w22_prop34, (TWO, 2, "replacement", 16), 0.05),
+    (printed.w22_thm35, (TWO, 0.2, 8, "replacement", 2), 0.25),
     (printed.y26_a13, (0.5, 0.1), 0.4),
     (printed.y26_eq7, (3, 5, 4), 1),  # 2 · 3 + (1 − 2) · 5
     (printed.y26_eq7, (3, 5, 0.25), 4),  # ½ · 3 + ½ · 5
@@ -103,7 +118,7 @@ def test_numbers_as_the_papers_state_them():
     assert printed.Y22_FIG_S4_SIGMA == 0.0105
     assert (printed.M22_H, printed.M22_EQ44, printed.M22_FIG3C, printed.M22_LOSS) == (95.6, 12.7, 9, 0.035)
     assert (printed.M22_STRENGTH, printed.M22_STRENGTH_XENT) == (1, {"middle": 1, "small": 2})
-    assert printed.W22_PROP25 == -1
+    assert (printed.W22_PROP25, printed.W22_LEMMA36) == (-1, 2)
     assert printed.Y26_TIMES == {"across": 0.32, "along": 41.8, "ratio": 0.0076}
     assert (printed.Y26_EPSILON, printed.Y26_DRAWN, printed.Y26_FIG1) == (0.01, 3000, 21.0)
 
@@ -146,5 +161,5 @@ def test_s9_is_the_mean_square_of_the_multiplier():
 
 
 def test_beyond_its_range_s39_is_refused():
-    with pytest.raises(ValueError, match=r"eta=.*curvature"):
+    with pytest.raises(ValueError, match=r"eta_min=.*curvature"):
         printed.y22_s39(0.3, 7.0, -2.0)  # ηλ = 2.1

@@ -137,22 +137,49 @@ class Verdict:
     def turns(self):
         """Return in words what would have turned the verdict; None if that is neither said nor a number.
 
-        As the author says (``could_fail``), else from the numbers: what still agrees, or keeps the bound.
+        As the author says (``could_fail``), else from the numbers, by the rule of :func:`decide`: beyond what
+        a claim that holds would not; within what one that failed, or is open, would.
         """
         if self.could_fail or self.holds is not None:
             return self.could_fail
         if self.at_least is not None or self.at_most is not None:
-            spread = self.sigmas * (self.error or 0.0) - self.tolerance
-            sides = []
-            if self.at_least is not None:
-                sides.append(f"below {approx(self.at_least + spread)}")
-            if self.at_most is not None:
-                sides.append(f"above {approx(self.at_most - spread)}")
-            return " or ".join(sides)
-        target = self.printed if self.verdict == "reproduced" and self.printed is not None else self.expected
-        target = self.printed if target is None else target
-        share = f" ({approx(100 * self.reach / abs(target), digits=2)} %)" if target else ""
-        return f"beyond a difference of {approx(self.reach, digits=2)}{share}"
+            return self._turns_of_bounds()
+        reach = approx(self.reach, digits=2)
+        printed, ours = (self._share(value) for value in (self.printed, self.expected))
+        if self.verdict == "reproduced":
+            return f"beyond a difference of {reach}{ours if self.printed is None else printed}"
+        if self.verdict == "corrected":
+            kept = f"the printed value did: it would hold within {reach}{printed}"
+            return f"{kept}; ours would fail beyond as much{ours}"
+        near = [] if self.printed is None else [f"of the printed value{printed}"]
+        near += [] if self.expected is None else [f"of ours{ours}"]
+        return f"it did; it would hold within {reach} {' or '.join(near)}"
+
+    def _share(self, value):
+        """Return the reach as a share of a value, in parentheses; nothing for none, or 0."""
+        return f" ({approx(100 * self.reach / abs(value), digits=2)} %)" if value else ""
+
+    def _turns_of_bounds(self):
+        """Return where a number would keep the bounds, and where break them; in between it is open."""
+        spread = self.sigmas * (self.error or 0.0)
+        kept, inside, less, outside = [], [], [], []
+        for bound, inwards, beyond, on in (
+            (self.at_least, 1, "below", "from"),
+            (self.at_most, -1, "above", "up to"),
+        ):
+            if bound is not None:
+                edge = bound - inwards * self.tolerance
+                kept.append(edge + inwards * spread)
+                inside.append(f"{on} {approx(kept[-1])}")
+                less.append(f"{beyond} {approx(kept[-1])}")
+                outside.append(f"{beyond} {approx(edge - inwards * spread)}")
+        if self.verdict == "reproduced":
+            return " or ".join(less)
+        failed, fails = self.verdict == "not reproduced", " or ".join(outside)
+        if len(kept) == 2 and kept[0] > kept[1]:
+            never = f"{fails}; elsewhere it is open, the error is too large for it to hold"
+            return f"it did: {never}" if failed else never
+        return f"{'it did' if failed else fails}; it would hold {' '.join(inside)}"
 
     @property
     def reach(self):

@@ -99,17 +99,21 @@ def at_end(result, kind: str, name: str, which: int | None = None) -> tuple[np.n
     return size[kept].astype(float), values[kept]
 
 
-def slope(result, kind: str, name: str, which: int | None = None, over: str | None = None) -> Estimate:
+def slope(
+    result, kind: str, name: str, which: int | None = None, over: str | None = None, sigmas: float = 3.0
+) -> Estimate:
     """Slope of log(value at the end) against log P, fitted to each run; arguments as :func:`at_end`.
 
-    With ``over`` that of the ratio of two values: the difference of their slopes, paired.
+    With ``over`` that of the ratio of two values: the difference of their slopes, paired. ``sigmas``: how
+    many errors are compared with, see :func:`~flatmin.estimate.independent_mean`.
     """
     size, values = at_end(result, kind, name, which)
     if over is not None:
         if not isinstance(over, str) or f"{kind}_{over}" not in result.arrays:
             raise _check.refused("over", over, f"the name of an array of {kind!r}")
         values = values / at_end(result, kind, over, which)[1]
-    return independent_mean([np.polyfit(*np.log(run), 1)[0] for run in zip(size.T, values.T, strict=True)])
+    slopes = [np.polyfit(*np.log(run), 1)[0] for run in zip(size.T, values.T, strict=True)]
+    return independent_mean(slopes, sigmas)
 
 
 def series(result, kind: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

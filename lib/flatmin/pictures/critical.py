@@ -92,10 +92,10 @@ def exponents(gap, sides, papers):
     return figure
 
 
-def divergence(eta, delta_s, law, grids, s39):
+def divergence(eta, delta_s, law, grids, s38):
     """Rate of loss against η at each noise level, and contours of the lifetime over (η, Δ_S).
 
-    ``law``: (Δ_S, η) → rate, of arrays; ``grids``: (Δ_S, η, rates, errors), measured; ``s39`` at ``eta``, the
+    ``law``: (Δ_S, η) → rate, of arrays; ``grids``: (Δ_S, η, rates, errors), measured; ``s38`` at ``eta``, the
     step sizes of the lines; ``delta_s`` spans the plane.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.9), layout="constrained")
@@ -117,7 +117,7 @@ def divergence(eta, delta_s, law, grids, s39):
     plane, decades = 1 / law(delta_s[:, None], eta), np.arange(-1, 8)
     lines = right.contour(eta, delta_s, plane, 10.0**decades, cmap="viridis_r", norm="log")
     right.clabel(lines, fmt={10.0**k: f"$10^{{{k}}}$" for k in decades}, fontsize=9)
-    plots.printed(right, eta, s39, "$Δ_m$, S39")
+    plots.printed(right, eta, s38, "$Δ_m$, S38")
     right.legend(fontsize=9, loc="upper left")
     plots.label_panels([left, right])
     return figure

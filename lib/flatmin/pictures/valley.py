@@ -108,7 +108,7 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
     """Y23 Fig. 5b,d: flatness of the end and search time over (σ, η), with the boundaries.
 
     ``flatness`` and ``search_time`` (etas, sigmas) are masked where runs diverge; ``printed_upper`` is the
-    printed Δ_m at each η.
+    Δ_m of Y22 S38 at each η.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.4), sharey=True)
     plots.heatmap(axes[0], sigmas, etas, flatness, r"flatness $F(x_{ss})$", log="xy")
@@ -120,7 +120,7 @@ def phase_diagram(sigmas, etas, flatness, search_time, values, printed_upper):
         ax.plot(boundary(values, etas) / etas, etas, lw=3.5, **white)
         plots.theory(ax, boundary(values, etas) / etas, etas, r"$\Delta_S^*$ with the finite step")
         plots.printed(ax, boundary(values, 0.0) / etas, etas, r"$\Delta_S^*$ as printed", **white)
-        plots.printed(ax, printed_upper / etas, etas, r"$\Delta_m$ as printed", color="black", linestyle=":")
+        plots.printed(ax, printed_upper / etas, etas, r"$\Delta_m$ (S38)", color="black", linestyle=":")
         ax.set(xlabel="noise strength σ", xlim=sigmas[[0, -1]], ylim=etas[[0, -1]])
         for name, place in (("I", (2.5e-3, 0.012)), ("II", (0.1, 0.02)), ("III", (0.5, 0.12))):
             shade = "black" if name == "III" else "white"

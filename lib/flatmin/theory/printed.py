@@ -5,7 +5,9 @@ argument. Those of Y22, M22 and W22 take numbers, arrays or sympy expressions, e
 otherwise; ValueError for others. What the library needs elsewhere too keeps its name there and has its
 printed name here: ``m22_eq16`` is :func:`.laws.power_law_rate`, ``m22_eq16_power`` its
 :func:`.laws.passage_exponent`, ``m22_eq18`` :func:`.laws.critical_dimension`, ``m22_eq19``
-:func:`.escape.kramers_rate`, ``y26_a28`` and ``y26_a29`` :func:`.hopping.passage_time_erfi` and
+:func:`.escape.kramers_rate`; ``w22_thm33``, ``w22_prop34`` and ``w22_thm35`` are
+:func:`.bounds.theorem_3_3_step`, :func:`.bounds.proposition_3_4_step` and
+:func:`.bounds.theorem_3_5_growth`; ``y26_a28`` and ``y26_a29`` :func:`.hopping.passage_time_erfi` and
 :func:`.hopping.passage_rate_asymptotic`.
 """
 
@@ -25,6 +27,9 @@ from flatmin.theory.landscape import Landscape
 from flatmin.theory.logarithmic.laws import critical_dimension as m22_eq18
 from flatmin.theory.logarithmic.laws import passage_exponent as m22_eq16_power
 from flatmin.theory.logarithmic.laws import power_law_rate as m22_eq16
+from flatmin.theory.stability.bounds import proposition_3_4_step as w22_prop34
+from flatmin.theory.stability.bounds import theorem_3_3_step as w22_thm33
+from flatmin.theory.stability.bounds import theorem_3_5_growth as w22_thm35
 from flatmin.theory.two_valleys.hopping import SIDES, Slice
 from flatmin.theory.two_valleys.hopping import passage_rate_asymptotic as y26_a29
 from flatmin.theory.two_valleys.hopping import passage_time_erfi as y26_a28
@@ -37,6 +42,11 @@ __all__ = [
     "m22_eq18",
     "m22_eq19",
     "w22_isotropic",
+    "w22_isotropic_growth",
+    "w22_lemma36",
+    "w22_prop34",
+    "w22_thm33",
+    "w22_thm35",
     "y22_s4",
     "y22_s9",
     "y22_s20",
@@ -45,9 +55,13 @@ __all__ = [
     "y22_s28",
     "y22_s30",
     "y22_s35",
+    "y22_s37",
     "y22_s39",
+    "y22_s40",
+    "y22_s41",
     "y22_s42",
     "y22_s43",
+    "y22_s44",
     "y22_s47",
     "y23_eq6",
     "y23_eq15",
@@ -78,6 +92,8 @@ M22_H, M22_EQ44, M22_FIG3C = 95.6, 12.7, 9
 M22_LOSS = 0.035
 #: M22 §5.2 and App. D: power of L in 𝒩 for the square loss; for cross-entropy, at which losses
 M22_STRENGTH, M22_STRENGTH_XENT = 1.0, {"middle": 1.0, "small": 2.0}
+#: W22 Lemma 3.6: the c of 𝔼[HS] ≤ cσ²
+W22_LEMMA36 = 2
 #: W22 Prop. 2.5: power of d in the lower bound of μ
 W22_PROP25 = -1.0
 #: Y26 below A11 and A12: largest τ_x, smallest τ_y, their ratio
@@ -105,13 +121,19 @@ def _checked(formula):
             return formula(**given)
         _check.together(**given)
         with np.errstate(all="ignore"):
-            return _check.finite(np.asarray(formula(**given))[()], **given)
+            found = formula(**given)
+        found = np.broadcast_arrays(*found) if isinstance(found, tuple) else found
+        return _check.finite(np.asarray(found)[()], **given)
 
     return evaluated
 
 
 def _log(value):
     return sp.log(value) if isinstance(value, sp.Basic) else np.log(value)
+
+
+def _root(value):
+    return sp.sqrt(value) if isinstance(value, sp.Basic) else np.sqrt(value)
 
 
 @_checked
@@ -175,13 +197,35 @@ def y22_s35(epsilon, lambda_1):
 
 
 @_checked
-def y22_s39(eta, curvature, lambda_1):
-    """Δ_m = √{(2/(ηλ(x_F)) − 1)/(3λ₁²)}, beyond which SGD diverges (Y22 S39), λ₁ < 0.
+def y22_s37(curvature, kappa):
+    """⟨λ⟩_ss = λ(x_F)√((κ + 2)/κ) (Y22 S37); ``curvature`` is λ(x_F)."""
+    return curvature * _root((kappa + 2) / kappa)
 
+
+@_checked
+def y22_s39(eta_min, curvature, lambda_1):
+    """Δ_m = √{(2/(η_min λ(x_F)) − 1)/(3λ₁²)}, beyond which SGD diverges (Y22 S39), λ₁ < 0.
+
+    ``eta_min`` is the least learning rate of a diagram; with a run's own η it is S38 solved for Δ_S.
     ``curvature`` is λ(x_F). Raises ValueError also for ηλ(x_F) > 2, where there is none.
     """
-    square = (2 / (eta * curvature) - 1) / (3 * lambda_1**2)
-    return sp.sqrt(square) if isinstance(square, sp.Basic) else np.sqrt(square)
+    return _root((2 / (eta_min * curvature) - 1) / (3 * lambda_1**2))
+
+
+@_checked
+def y22_s40(eta_min, flatness, lambda_1):
+    """Δ_m ≈ √(2F(x_F)/(3η_min λ₁²)) (Y22 S40), λ₁ < 0; ``flatness`` is F(x_F)."""
+    return _root(2 / (3 * eta_min * lambda_1**2) * flatness)
+
+
+@_checked
+def y22_s41(x, delta_s, epsilon, lambda_0, lambda_1, lambda_2, kappa):
+    """L_eff = A(Δ_S* − Δ_S)x²/2 + Bx⁴/4 on the floor (Y22 S41), A = −κλ₀λ₁, B = κΔ_S(λ₁² + 2λ₀λ₂), λ₁ < 0.
+
+    ``kappa`` is κ(0), Δ_S* = −ε/λ₁.
+    """
+    quadratic = -kappa * lambda_0 * lambda_1 * (y22_s35(epsilon, lambda_1) - delta_s)
+    return quadratic * x**2 / 2 + kappa * delta_s * (lambda_1**2 + 2 * lambda_0 * lambda_2) * x**4 / 4
 
 
 @_checked
@@ -199,6 +243,15 @@ def y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
 def y22_s43(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
     """F(x_ss) − F(0) = −(Aλ₁/2B√λ₀³)(Δ_S − Δ_S*), A/B of S42, λ₁ < 0 (Y22 S43); negative below Δ_S*."""
     return -lambda_1 / (2 * lambda_0**1.5) * y22_s42(delta_s, epsilon, lambda_0, lambda_1, lambda_2)
+
+
+@_checked
+def y22_s44(density, diffusion):
+    """1/P_ss and κP_ss/Δ = P_ss/D, (2, …): τ_s = ∫ of the first at x, times the second's ∫ₓ^∞ (Y22 S44).
+
+    ``diffusion`` is D = Δ/κ, ``density`` P_ss, normalised or not.
+    """
+    return 1 / density, density / diffusion
 
 
 @_checked
@@ -220,9 +273,21 @@ def m22_eq17(eta, batch_size, curvature):
 
 
 @_checked
+def w22_lemma36(eta, sigma, steps):
+    """η²σ²t, the most that 𝔼L rises in t steps where η ≤ 2/λ₁ and 𝔼[HS] ≤ 2σ² (W22 Lemma 3.6)."""
+    return eta**2 * sigma**2 * steps
+
+
+@_checked
+def w22_isotropic_growth(size, batch_size, eta, trace):
+    """η²(Tr H)²/nB, by which a step of isotropic noise multiplies 𝔼L at least (W22 §3.3); n is ``size``."""
+    return eta**2 * trace**2 / (size * batch_size)
+
+
+@_checked
 def w22_isotropic(size, batch_size, eta):
     """Largest stable Tr H = √(pB)/η of isotropic noise, p the number of parameters (W22 §3.3)."""
-    return (size * batch_size) ** 0.5 / eta
+    return _root(size * batch_size) / eta
 
 
 def y23_eq6(curvatures) -> np.ndarray:
