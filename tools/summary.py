@@ -34,8 +34,9 @@ _MADE = (
 )
 _LEAD = """\
 Five papers say why stochastic gradient descent ends in flat minima. Of what they say, and of some questions
-beyond, this book has examined {}. A number in parentheses is one standard error in units
-of the last digits, widened by Student's t where it comes from few repeats. Proofs, tests and figures stand in the chapters."""
+beyond, this book has examined {}. A number in parentheses is one standard error in units of the last
+digits, widened by Student's t where it comes from few repeats. Proofs, tests and figures stand in the
+chapters."""
 # with formulas in it Sphinx knows that the page needs MathJax
 _LETTERS = r"""
 $\eta$ is the learning rate, $B$ the batch size, $L$ the loss, $H$ its Hessian, $C$ or $\Sigma$ the covariance

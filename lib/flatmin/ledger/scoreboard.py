@@ -39,10 +39,10 @@ _MEANING = """\
 Every testable statement of the five papers, and what this book found: **reproduced**, the claim holds as
 printed, within error; **corrected**, a repaired statement does and the printed one does not; **not
 reproduced**, neither does at the scale tried; **open**, not settled, for the reason given. A number in
-parentheses is one standard error in units of the last digits, widened by Student's t where it comes from few
-repeats, so that as many of it as the check counts are as rare as those of a normal number. An entry shows the check that decided; opened, all of
-its checks, each with a link to the cell that made it. A claim marked *doubted* had a printed form that looked
-wrong before anything was computed.
+parentheses is one standard error in units of the last digits, widened by Student's t where it comes from
+few repeats, so that as many of it as the check counts are as rare as those of a normal number. An entry
+shows the check that decided; opened, all of its checks, each with a link to the cell that made it. A claim
+marked *doubted* had a printed form that looked wrong before anything was computed.
 """
 
 KINDS = {"D": "derivation", "T": "toy model", "N": "network"}
