@@ -224,9 +224,9 @@ def shown(page):
     return page.locator("details.flatmin-entry:not([hidden])")
 
 
-def ending(text):
-    """Wait for an address that ends so: playwright hears of a new one a little later."""
-    return lambda url: url.endswith(text)
+def wait_for_address(page, end):
+    """Wait until the address ends so: playwright hears of a new one a little later."""
+    page.wait_for_url(lambda url: url.endswith(end))
 
 
 def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
@@ -237,7 +237,7 @@ def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
     some = shown(page).count()
     assert 0 < some < every
     assert page.locator("output").inner_text() == f"{some} of {every}"
-    page.wait_for_url(ending("?verdict=corrected&paper=M22"))
+    wait_for_address(page, "?verdict=corrected&paper=M22")
     assert {entry.get_attribute("data-verdict") for entry in shown(page).all()} == {"corrected"}
     page.reload()
     assert shown(page).count() == some
@@ -246,7 +246,7 @@ def test_the_scoreboard_filters_and_keeps_its_state_in_the_address(visit):
     assert shown(page).count() < some
     page.get_by_role("button", name="Show all").click()
     assert shown(page).count() == every
-    page.wait_for_url(ending("scoreboard.html"))
+    wait_for_address(page, "scoreboard.html")
     assert trouble == []
 
 
@@ -256,7 +256,7 @@ def test_the_errata_filter_and_work_from_a_file(browser, site):
     assert {entry.get_attribute("data-changes") for entry in shown(page).all()} == {"conclusion"}
     page.get_by_label("paper").select_option(label="Wu, Wang & Su 2022")
     assert {entry.get_attribute("data-paper") for entry in shown(page).all()} == {"W22"}
-    page.wait_for_url(ending("?changes=conclusion&paper=W22"))
+    wait_for_address(page, "?changes=conclusion&paper=W22")
     page.close()
 
 

@@ -32,7 +32,7 @@ CASES = [
     Case(printed.y22_s41, {"x": 0.1, "kappa": 10.0} | NOISE | AT_PAPER),
     Case(printed.y22_s42, NOISE | AT_PAPER),
     Case(printed.y22_s43, NOISE | AT_PAPER),
-    Case(printed.y22_s44, {"density": 2.0, "diffusion": 0.1}),
+    Case(printed.y22_s44, {"density": 2.0, "beyond": 3.0, "diffusion": 0.1}),
     Case(printed.y22_s47, {"curvature": 7.0, "second": -3.0, "tilt": 0.1, "delta_s": 0.01}),
     Case(printed.m22_eq6, {"loss": 0.1, "hessian": 2.0, "batch_size": 5}),
     Case(printed.m22_eq17, {"eta": 0.1, "batch_size": 5, "curvature": 2.0}),

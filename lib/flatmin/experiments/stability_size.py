@@ -93,7 +93,7 @@ EXPERIMENT = Experiment(
         few=2,
         data_set="Gaussian inputs; digits",
     ),
-    minutes=40,
+    minutes=20,
     needs=("MNIST", "Fashion-MNIST", "CIFAR-10"),
     device=device.describe,
 )

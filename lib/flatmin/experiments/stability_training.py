@@ -25,12 +25,10 @@ def data_of(point):
     return task(point["kind"], point["repeat"], point["images"], point["scale"])
 
 
-def measure(model, data, batch_size, hessian):
+def measure(here, tangent, batch_size, hessian):
     """Where one network stands: loss, ‖G‖_F, Tr G, λ₁(G), μ, its infimum μ₀, the exact η*(B), the ``spaces``
     bound on it, the batch sharpness, and ``hessian`` ‖H‖_F if asked for, which takes long in wide networks.
     """
-    here = at(model, "square", data)
-    tangent = stability.tangent(here)
     minimum = tangent.minimum
     found = {
         "loss": tangent.loss,
@@ -68,14 +66,16 @@ def along(point, seed):
         seed=point["repeat"],
         keep=point["checkpoints"],
     )
-    how = point["batch_size"], point.get("hessian", True)
-    found = [measure(runs.model_at(0, i), data, *how) for i in range(len(runs.kept))]
+    found = []
+    for i in range(len(runs.kept)):
+        here = at(runs.model_at(0, i), "square", data)
+        tangent = stability.tangent(here)
+        found.append(measure(here, tangent, point["batch_size"], point.get("hessian", True)))
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     values |= {"parameters": parameters.vector(model).numel(), "diverged": runs.diverged[0]}
     if runs.diverged[0]:
         return values | {"typical": np.nan, "typical_error": np.nan}
-    end = stability.tangent(at(runs.model_at(0), "square", data)).minimum
-    late = paths.typical_edge(end, point["batch_size"], trajectories=TRAJECTORIES)
+    late = paths.typical_edge(tangent.minimum, point["batch_size"], trajectories=TRAJECTORIES)
     return values | {"typical": late.value, "typical_error": late.error}
 
 
@@ -118,7 +118,7 @@ EXPERIMENT = Experiment(
         kept=3,
         data_set="digits",
     ),
-    minutes=45,
+    minutes=30,
     needs=("MNIST",),
     device=device.describe,
 )

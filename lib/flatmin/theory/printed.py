@@ -121,9 +121,7 @@ def _checked(formula):
             return formula(**given)
         _check.together(**given)
         with np.errstate(all="ignore"):
-            found = formula(**given)
-        found = np.broadcast_arrays(*found) if isinstance(found, tuple) else found
-        return _check.finite(np.asarray(found)[()], **given)
+            return _check.finite(np.asarray(formula(**given))[()], **given)
 
     return evaluated
 
@@ -246,12 +244,12 @@ def y22_s43(delta_s, epsilon, lambda_0, lambda_1, lambda_2):
 
 
 @_checked
-def y22_s44(density, diffusion):
-    """1/P_ss and κP_ss/Δ = P_ss/D, (2, …): τ_s = ∫ of the first at x, times the second's ∫ₓ^∞ (Y22 S44).
+def y22_s44(density, beyond, diffusion):
+    """P_ss(x')/(P_ss(x)D(x')), of which τ_s is the integral over x from x_ss to x₀ and x' > x (Y22 S44).
 
-    ``diffusion`` is D = Δ/κ, ``density`` P_ss, normalised or not.
+    ``density`` is P_ss at x, ``beyond`` at x', normalised or not; ``diffusion`` D = Δ/κ at x'.
     """
-    return 1 / density, density / diffusion
+    return beyond / (density * diffusion)
 
 
 @_checked
